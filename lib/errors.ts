@@ -1,0 +1,64 @@
+import createError from '@fastify/error'
+
+/** Every error that a client may be told: its message holds nothing internal, its `cause` is for the log. */
+export class TokensError extends Error {
+  declare readonly code: string
+  declare readonly statusCode: number
+}
+
+// Errors of the hot path carry no stack: making one costs more than all the rest of a refusal.
+function clientError<Arg extends unknown[] = [options?: ErrorOptions]> (statusCode: number, code: string, message: string) {
+  return createError(code, message, statusCode, TokensError as unknown as ErrorConstructor, false) as unknown as new (...args: Arg) => TokensError
+}
+
+/** 400: the message names the property and says what it must be. */
+export const InvalidError = clientError<[string]>(400, 'INVALID', '%s')
+
+/** 400: says what a property must be, as its schema describes it. */
+export function mustBe (property: string, { description = '' }: { description?: string }): TokensError {
+  return new InvalidError(`${property} must be ${description}`)
+}
+
+/** 400: two credentials of ours in one request (RFC 6750 §2). */
+export const TwoCredentialsError = clientError(400, 'INVALID', 'A request must carry one token, not several')
+
+/** 401: no credential of ours and no session. */
+export const UnauthorizedError = clientError(401, 'UNAUTHORIZED', 'Log in, or present a token')
+
+/** 401: a credential of ours that does not hold. Why is known to the log alone, as `reason`. */
+export const InvalidTokenError = clientError(401, 'UNAUTHORIZED', 'The token is not valid')
+
+/** 403: authenticated, not allowed. */
+export const NotAllowedError = clientError<[string]>(403, 'NOT_ALLOWED', '%s')
+
+/** 404: the plugin is switched off. */
+export const NotEnabledError = clientError(404, 'NOT_FOUND', 'Plugin not enabled')
+
+/** 404: no token has this hash. */
+export const NotFoundError = clientError(404, 'NOT_FOUND', 'No token has this hash')
+
+/** 406: no representation that the request accepts. */
+export const NotAcceptableError = clientError<[string]>(406, 'NOT_ACCEPTABLE', '%s')
+
+/** 409: the name is taken. */
+export const ConflictError = clientError(409, 'CONFLICT', 'A token with this name exists')
+
+/** 413: the body is over the host's limit. */
+export const TooLargeError = clientError(413, 'INVALID', 'The body is too large')
+
+/** 415: the body is not JSON. */
+export const UnsupportedMediaTypeError = clientError(415, 'INVALID', 'The body must be JSON, with content-type application/json')
+
+/** 500: anything unexpected. */
+export const InternalError = clientError(500, 'INTERNAL_ERROR', 'Internal error')
+
+// What a host developer meets at start, and an operator in the log.
+
+/** The plugin was registered with an option that it can't take. */
+export const OptionError = createError<[message: string, options?: ErrorOptions]>('MMC_TOKENS_INVALID_OPTION', '%s', 500)
+
+/** Postgres can't be used; the message names host, port and database. */
+export const DatabaseError = createError<[message: string, options?: ErrorOptions]>('MMC_TOKENS_DATABASE', '%s', 500)
+
+/** A call to Postgres did not end in time. */
+export const DeadlineError = createError<[number]>('MMC_TOKENS_DEADLINE', 'Postgres did not answer within %d ms', 500)

@@ -1,0 +1,65 @@
+import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
+import { InvalidTokenError, TwoCredentialsError } from '../errors.js'
+import type { Tokens } from '../tokens/tokens.js'
+import type { Token } from '../types.js'
+import { toPrincipal } from './authorize.js'
+import { decoratePresented, findPresented, presentedBy } from './credential.js'
+import type { SendError } from './send-error.js'
+
+interface Parts { tokens: Tokens, isEnabled: () => boolean, parameter: string, sendError: SendError }
+
+/**
+ * Adds the hooks through which every request of the host passes: credential → principal. A credential of ours that does not hold is
+ * refused whatever stands beside it; without one the request goes on as it came.
+ */
+export function addAuthentication (app: FastifyInstance, { tokens, isEnabled, parameter, sendError }: Parts): void {
+  app.decorateRequest('applicationToken', null)
+  decoratePresented(app)
+
+  app.addHook('onRequest', (request, _reply, done) => {
+    if (isEnabled() && mayPresent(request, parameter) && request.routeOptions.config?.applicationTokens !== false) {
+      findPresented(request, parameter, tokens.isOurs)
+    }
+    done()
+  })
+
+  app.addHook('preHandler', (request, reply, done) => {
+    const presented = presentedBy(request)
+    if (presented === null) {
+      done()
+      return
+    }
+    const accept = (token: Token): void => {
+      request.applicationToken = token;
+      (request as { user?: unknown }).user = toPrincipal(token)
+      done()
+    }
+    const refuse = (error: unknown): void => {
+      if (error instanceof InvalidTokenError) request.log.info({ reason: error.cause }, 'application token refused')
+      sendError(request, reply, error).catch(done)
+    }
+    try {
+      if (presented.credential === null) throw new TwoCredentialsError()
+      const token = tokens.authenticate(presented.credential, Date.now())
+      if (token instanceof Promise) token.then(accept, refuse)
+      else accept(token)
+    } catch (error) {
+      refuse(error)
+    }
+  })
+
+  app.addHook('onSend', (request, reply, payload, done) => {
+    if (presentedBy(request)?.isInQuery === true) keepToItself(reply)
+    done(null, payload)
+  })
+}
+
+/** Cheap, since it is asked for every request of the host. */
+function mayPresent (request: FastifyRequest, parameter: string): boolean {
+  return request.raw.headers.authorization !== undefined || (request.query as Record<string, unknown>)?.[parameter] !== undefined
+}
+
+// A URL with a token in it must not be cached, nor sent to others as a referrer (RFC 6750 §2.3).
+function keepToItself (reply: FastifyReply): void {
+  reply.header('cache-control', 'no-store').header('referrer-policy', 'no-referrer')
+}

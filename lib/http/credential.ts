@@ -1,0 +1,79 @@
+import type { FastifyInstance, FastifyRequest } from 'fastify'
+
+/** What a request presents of ours. */
+export interface Presented {
+  /** The credential; `null` where there are several, which is refused. */
+  credential: string | null
+  /** Whether one stood in the query. */
+  isInQuery: boolean
+}
+
+const PRESENTED = Symbol('mmc-tokens.presented')
+
+type State = Record<typeof PRESENTED, Presented | null>
+
+/** What `findPresented` found; `null` too where nobody looked, on a route that opts out or while the plugin is disabled. */
+export function presentedBy (request: FastifyRequest): Presented | null {
+  return (request as unknown as State)[PRESENTED]
+}
+
+const BEARER = /^bearer +(\S+)$/i
+
+/** Makes room on every request for what it presents. */
+export function decoratePresented (app: FastifyInstance): void {
+  app.decorateRequest(PRESENTED, null)
+}
+
+/**
+ * Finds the credential of ours that a request presents. One in the query is taken out of it and of the URL, so that nothing that runs
+ * later meets it. No I/O.
+ */
+export function findPresented (request: FastifyRequest, parameter: string, isOurs: (credential: string) => boolean): void {
+  const inHeaders = request.raw.headers.authorization === undefined ? [] : bearerTokens(request.raw.rawHeaders).filter(isOurs)
+  const inQuery = [(request.query as Record<string, unknown>)[parameter]].flat().filter(isString).filter(isOurs)
+  if (inQuery.length > 0) takeOut(request, parameter, inQuery)
+  const [credential = null, ...others] = inHeaders.concat(inQuery)
+  if (credential === null) return
+  (request as unknown as State)[PRESENTED] = { credential: others.length > 0 ? null : credential, isInQuery: inQuery.length > 0 }
+}
+
+// `headers` holds the first Authorization header only.
+function bearerTokens (rawHeaders: string[]): string[] {
+  return rawHeaders.flatMap((name, index) => {
+    if (index % 2 !== 0 || name.toLowerCase() !== 'authorization') return []
+    return BEARER.exec(rawHeaders[index + 1] ?? '')?.[1] ?? []
+  })
+}
+
+function isString (value: unknown): value is string {
+  return typeof value === 'string'
+}
+
+function takeOut (request: FastifyRequest, parameter: string, credentials: string[]): void {
+  const { [parameter]: values, ...query } = request.query as Record<string, unknown>
+  const [first, ...more] = [values].flat().filter(value => !credentials.includes(value as string))
+  if (first !== undefined) query[parameter] = more.length > 0 ? [first, ...more] : first
+  request.query = query
+  const { raw } = request as { raw: { url?: string, originalUrl?: string } }
+  for (const property of ['url', 'originalUrl'] as const) {
+    const url = raw[property]
+    if (url !== undefined) raw[property] = withoutValues(url, credentials)
+  }
+}
+
+/** The URL without the parameters that have one of these values, in whatever encoding. Fastify's router takes `#` and `;` for a `?`, too. */
+function withoutValues (url: string, values: string[]): string {
+  const mark = url.search(/[?#]/)
+  const start = (mark === -1 ? url.indexOf(';') : mark) + 1
+  const rest = url.slice(start).split('&').filter(pair => !values.includes(decode(pair.slice(pair.indexOf('=') + 1))))
+  return rest.length > 0 ? url.slice(0, start) + rest.join('&') : url.slice(0, start - 1)
+}
+
+function decode (value: string): string {
+  try {
+    return decodeURIComponent(value)
+  } catch {
+    // Malformed, so it is not a token.
+    return value
+  }
+}

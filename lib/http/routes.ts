@@ -1,0 +1,112 @@
+import { Type } from '@sinclair/typebox'
+import { type TypeBoxTypeProvider, TypeBoxValidatorCompiler } from '@fastify/type-provider-typebox'
+import type { FastifyError, FastifyInstance, FastifyRequest } from 'fastify'
+import { ErrorSchema } from '../../schemas/error.js'
+import { CreateTokenSchema, IssuedTokenSchema, TokenParamsSchema, TokenSchema } from '../../schemas/token.js'
+import { InvalidError, NotEnabledError, NotFoundError, TokensError, TooLargeError } from '../errors.js'
+import type { Tokens } from '../tokens/tokens.js'
+import type { TokenPrincipal } from '../types.js'
+import { requireAdmin, type Session } from './authorize.js'
+import { checkBody, deferBodyErrors } from './body.js'
+import type { SendError } from './send-error.js'
+import { checkVersion } from './version.js'
+
+interface Parts {
+  tokens: Tokens
+  isEnabled: () => boolean
+  session: Session
+  versions: readonly number[]
+  sendError: SendError
+}
+
+const answers = (...statusCodes: number[]) => Object.fromEntries(statusCodes.map(code => [code, ErrorSchema]))
+const EVERY = [400, 401, 403, 404, 406, 500]
+
+/**
+ * The four routes, for a child of the host that is not wrapped by fastify-plugin: its parsers and its error handler are its own.
+ */
+export function createRoutes ({ tokens, isEnabled, session, versions, sendError }: Parts) {
+  const admins = new WeakMap<FastifyRequest, TokenPrincipal>()
+
+  /** Judges everything but the body, in the order of the contract, once the host has restored its session. */
+  async function judge (request: FastifyRequest): Promise<void> {
+    if (!isEnabled()) throw new NotEnabledError()
+    admins.set(request, await requireAdmin(request, session))
+    checkVersion(request, versions)
+  }
+
+  return async function routes (host: FastifyInstance): Promise<void> {
+    const app = host.withTypeProvider<TypeBoxTypeProvider>()
+    app.setValidatorCompiler(TypeBoxValidatorCompiler)
+    deferBodyErrors(host)
+    app.setErrorHandler<FastifyError>(async (error, request, reply) => {
+      await sendError(request, reply, translate(error))
+    })
+    app.addHook('onSend', (_request, reply, payload, done) => {
+      reply.header('cache-control', 'no-store')
+      done(null, payload)
+    })
+
+    app.get('/api/tokens', {
+      preHandler: judge,
+      schema: {
+        summary: 'List all tokens, oldest first',
+        tags: ['tokens'],
+        response: { 200: Type.Array(TokenSchema), ...answers(...EVERY) }
+      }
+    }, async () => await tokens.list())
+
+    app.post('/api/tokens', {
+      preHandler: [judge, checkBody],
+      attachValidation: true,
+      schema: {
+        summary: 'Create a token; the answer is the only place where its secret ever stands',
+        tags: ['tokens'],
+        body: CreateTokenSchema,
+        response: { 200: IssuedTokenSchema, ...answers(...EVERY, 409, 413, 415) }
+      }
+    }, async request => {
+      const { name, role, validUntil } = request.body
+      return await tokens.issue({ name, role, validUntil, requestedBy: admins.get(request)?.username ?? '' }, Date.now())
+    })
+
+    app.get('/api/tokens/:tokenHash', {
+      preHandler: judge,
+      schema: {
+        summary: 'Get the token with this hash',
+        tags: ['tokens'],
+        params: TokenParamsSchema,
+        response: { 200: TokenSchema, ...answers(...EVERY) }
+      }
+    }, async request => {
+      const token = await tokens.get(request.params.tokenHash)
+      if (token === null) throw new NotFoundError()
+      return token
+    })
+
+    app.delete('/api/tokens/:tokenHash', {
+      preHandler: judge,
+      schema: {
+        summary: 'Revoke the token with this hash; the answer lists the tokens that remain',
+        tags: ['tokens'],
+        params: TokenParamsSchema,
+        response: { 200: Type.Array(TokenSchema), ...answers(...EVERY) }
+      }
+    }, async request => {
+      await tokens.revoke(request.params.tokenHash)
+      return await tokens.list()
+    })
+  }
+}
+
+/**
+ * Fastify's own errors as ours.
+ * @throws what a hook of the host refuses with, such as its rate limit, which its own error handler answers
+ */
+function translate (error: FastifyError): unknown {
+  if (error instanceof TokensError) return error
+  if (error.code === 'FST_ERR_CTP_BODY_TOO_LARGE') return new TooLargeError()
+  if (error.code === 'FST_ERR_CTP_INVALID_CONTENT_LENGTH') return new InvalidError('content-length must be the length of the body')
+  if (error.statusCode !== undefined && error.statusCode < 500) throw error
+  return error
+}

@@ -1,0 +1,34 @@
+/**
+ * The numbered steps from an empty database to this version's tables; number 1 is the first. A step that was released is never changed.
+ *
+ * `channel` hears of every token that ends or changes by its hash, and of all of them at once as `*`. The trigger is always on, so that
+ * rows changed by replication are heard of too. It is silent on INSERT and `last_used`: what nobody believes yet, nobody must forget.
+ */
+export const migrations = (schema: string, channel: string): string[] => [`
+  CREATE TABLE ${schema}.tokens (
+    hash text COLLATE "C" PRIMARY KEY CHECK (hash ~ '^[0-9a-f]{64}$'),
+    name text COLLATE "C" NOT NULL UNIQUE,
+    role text NOT NULL,
+    requested_by text NOT NULL,
+    issue_date timestamptz(3) NOT NULL,
+    valid_until timestamptz(0) NOT NULL CHECK (valid_until BETWEEN '1970-01-01Z' AND '9999-12-31 23:59:59Z'),
+    last_used timestamptz(3) NOT NULL
+  );
+  CREATE INDEX tokens_issue_date_hash ON ${schema}.tokens (issue_date, hash);
+
+  CREATE FUNCTION ${schema}.notify_token_change() RETURNS trigger LANGUAGE plpgsql AS $$
+  BEGIN
+    IF TG_OP = 'TRUNCATE' THEN
+      PERFORM pg_catalog.pg_notify('${channel}', '*');
+    ELSE
+      PERFORM pg_catalog.pg_notify('${channel}', OLD.hash);
+    END IF;
+    RETURN NULL;
+  END $$;
+  CREATE TRIGGER notify_change AFTER DELETE OR UPDATE OF hash, name, role, valid_until ON ${schema}.tokens
+    FOR EACH ROW EXECUTE FUNCTION ${schema}.notify_token_change();
+  CREATE TRIGGER notify_truncate AFTER TRUNCATE ON ${schema}.tokens
+    FOR EACH STATEMENT EXECUTE FUNCTION ${schema}.notify_token_change();
+  ALTER TABLE ${schema}.tokens ENABLE ALWAYS TRIGGER notify_change;
+  ALTER TABLE ${schema}.tokens ENABLE ALWAYS TRIGGER notify_truncate;
+`]

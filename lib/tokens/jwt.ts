@@ -1,0 +1,43 @@
+import { hash, hkdfSync } from 'node:crypto'
+import { InvalidTokenError } from '../errors.js'
+import type { Claims, Signer } from '../types.js'
+
+/** The header that all our tokens have, `{"alg":"HS256","typ":"JWT"}`, as it stands in them. */
+const HEADER = 'eyJhbGciOiJIUzI1NiIsInR5cCI6IkpXVCJ9.'
+
+/** Three base64url parts; an unsigned JWT has an empty third (RFC 7519 §6). */
+const JWT = /^[\w-]+\.([\w-]+)\.[\w-]*$/
+
+/** The key that signs, for this purpose alone: a host may sign its own JWTs with the same secret (RFC 5869). */
+export function deriveKey (secret: string): Buffer {
+  return Buffer.from(hkdfSync('sha256', secret, '', 'fastify-mmc-tokens', 32))
+}
+
+/** SHA-256 of the whole token string, lower-case hex. */
+export function digest (secret: string): string {
+  return hash('sha256', secret, 'hex')
+}
+
+/** Whether a credential claims to be ours: a JWT whose payload names our issuer. A claim, not a proof. */
+export function isOurs (credential: string, issuer: string): boolean {
+  const payload = JWT.exec(credential)?.[1]
+  if (payload === undefined) return false
+  try {
+    return (JSON.parse(Buffer.from(payload, 'base64url').toString()) as { iss?: unknown }).iss === issuer
+  } catch {
+    return false
+  }
+}
+
+/**
+ * The claims of a token that we signed; its expiry is not judged here.
+ * @throws InvalidTokenError
+ */
+export function verify (secret: string, signer: Signer): Claims {
+  if (!secret.startsWith(HEADER)) throw new InvalidTokenError({ cause: 'foreign header' })
+  try {
+    return signer.verify(secret)
+  } catch (cause) {
+    throw new InvalidTokenError({ cause: (cause as Error).message })
+  }
+}

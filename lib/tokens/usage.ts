@@ -1,0 +1,66 @@
+import type { Log, Store, Token } from '../types.js'
+
+/** Milliseconds between a use and its writing. */
+const INTERVAL = 5000
+/** Tokens whose use waits to be written; of more than these the use is not told. */
+const MAX_WAITING = 100_000
+/** Tokens per statement, so that each is done well within its deadline. */
+const BATCH = 5000
+
+export interface Usage {
+  /** Remembers that a token was used. */
+  note: (hash: string, now: number) => void
+  /** The token with what is remembered of its use. */
+  apply: (token: Token) => Token
+  /** Writes what is remembered, for the last time. */
+  close: () => Promise<void>
+}
+
+/** `lastUsed`: collected in memory, written every 5 s in one statement for all, never backwards in time. */
+export function createUsage (store: Store, log: Log): Usage {
+  const waiting = new Map<string, number>()
+  let timer: NodeJS.Timeout | undefined
+  let flushing: Promise<void> | undefined
+
+  async function write (): Promise<void> {
+    clearTimeout(timer)
+    timer = undefined
+    try {
+      while (waiting.size > 0) {
+        const batch = [...waiting].slice(0, BATCH)
+        await store.touch(new Map(batch.map(([hash, at]) => [hash, new Date(at).toISOString()])))
+        for (const [hash, at] of batch) if (waiting.get(hash) === at) waiting.delete(hash)
+      }
+    } catch (error) {
+      log.warn({ err: error }, 'could not write when tokens were last used; it is kept for the next try')
+      schedule()
+    }
+  }
+
+  function flush (): Promise<void> {
+    flushing ??= write().finally(() => { flushing = undefined })
+    return flushing
+  }
+
+  function schedule (): void {
+    timer ??= setTimeout(flush, INTERVAL).unref()
+  }
+
+  return {
+    note (hash, now) {
+      const before = waiting.get(hash)
+      if (before === undefined ? waiting.size < MAX_WAITING : before < now) waiting.set(hash, now)
+      schedule()
+    },
+    apply (token) {
+      const at = waiting.get(token.hash)
+      if (at === undefined) return token
+      const lastUsed = new Date(at).toISOString()
+      return lastUsed > token.lastUsed ? { ...token, lastUsed } : token
+    },
+    async close () {
+      await flush()
+      clearTimeout(timer)
+    }
+  }
+}

