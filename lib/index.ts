@@ -72,7 +72,7 @@ const register: FastifyPluginAsync<TokensPluginOptions> = async (app, options) =
   const sendError = createSendError(issuer, session)
   redactParameter(app.log, PARAMETER)
   addAuthentication(app, { tokens, isEnabled: () => isEnabled, parameter: PARAMETER, sendError })
-  await app.register(createRoutes({ tokens, isEnabled: () => isEnabled, session, versions: VERSIONS, sendError }), { prefix })
+  await app.register(createRoutes({ tokens, isEnabled: () => isEnabled, session, roles: ROLES, versions: VERSIONS, sendError }), { prefix })
 
   app.addHook('onClose', async () => {
     await usage.close()

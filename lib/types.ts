@@ -16,7 +16,7 @@ export interface TokenPrincipal {
 
 /** What we use of a client of `pg`. */
 export interface PostgresClient {
-  query: (query: { text: string, values?: unknown[], name?: string, query_timeout?: number }) => Promise<{ rows: unknown[] }>
+  query: (query: { text: string, values?: unknown[], name?: string, types?: { getTypeParser: () => (value: string) => unknown } }) => Promise<{ rows: unknown[] }>
   release: (destroy?: boolean | Error) => void
   on: (event: 'error', listener: (error: Error) => void) => unknown
   off: (event: 'error', listener: (error: Error) => void) => unknown

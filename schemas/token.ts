@@ -34,17 +34,20 @@ export const IssuedTokenSchema = Type.Object({
 export type IssuedToken = Static<typeof IssuedTokenSchema>
 
 // Each description continues the sentence "<property> must be …" of a 400. The rules behind the types are in lib/tokens.
-export const CreateTokenSchema = Type.Object({
+export const createTokenSchema = (roles: readonly string[]) => Type.Object({
   name: Type.String({
     description: 'a string of well-formed Unicode with 1 to 255 characters after trimming, none of them a control character',
     examples: ['mytoken1']
   }),
-  role: Type.String({ description: 'one of the roles', examples: ['viewer'] }),
+  role: Type.String({ enum: roles, description: `one of ${roles.join(', ')}`, examples: ['viewer'] }),
   validUntil: Type.String({
     description: 'a time in the future, up to the year 9999, with a zone: an RFC 3339 date-time such as 2026-11-25T10:05:00Z',
     examples: ['2026-11-25T10:05:00Z', '2026-11-25 10:05:00000Z']
   })
 }, { description: 'an object with name, role and validUntil' })
+
+/** With the roles of the MMC. */
+export const CreateTokenSchema = createTokenSchema(ROLES)
 
 export type CreateToken = Static<typeof CreateTokenSchema>
 

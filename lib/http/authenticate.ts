@@ -17,6 +17,8 @@ export function addAuthentication (app: FastifyInstance, { tokens, isEnabled, pa
   decoratePresented(app)
 
   app.addHook('onRequest', (request, _reply, done) => {
+    // Undecorated in a child of the host that was there before us.
+    request.applicationToken ??= null
     if (isEnabled() && mayPresent(request, parameter) && request.routeOptions.config?.applicationTokens !== false) {
       findPresented(request, parameter, tokens.isOurs)
     }

@@ -1,5 +1,5 @@
 import type { FastifyInstance, FastifyRequest } from 'fastify'
-import { CreateTokenSchema } from '../../schemas/token.js'
+import type { CreateTokenSchema } from '../../schemas/token.js'
 import { InvalidError, mustBe, type TokensError, UnsupportedMediaTypeError } from '../errors.js'
 
 /** Stands in for a body that can't be read, until it is its turn to be judged. */
@@ -40,11 +40,10 @@ function isJson (contentType: string): boolean {
  * Judges the body of a request for a new token.
  * @throws UnsupportedMediaTypeError, InvalidError, which names the property and says what it must be
  */
-export async function checkBody ({ body, validationError }: FastifyRequest): Promise<void> {
+export function checkBody ({ body, validationError }: FastifyRequest, schema: typeof CreateTokenSchema): void {
   if (body instanceof Unreadable) throw body.reason
   if (validationError === undefined) return
   const property = validationError.validation?.[0]?.instancePath.slice(1) ?? ''
-  const properties: Record<string, { description?: string }> = CreateTokenSchema.properties
-  const schema = properties[property]
-  throw schema === undefined ? mustBe('The body', CreateTokenSchema) : mustBe(property, schema)
+  const properties: Record<string, { description?: string }> = schema.properties
+  throw mustBe(property === '' ? 'The body' : property, properties[property] ?? schema)
 }

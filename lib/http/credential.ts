@@ -10,11 +10,12 @@ export interface Presented {
 
 const PRESENTED = Symbol('mmc-tokens.presented')
 
-type State = Record<typeof PRESENTED, Presented | null>
+// A child of the host that was there before us has requests of its own, without what we decorate.
+type State = Partial<Record<typeof PRESENTED, Presented | null>>
 
 /** What `findPresented` found; `null` too where nobody looked, on a route that opts out or while the plugin is disabled. */
 export function presentedBy (request: FastifyRequest): Presented | null {
-  return (request as unknown as State)[PRESENTED]
+  return (request as unknown as State)[PRESENTED] ?? null
 }
 
 const BEARER = /^bearer +(\S+)$/i

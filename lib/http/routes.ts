@@ -2,7 +2,7 @@ import { Type } from '@sinclair/typebox'
 import { type TypeBoxTypeProvider, TypeBoxValidatorCompiler } from '@fastify/type-provider-typebox'
 import type { FastifyError, FastifyInstance, FastifyRequest } from 'fastify'
 import { ErrorSchema } from '../../schemas/error.js'
-import { CreateTokenSchema, IssuedTokenSchema, TokenParamsSchema, TokenSchema } from '../../schemas/token.js'
+import { createTokenSchema, IssuedTokenSchema, TokenParamsSchema, TokenSchema } from '../../schemas/token.js'
 import { InvalidError, NotEnabledError, NotFoundError, TokensError, TooLargeError } from '../errors.js'
 import type { Tokens } from '../tokens/tokens.js'
 import type { TokenPrincipal } from '../types.js'
@@ -15,6 +15,7 @@ interface Parts {
   tokens: Tokens
   isEnabled: () => boolean
   session: Session
+  roles: readonly string[]
   versions: readonly number[]
   sendError: SendError
 }
@@ -25,7 +26,8 @@ const EVERY = [400, 401, 403, 404, 406, 500]
 /**
  * The four routes, for a child of the host that is not wrapped by fastify-plugin: its parsers and its error handler are its own.
  */
-export function createRoutes ({ tokens, isEnabled, session, versions, sendError }: Parts) {
+export function createRoutes ({ tokens, isEnabled, session, roles, versions, sendError }: Parts) {
+  const createToken = createTokenSchema(roles)
   const admins = new WeakMap<FastifyRequest, TokenPrincipal>()
 
   /** Judges everything but the body, in the order of the contract, once the host has restored its session. */
@@ -57,12 +59,12 @@ export function createRoutes ({ tokens, isEnabled, session, versions, sendError 
     }, async () => await tokens.list())
 
     app.post('/api/tokens', {
-      preHandler: [judge, checkBody],
+      preHandler: [judge, async request => { checkBody(request, createToken) }],
       attachValidation: true,
       schema: {
         summary: 'Create a token; the answer is the only place where its secret ever stands',
         tags: ['tokens'],
-        body: CreateTokenSchema,
+        body: createToken,
         response: { 200: IssuedTokenSchema, ...answers(...EVERY, 409, 413, 415) }
       }
     }, async request => {

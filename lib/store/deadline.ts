@@ -6,6 +6,9 @@ const DEADLINE = 1000
 
 export type Run = <Row>(query: { text: string, values?: unknown[], name?: string }) => Promise<Row[]>
 
+/** Values arrive as Postgres writes them, whatever parsers the host has set for its own. */
+const AS_TEXT = { getTypeParser: () => (value: string) => value }
+
 /** A race's loser and a lost connection's second report: the first was handled. */
 function ignore (): void {}
 
@@ -37,7 +40,7 @@ async function useClient<T> (client: PostgresClient, work: (run: Run) => Promise
   client.on('error', ignore)
   let isSound = false
   try {
-    const result = await work(async <Row>(query: Parameters<Run>[0]) => (await client.query(query)).rows as Row[])
+    const result = await work(async <Row>(query: Parameters<Run>[0]) => (await client.query({ ...query, types: AS_TEXT })).rows as Row[])
     isSound = true
     return result
   } finally {

@@ -11,6 +11,8 @@ const TURNS = 4
 /** Hears of ended and changed tokens; one for all schemas, since a hash of another schema means nothing to us. */
 const CHANNEL = 'mmc_tokens'
 
+type Bool = 't' | 'f'
+
 interface Row { hash: string, name: string, role: string, requested_by: string, issue_date: string, valid_until: string, last_used: string }
 
 export interface PostgresStoreOptions {
@@ -42,7 +44,7 @@ export function createPostgresStore ({ postgres, schema: schemaName, log }: Post
     INSERT INTO ${schema}.tokens (hash, name, role, requested_by, issue_date, valid_until, last_used)
     VALUES ($1, $2, $3, $4, $5, $6, $7) ON CONFLICT DO NOTHING RETURNING hash`)
   // One row always, so that "no such token" is told from a server that can't know: a standby may lag behind.
-  const find = statement<Row & { is_standby: boolean }>('find', `
+  const find = statement<Row & { is_standby: Bool }>('find', `
     SELECT pg_is_in_recovery() AS is_standby, token.*
     FROM (VALUES (1)) AS always LEFT JOIN (SELECT ${columns} FROM ${schema}.tokens WHERE hash = $1) AS token ON true`)
   const page = statement<Row>('page', `
@@ -54,17 +56,16 @@ export function createPostgresStore ({ postgres, schema: schemaName, log }: Post
     FROM unnest($1::text[], $2::timestamptz[]) AS used (hash, at) WHERE token.hash = used.hash AND token.last_used < used.at`)
 
   async function version (run: Run): Promise<number> {
-    const [table] = await run<{ exists: boolean }>({ text: 'SELECT to_regclass($1) IS NOT NULL AS exists', values: [`${schema}.migrations`] })
-    if (table?.exists !== true) return 0
-    const [last] = await run<{ number: number }>({ text: `SELECT coalesce(max(number), 0) AS number FROM ${schema}.migrations` })
-    return last?.number ?? 0
+    const [table] = await run<{ exists: Bool }>({ text: 'SELECT to_regclass($1) IS NOT NULL AS exists', values: [`${schema}.migrations`] })
+    if (table?.exists !== 't') return 0
+    return (await run({ text: `SELECT number FROM ${schema}.migrations` })).length
   }
 
   async function applySteps (run: Run): Promise<void> {
     await run({ text: 'BEGIN' })
     await run({ text: 'SELECT pg_advisory_xact_lock(hashtext($1))', values: [`${CHANNEL}.${schemaName}`] })
-    const [known] = await run<{ exists: boolean }>({ text: 'SELECT to_regnamespace($1) IS NOT NULL AS exists', values: [schema] })
-    if (known?.exists !== true) await run({ text: `CREATE SCHEMA ${schema}` })
+    const [known] = await run<{ exists: Bool }>({ text: 'SELECT to_regnamespace($1) IS NOT NULL AS exists', values: [schema] })
+    if (known?.exists !== 't') await run({ text: `CREATE SCHEMA ${schema}` })
     const done = await version(run)
     if (done === 0) await run({ text: `CREATE TABLE IF NOT EXISTS ${schema}.migrations (number integer PRIMARY KEY, applied timestamptz NOT NULL DEFAULT now())` })
     for (const [index, text] of steps.entries()) {
@@ -93,7 +94,7 @@ export function createPostgresStore ({ postgres, schema: schemaName, log }: Post
     },
     async find (hash) {
       const [row] = await find(hash)
-      if (row === undefined || row.is_standby) throw new DatabaseError(`Postgres at ${place} is a standby: it may not know of the newest tokens and revocations`)
+      if (row?.is_standby !== 'f') throw new DatabaseError(`Postgres at ${place} is a standby: it may not know of the newest tokens and revocations`)
       return row.hash === null ? null : toToken(row)
     },
     async * list () {
@@ -111,8 +112,8 @@ export function createPostgresStore ({ postgres, schema: schemaName, log }: Post
       await touch([...uses.keys()], [...uses.values()])
     },
     async close () {
-      pool.off('error', onError)
       if (isOurs) await pool.end()
+      else pool.off('error', onError)
     }
   }
 }

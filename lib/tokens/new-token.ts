@@ -1,5 +1,5 @@
-import { CreateTokenSchema } from '../../schemas/token.js'
-import { InvalidError, mustBe } from '../errors.js'
+import { createTokenSchema, CreateTokenSchema } from '../../schemas/token.js'
+import { mustBe } from '../errors.js'
 
 const DATE_TIME = /^(\d{4}-\d{2}-\d{2})[Tt ](\d{2}:\d{2}:\d{2})(?:\.\d+)?([Zz]|[+-]([01]\d|2[0-3]):([0-5]\d))$/
 
@@ -18,7 +18,7 @@ export function parseName (value: unknown): string {
 }
 
 export function parseRole (value: unknown, roles: readonly string[]): string {
-  if (typeof value !== 'string' || !roles.includes(value)) throw new InvalidError(`role must be one of ${roles.join(', ')}`)
+  if (typeof value !== 'string' || !roles.includes(value)) throw mustBe('role', createTokenSchema(roles).properties.role)
   return value
 }
 

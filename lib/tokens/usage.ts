@@ -1,7 +1,7 @@
 import type { Log, Store, Token } from '../types.js'
 
-/** Milliseconds between a use and its writing. */
-const INTERVAL = 5000
+/** Milliseconds from a use to its writing, which may take another second: other nodes tell it within 5 s. */
+const INTERVAL = 4000
 /** Tokens whose use waits to be written; of more than these the use is not told. */
 const MAX_WAITING = 100_000
 /** Tokens per statement, so that each is done well within its deadline. */
@@ -16,7 +16,7 @@ export interface Usage {
   close: () => Promise<void>
 }
 
-/** `lastUsed`: collected in memory, written every 5 s in one statement for all, never backwards in time. */
+/** `lastUsed`: collected in memory, written within 5 s in one statement for all, never backwards in time. */
 export function createUsage (store: Store, log: Log): Usage {
   const waiting = new Map<string, number>()
   let timer: NodeJS.Timeout | undefined

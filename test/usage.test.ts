@@ -1,0 +1,80 @@
+import t, { type Test } from 'tap'
+import type { Log, Store, Token } from '../lib/types.js'
+import { createUsage, type Usage } from '../lib/tokens/usage.js'
+
+const TOKEN: Token = { name: 'a', hash: 'h', validUntil: '', role: 'viewer', requestedBy: 'x', issueDate: '1970-01-01T00:00:00.000Z', lastUsed: '1970-01-01T00:00:00.000Z' }
+
+/** What is noted, before a store that fails on demand; `tick` is the timer's turn. */
+function build (t: Test): { usage: Usage, written: Array<Map<string, string>>, warnings: unknown[], tick: () => Promise<void>, fail: (yes: boolean) => void } {
+  let due: (() => Promise<void>) | undefined
+  t.intercept(globalThis, 'setTimeout', {
+    value: ((callback: () => Promise<void>, delay: number) => {
+      t.equal(delay, 4000)
+      due = callback
+      return { unref () { return this } }
+    }) as unknown as typeof setTimeout
+  })
+  const written: Array<Map<string, string>> = []
+  const warnings: unknown[] = []
+  let isFailing = false
+  const store = {
+    async touch (uses: Map<string, string>) {
+      if (isFailing) throw new Error('Postgres is out of reach')
+      written.push(uses)
+    }
+  } as unknown as Store
+  const log = { warn: (...words: unknown[]) => { warnings.push(words) } } as unknown as Log
+  return { usage: createUsage(store, log), written, warnings, tick: async () => await due?.(), fail: yes => { isFailing = yes } }
+}
+
+t.test('a thousand uses are one statement', async t => {
+  const { usage, written, tick } = build(t)
+  for (let n = 0; n < 1000; n++) usage.note(`h${n % 10}`, n)
+  await tick()
+  t.equal(written.length, 1)
+  t.strictSame(written[0]?.get('h9'), new Date(999).toISOString())
+  await tick()
+  t.equal(written.length, 1, 'and nothing is written twice')
+})
+
+t.test('what can not be written is kept, merged and written with the next', async t => {
+  const { usage, written, warnings, tick, fail } = build(t)
+  usage.note('h', 1000)
+  fail(true)
+  await tick()
+  t.match(warnings, [[{ err: Error }, String]])
+  t.equal(usage.apply(TOKEN).lastUsed, '1970-01-01T00:00:01.000Z', 'told meanwhile')
+  usage.note('h', 2000)
+  usage.note('i', 1000)
+  fail(false)
+  await tick()
+  t.strictSame(written, [new Map([['h', '1970-01-01T00:00:02.000Z'], ['i', '1970-01-01T00:00:01.000Z']])])
+  t.equal(usage.apply(TOKEN).lastUsed, TOKEN.lastUsed, 'then it is in the row')
+})
+
+t.test('a use while its token is being written is written again', async t => {
+  const { usage, written, tick } = build(t)
+  usage.note('h', 1000)
+  const writing = tick()
+  usage.note('h', 2000)
+  await Promise.all([writing, tick()])
+  t.strictSame(written.map(uses => uses.get('h')), ['1970-01-01T00:00:01.000Z', '1970-01-01T00:00:02.000Z'])
+})
+
+t.test('what waits is bounded, and so is a statement', async t => {
+  const { usage, written } = build(t)
+  for (let n = 0; n < 100_010; n++) usage.note(`h${n}`, 1000)
+  usage.note('h0', 2000)
+  await usage.close()
+  t.equal(written.length, 20)
+  t.ok(written.every(uses => uses.size === 5000))
+  t.equal(written[0]?.get('h0'), '1970-01-01T00:00:02.000Z')
+})
+
+t.test('a row that is newer than what is remembered here wins', t => {
+  const { usage } = build(t)
+  usage.note('h', 1000)
+  const newer = { ...TOKEN, lastUsed: '1970-01-01T00:00:09.000Z' }
+  t.equal(usage.apply(newer), newer)
+  t.end()
+})
