@@ -62,3 +62,6 @@ export const DatabaseError = createError<[message: string, options?: ErrorOption
 
 /** A call to Postgres did not end in time. */
 export const DeadlineError = createError<[number]>('MMC_TOKENS_DEADLINE', 'Postgres did not answer within %d ms', 500)
+
+/** The plugin was registered in a way or a place where it can't do its work. */
+export const HostError = createError<[message: string]>('MMC_TOKENS_HOST', '%s', 500)

@@ -1,10 +1,10 @@
 import jwt, { type JWT } from '@fastify/jwt'
 import type { FastifyInstance, FastifyPluginAsync } from 'fastify'
 import fp from 'fastify-plugin'
-import { ROLES } from '../schemas/token.js'
 import { NotEnabledError } from './errors.js'
 import { addAuthentication } from './http/authenticate.js'
-import { createSession } from './http/authorize.js'
+import { createRequireRole, createSession } from './http/authorize.js'
+import { checkHost } from './http/host.js'
 import { redactParameter } from './http/redact.js'
 import { createRoutes } from './http/routes.js'
 import { createSendError } from './http/send-error.js'
@@ -15,25 +15,23 @@ import { createTokens } from './tokens/tokens.js'
 import { createUsage } from './tokens/usage.js'
 import type { ApplicationTokens, Claims, Signer, TokensPluginOptions } from './types.js'
 
-export type { ApplicationTokens, CreateToken, IssuedToken, PostgresConfig, PostgresPool, Token, TokenPrincipal, TokensPluginOptions } from './types.js'
-
-const PARAMETER = 'token'
-const VERSIONS = [1]
+export type { ApplicationTokens, CreateToken, Guard, IssuedToken, PostgresConfig, PostgresPool, Token, TokenPrincipal, TokensPluginOptions } from './types.js'
 
 const register: FastifyPluginAsync<TokensPluginOptions> = async (app, options) => {
-  const { postgres, schema, secret, issuer, enabled, prefix, session: ask } = checkOptions(options)
+  checkHost(app)
+  const { postgres, listen, migrate, schema, secrets, issuer, roles, hook, queryParameter, versions, enabled, prefix, session: ask } = checkOptions(options)
 
-  const store = createPostgresStore({ postgres, schema, log: app.log })
+  const store = createPostgresStore({ postgres, listen, migrate, schema, log: app.log })
   const usage = createUsage(store, app.log)
-  const signer = await createSigner(app, deriveKey(secret), issuer)
-  const tokens = createTokens({ store, signer, usage, issuer, roles: ROLES })
+  const signers = await createSigners(app, secrets.map(deriveKey), issuer)
+  const tokens = createTokens({ store, signers, usage, issuer, roles })
 
   let isWanted = false
   let isEnabled = false
   let isReady = false
   async function enable (): Promise<void> {
     isWanted = true
-    if (!isReady) await store.migrate()
+    if (!isReady) await store.start()
     isReady = true
     // Somebody may have called `disable` meanwhile.
     isEnabled = isWanted
@@ -45,10 +43,12 @@ const register: FastifyPluginAsync<TokensPluginOptions> = async (app, options) =
     if (!isEnabled) throw new NotEnabledError()
   }
 
+  const session = createSession(ask)
   const applicationTokens: ApplicationTokens = {
     get enabled () { return isEnabled },
     enable,
     disable,
+    requireRole: createRequireRole(session, issuer),
     async issue (token) {
       requireEnabled()
       return await tokens.issue(token, Date.now())
@@ -68,11 +68,10 @@ const register: FastifyPluginAsync<TokensPluginOptions> = async (app, options) =
   }
   app.decorate('tokens', applicationTokens)
 
-  const session = createSession(ask)
   const sendError = createSendError(issuer, session)
-  redactParameter(app.log, PARAMETER)
-  addAuthentication(app, { tokens, isEnabled: () => isEnabled, parameter: PARAMETER, sendError })
-  await app.register(createRoutes({ tokens, isEnabled: () => isEnabled, session, roles: ROLES, versions: VERSIONS, sendError }), { prefix })
+  if (queryParameter !== false) redactParameter(app.log, queryParameter)
+  addAuthentication(app, { tokens, isEnabled: () => isEnabled, hook, parameter: queryParameter, sendError })
+  await app.register(createRoutes({ tokens, isEnabled: () => isEnabled, session, roles, versions, sendError }), { prefix })
 
   app.addHook('onClose', async () => {
     await usage.close()
@@ -82,24 +81,26 @@ const register: FastifyPluginAsync<TokensPluginOptions> = async (app, options) =
 }
 
 /**
- * HS256 with our key (RFC 7515). It is made in a child and under a name of its own, so that the host may have its own @fastify/jwt,
- * before or after us. Expiry is judged by the rules, to which time is an argument.
+ * HS256 with our keys (RFC 7515): the first signs, all verify. They are made in a child and under names of their own, so that the host
+ * may have its own @fastify/jwt, before or after us. Expiry is judged by the rules, to which time is an argument.
  */
-async function createSigner (app: FastifyInstance, key: Buffer, issuer: string): Promise<Signer> {
-  const namespace = 'mmcTokens'
-  let signer: Signer | undefined
+async function createSigners (app: FastifyInstance, keys: Buffer[], issuer: string): Promise<[Signer, ...Signer[]]> {
+  const signers: Signer[] = []
   await app.register(async child => {
-    await child.register(jwt, {
-      namespace,
-      decoratorName: 'mmcTokensUser',
-      secret: key,
-      sign: { algorithm: 'HS256' },
-      verify: { algorithms: ['HS256'], allowedIss: issuer, requiredClaims: ['role', 'iat', 'exp', 'iss', 'jti'], ignoreExpiration: true }
-    })
-    const { sign, verify } = (child.jwt as unknown as Record<typeof namespace, JWT>)[namespace]
-    signer = { sign: claims => sign(claims), verify: secret => verify<Claims>(secret) }
+    for (const [index, secret] of keys.entries()) {
+      const namespace = `mmcTokens${index}`
+      await child.register(jwt, {
+        namespace,
+        decoratorName: 'mmcTokensUser',
+        secret,
+        sign: { algorithm: 'HS256' },
+        verify: { algorithms: ['HS256'], allowedIss: issuer, requiredClaims: ['role', 'iat', 'exp', 'iss', 'jti'], ignoreExpiration: true }
+      })
+      const { sign, verify } = (child.jwt as unknown as Record<string, JWT>)[namespace] as JWT
+      signers.push({ sign: claims => sign(claims), verify: secret => verify<Claims>(secret) })
+    }
   })
-  return signer as unknown as Signer
+  return signers as [Signer, ...Signer[]]
 }
 
 const plugin = fp(register, { name: 'fastify-mmc-tokens', fastify: '5.x' })

@@ -43,10 +43,18 @@ export interface PostgresConfig {
 
 /** How the plugin is registered: `await app.register(tokensPlugin, options)`. */
 export interface TokensPluginOptions extends Partial<DataOptions> {
-  /** The signing secret: at least 32 random bytes as a string, the same on every node. What signs is a key derived from it. */
-  secret: string
+  /**
+   * The signing secret: at least 32 random bytes as a string, the same on every node. What signs is a key derived from it. Several, up
+   * to five: the first signs, all verify; so a new one takes over while tokens of the old one still work.
+   */
+  secret: string | string[]
   /** Where tokens live: a connection string, a configuration for `pg`, or the host's own pool, which it ends itself. */
   postgres: string | PostgresConfig | PostgresPool
+  /**
+   * A direct connection to the same database where `postgres` goes through a pooler such as PgBouncer, for what a pooler can't do.
+   * Statements are then not prepared. Default: `postgres` is direct.
+   */
+  listen?: string | PostgresConfig
   /**
    * Who is logged in with the host's session; nobody is `null`. It is asked on our four routes and for the `data.session` of a 401.
    * Default: `request.user` as the host set it.
@@ -54,12 +62,22 @@ export interface TokensPluginOptions extends Partial<DataOptions> {
   session?: (request: FastifyRequest) => TokenPrincipal | null | undefined | Promise<TokenPrincipal | null | undefined>
   /** The `iss` of our tokens, 1 to 255 printable ASCII characters. Default `cedalo`. */
   issuer?: string
+  /** The roles a token may have, `admin` among them. Default: the MMC's five. */
+  roles?: string[]
+  /** When a token becomes `request.user`. A guard can only see what ran before it. Default `preHandler`. */
+  hook?: 'preHandler' | 'onRequest'
+  /** The name of the query form, or `false` to turn it off. Default `token`. */
+  queryParameter?: string | false
+  /** The versions that `Accept: application/json;version=N` may ask for on the four routes. Default `[1]`. */
+  versions?: number[]
   /** Whether the plugin is switched on from the start. Default `true`. */
   enabled?: boolean
   /** The base path of the four routes, such as `/mmc`. Default: none. */
   prefix?: string
   /** The Postgres schema that holds our tables, made where it is missing. Default `mmc_tokens`. */
   schema?: string
+  /** Whether to bring the tables up to date at the start. `false`: an outdated table rejects the start. Default `true`. */
+  migrate?: boolean
 }
 
 /** `app.tokens`: application tokens for the host's own code. While the plugin is disabled, all but `enable` reject. */
@@ -81,7 +99,15 @@ export interface ApplicationTokens {
   enable: () => Promise<void>
   /** Switches tokens off in this process: each is powerless at once. */
   disable: () => Promise<void>
+  /**
+   * Makes a guard that lets in who has any of these roles, or is an admin, by token or by session. It also works while the plugin is
+   * disabled, for sessions, and throws what the host's error handler answers: 401 `UNAUTHORIZED`, 403 `NOT_ALLOWED`.
+   */
+  requireRole: (...roles: string[]) => Guard
 }
+
+/** A guard, for `preHandler`. */
+export type Guard = (request: FastifyRequest) => Promise<void>
 
 /** What a token states (RFC 7519 §4.1). */
 export interface Claims {
@@ -103,8 +129,8 @@ export interface Signer {
 
 /** Where tokens are kept. Every call ends within a second. */
 export interface Store {
-  /** Brings the tables to this version's form; any number of nodes may do so at once. */
-  migrate: () => Promise<void>
+  /** Connects, and brings the tables up to date; any number of nodes may do so at once. */
+  start: () => Promise<void>
   /** Tells whether it was stored: not when the name is taken. */
   insert: (token: Token) => Promise<boolean>
   find: (hash: string) => Promise<Token | null>

@@ -1,16 +1,37 @@
 import { type Static, Type } from '@sinclair/typebox'
+import { ROLES } from './token.js'
 
-// Each description continues the sentence "the option <name> must be …".
+// Each description continues the sentence "option <name> must be …".
 
-/** The options of the plugin that are plain data; `postgres` and `session` are checked by hand. */
+/** The options of the plugin that are plain data; the rest, and what a schema can't say, is checked in lib/options.ts. */
 export const OptionsSchema = Type.Object({
-  secret: Type.String({
-    description: 'a string of at least 32 random bytes, such as the output of "openssl rand -base64 32"'
+  secret: Type.Union([Type.String(), Type.Array(Type.String(), { minItems: 1, maxItems: 5 })], {
+    description: 'a string of at least 32 random bytes, such as the output of "openssl rand -base64 32", or up to five of them: the first signs, all verify'
   }),
   issuer: Type.String({
     default: 'cedalo',
     pattern: '^[!#-\\[\\]-~]{1,255}$',
     description: 'a string of 1 to 255 printable ASCII characters without spaces, quotes and backslashes; it is the claim iss'
+  }),
+  roles: Type.Array(Type.String({ pattern: '^[!-~]{1,255}$' }), {
+    default: [...ROLES],
+    uniqueItems: true,
+    contains: Type.Literal('admin'),
+    description: 'a list of different names, "admin" among them, each of 1 to 255 printable ASCII characters without spaces'
+  }),
+  hook: Type.Union([Type.Literal('preHandler'), Type.Literal('onRequest')], {
+    default: 'preHandler',
+    description: '"preHandler", or "onRequest" for a host whose guards sit there'
+  }),
+  queryParameter: Type.Union([Type.String({ pattern: '^[A-Za-z0-9_.-]{1,255}$' }), Type.Literal(false)], {
+    default: 'token',
+    description: 'a name of letters, digits, "_", "." and "-" for the query form, or false to turn it off'
+  }),
+  versions: Type.Array(Type.Integer({ minimum: 1 }), {
+    default: [1],
+    minItems: 1,
+    uniqueItems: true,
+    description: 'a list of different whole numbers from 1 on, such as [1]'
   }),
   enabled: Type.Boolean({
     default: true,
@@ -25,6 +46,10 @@ export const OptionsSchema = Type.Object({
     default: 'mmc_tokens',
     pattern: '^[A-Za-z_][A-Za-z0-9_]{0,62}$',
     description: 'the name of the Postgres schema that holds our tables: up to 63 letters, digits and underscores, no digit first'
+  }),
+  migrate: Type.Boolean({
+    default: true,
+    description: 'true, or false for an operator who brings the tables up to date before the nodes start'
   })
 }, { additionalProperties: false })
 

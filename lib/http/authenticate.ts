@@ -1,4 +1,4 @@
-import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
+import type { FastifyInstance, FastifyReply, FastifyRequest, HookHandlerDoneFunction } from 'fastify'
 import { InvalidTokenError, TwoCredentialsError } from '../errors.js'
 import type { Tokens } from '../tokens/tokens.js'
 import type { Token } from '../types.js'
@@ -6,13 +6,19 @@ import { toPrincipal } from './authorize.js'
 import { decoratePresented, findPresented, presentedBy } from './credential.js'
 import type { SendError } from './send-error.js'
 
-interface Parts { tokens: Tokens, isEnabled: () => boolean, parameter: string, sendError: SendError }
+interface Parts {
+  tokens: Tokens
+  isEnabled: () => boolean
+  hook: 'preHandler' | 'onRequest'
+  parameter: string | false
+  sendError: SendError
+}
 
 /**
  * Adds the hooks through which every request of the host passes: credential → principal. A credential of ours that does not hold is
  * refused whatever stands beside it; without one the request goes on as it came.
  */
-export function addAuthentication (app: FastifyInstance, { tokens, isEnabled, parameter, sendError }: Parts): void {
+export function addAuthentication (app: FastifyInstance, { tokens, isEnabled, hook, parameter, sendError }: Parts): void {
   app.decorateRequest('applicationToken', null)
   decoratePresented(app)
 
@@ -25,7 +31,7 @@ export function addAuthentication (app: FastifyInstance, { tokens, isEnabled, pa
     done()
   })
 
-  app.addHook('preHandler', (request, reply, done) => {
+  app.addHook(hook as 'preHandler', (request: FastifyRequest, reply: FastifyReply, done: HookHandlerDoneFunction) => {
     const presented = presentedBy(request)
     if (presented === null) {
       done()
@@ -57,8 +63,8 @@ export function addAuthentication (app: FastifyInstance, { tokens, isEnabled, pa
 }
 
 /** Cheap, since it is asked for every request of the host. */
-function mayPresent (request: FastifyRequest, parameter: string): boolean {
-  return request.raw.headers.authorization !== undefined || (request.query as Record<string, unknown>)?.[parameter] !== undefined
+function mayPresent (request: FastifyRequest, parameter: string | false): boolean {
+  return request.raw.headers.authorization !== undefined || (parameter !== false && (request.query as Record<string, unknown>)[parameter] !== undefined)
 }
 
 // A URL with a token in it must not be cached, nor sent to others as a referrer (RFC 6750 §2.3).

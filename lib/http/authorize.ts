@@ -1,6 +1,6 @@
 import type { FastifyRequest } from 'fastify'
 import { NotAllowedError, UnauthorizedError } from '../errors.js'
-import type { Token, TokenPrincipal, TokensPluginOptions } from '../types.js'
+import type { Guard, Token, TokenPrincipal, TokensPluginOptions } from '../types.js'
 
 /** The user who is logged in with the host's session, or `null`. */
 export type Session = (request: FastifyRequest) => Promise<TokenPrincipal | null>
@@ -27,17 +27,41 @@ export function toPrincipal (token: Token): TokenPrincipal {
   return { username: `token:${token.name}`, roles: [token.role] }
 }
 
+/** The token that the request was made with alone, where there is one, else the session. */
+async function principalOf (request: FastifyRequest, session: Session): Promise<TokenPrincipal | null> {
+  return request.applicationToken === null ? await session(request) : toPrincipal(request.applicationToken)
+}
+
 /**
- * The admin who makes this request: its token alone where it has one, else the session.
+ * The header of every 401, and of a 403 to a token (RFC 6750 §3).
+ * @param isToken whether the request presents a credential of ours
+ */
+export function challenge (statusCode: number, isToken: boolean, realm: string): { 'www-authenticate'?: string } {
+  if (statusCode === 401) return { 'www-authenticate': `Bearer realm="${realm}"${isToken ? ', error="invalid_token"' : ''}` }
+  if (statusCode === 403 && isToken) return { 'www-authenticate': `Bearer realm="${realm}", error="insufficient_scope"` }
+  return {}
+}
+
+/** Makes guards of the host's own routes. What they throw has all that an error handler needs, Fastify's included. */
+export function createRequireRole (session: Session, realm: string): (...roles: string[]) => Guard {
+  return (...roles) => async request => {
+    const principal = await principalOf(request, session)
+    if (principal?.roles.some(role => role === 'admin' || roles.includes(role)) === true) return
+    const error = principal === null ? new UnauthorizedError() : new NotAllowedError(`This takes the role ${['admin', ...roles].join(' or ')}`)
+    throw Object.assign(error, { headers: challenge(error.statusCode, request.applicationToken !== null, realm) }, principal === null && { data: { session: false } })
+  }
+}
+
+/**
+ * The admin who makes this request.
  * @throws UnauthorizedError, NotAllowedError
  */
 export async function requireAdmin (request: FastifyRequest, session: Session): Promise<TokenPrincipal> {
-  const token = request.applicationToken
-  const principal = token === null ? await session(request) : toPrincipal(token)
+  const principal = await principalOf(request, session)
   if (principal === null) throw new UnauthorizedError()
   if (!principal.roles.includes('admin')) throw new NotAllowedError('Only an admin may manage tokens')
   // A browser sends a session's cookie along whoever made it ask, and says so (Fetch Metadata). Nobody makes it send a token.
-  if (token === null && request.method !== 'GET' && request.method !== 'HEAD' && request.headers['sec-fetch-site'] === 'cross-site') {
+  if (request.applicationToken === null && request.method !== 'GET' && request.method !== 'HEAD' && request.headers['sec-fetch-site'] === 'cross-site') {
     throw new NotAllowedError('A page of another site must not manage tokens')
   }
   return principal

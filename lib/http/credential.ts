@@ -29,10 +29,9 @@ export function decoratePresented (app: FastifyInstance): void {
  * Finds the credential of ours that a request presents. One in the query is taken out of it and of the URL, so that nothing that runs
  * later meets it. No I/O.
  */
-export function findPresented (request: FastifyRequest, parameter: string, isOurs: (credential: string) => boolean): void {
+export function findPresented (request: FastifyRequest, parameter: string | false, isOurs: (credential: string) => boolean): void {
   const inHeaders = request.raw.headers.authorization === undefined ? [] : bearerTokens(request.raw.rawHeaders).filter(isOurs)
-  const inQuery = [(request.query as Record<string, unknown>)[parameter]].flat().filter(isString).filter(isOurs)
-  if (inQuery.length > 0) takeOut(request, parameter, inQuery)
+  const inQuery = parameter === false ? [] : takeFromQuery(request, parameter, isOurs)
   const [credential = null, ...others] = inHeaders.concat(inQuery)
   if (credential === null) return
   (request as unknown as State)[PRESENTED] = { credential: others.length > 0 ? null : credential, isInQuery: inQuery.length > 0 }
@@ -50,9 +49,12 @@ function isString (value: unknown): value is string {
   return typeof value === 'string'
 }
 
-function takeOut (request: FastifyRequest, parameter: string, credentials: string[]): void {
-  const { [parameter]: values, ...query } = request.query as Record<string, unknown>
-  const [first, ...more] = [values].flat().filter(value => !credentials.includes(value as string))
+function takeFromQuery (request: FastifyRequest, parameter: string, isOurs: (credential: string) => boolean): string[] {
+  const { [parameter]: given, ...query } = request.query as Record<string, unknown>
+  const values = [given].flat().filter(isString)
+  const credentials = values.filter(isOurs)
+  if (credentials.length === 0) return credentials
+  const [first, ...more] = values.filter(value => !credentials.includes(value))
   if (first !== undefined) query[parameter] = more.length > 0 ? [first, ...more] : first
   request.query = query
   const { raw } = request as { raw: { url?: string, originalUrl?: string } }
@@ -60,6 +62,7 @@ function takeOut (request: FastifyRequest, parameter: string, credentials: strin
     const url = raw[property]
     if (url !== undefined) raw[property] = withoutValues(url, credentials)
   }
+  return credentials
 }
 
 /** The URL without the parameters that have one of these values, in whatever encoding. Fastify's router takes `#` and `;` for a `?`, too. */

@@ -1,27 +1,57 @@
-import type { FastifyBaseLogger } from 'fastify'
+import type { Log } from '../types.js'
 
 const HOOKS = Symbol.for('pino.hooks')
+const SERIALIZERS = Symbol.for('pino.serializers')
 
-interface Hooks { streamWrite?: (line: string) => string }
+type Serialize = (value: unknown) => unknown
+
+/** What pino keeps on a logger; children inherit it. */
+interface Pino {
+  version?: string
+  [HOOKS]?: { streamWrite?: (line: string) => string }
+  [SERIALIZERS]?: Record<string | symbol, Serialize>
+}
 
 /** A query parameter in a log line, where `\` begins an escape of JSON. Fastify's router takes `#` and `;` for a `?`, too. */
 const PARAMETER = /([?&#;])([^?&#;=\s"\\]+)=((?:\\.|[^&\s"\\])*)/g
 
 /**
  * Keeps the value of a query parameter out of the log: out of URLs, messages and error texts, of all loggers made from this one. It is
- * pino's last step before a line is written, for this logger and its children alone: the host's own step, if any, still runs.
+ * pino's last step before a line is written, for this logger and its children alone; a step of the host's own still runs before it.
+ * Pino before 9.6 lacks that step: there the serializers do it, which messages don't pass. Other loggers can't be helped. Both are warned of.
  */
-export function redactParameter (log: FastifyBaseLogger, parameter: string): void {
-  const logger = log as FastifyBaseLogger & { [HOOKS]?: Hooks }
-  const hooks = logger[HOOKS]
-  if (hooks === undefined) return
-  const { streamWrite } = hooks
-  const clean = (line: string): string => line.includes('=') ? line.replace(PARAMETER, (pair, mark: string, key: string) => names(key, parameter) ? `${mark}${key}=[Redacted]` : pair) : line
-  logger[HOOKS] = Object.assign(Object.create(hooks), { streamWrite: (line: string) => clean(streamWrite?.(line) ?? line) })
+export function redactParameter (log: Log, parameter: string): void {
+  const logger = log as Log & Pino
+  const redact = (text: string): string => text.replace(PARAMETER, (pair, mark: string, key: string) => isName(key, parameter) ? `${mark}${key}=[Redacted]` : pair)
+
+  const { [HOOKS]: hooks, [SERIALIZERS]: serializers } = logger
+  if (hooks !== undefined && writesThroughHook(logger.version)) {
+    const { streamWrite } = hooks
+    // Its own object: pino shares the one it has among all loggers of the process.
+    logger[HOOKS] = Object.assign(Object.create(hooks), { streamWrite: (line: string) => redact(streamWrite?.(line) ?? line) })
+    return
+  }
+  if (serializers !== undefined) {
+    const redacted = Object.entries(serializers).map(([key, serialize]): [string, Serialize] => [key, value => redactStrings(serialize(value), redact)])
+    logger[SERIALIZERS] = { ...serializers, ...Object.fromEntries(redacted) }
+  }
+  log.warn(`the log is not written by pino 9.6 or later, so that a value of the query parameter "${parameter}" may appear in it: update pino, or set the option "queryParameter" to false`)
+}
+
+function writesThroughHook (version = '0.0'): boolean {
+  const [major = 0, minor = 0] = version.split('.').map(Number)
+  return major > 9 || (major === 9 && minor >= 6)
+}
+
+/** What a serializer made: a text, or an object with texts such as `url`, `message` and `stack`. */
+function redactStrings (value: unknown, redact: (text: string) => string): unknown {
+  if (typeof value === 'string') return redact(value)
+  if (typeof value !== 'object' || value === null) return value
+  return Object.fromEntries(Object.entries(value).map(([key, text]: [string, unknown]) => [key, typeof text === 'string' ? redact(text) : text]))
 }
 
 /** Whether a key of a query names the parameter, in any encoding, alone or as the list `parameter[]`. */
-function names (key: string, parameter: string): boolean {
+function isName (key: string, parameter: string): boolean {
   let name = key
   try {
     name = decodeURIComponent(key)

@@ -1,3 +1,4 @@
+import { SerializerSelector } from '@fastify/fast-json-stringify-compiler'
 import { Type } from '@sinclair/typebox'
 import { type TypeBoxTypeProvider, TypeBoxValidatorCompiler } from '@fastify/type-provider-typebox'
 import type { FastifyError, FastifyInstance, FastifyRequest } from 'fastify'
@@ -39,7 +40,9 @@ export function createRoutes ({ tokens, isEnabled, session, roles, versions, sen
 
   return async function routes (host: FastifyInstance): Promise<void> {
     const app = host.withTypeProvider<TypeBoxTypeProvider>()
+    // The host may have compilers for schemas of another kind, such as zod.
     app.setValidatorCompiler(TypeBoxValidatorCompiler)
+    app.setSerializerCompiler(SerializerSelector()())
     deferBodyErrors(host)
     app.setErrorHandler<FastifyError>(async (error, request, reply) => {
       await sendError(request, reply, translate(error))

@@ -1,7 +1,7 @@
 import type { FastifyReply, FastifyRequest } from 'fastify'
 import type { ErrorBody } from '../../schemas/error.js'
 import { InternalError, TokensError } from '../errors.js'
-import type { Session } from './authorize.js'
+import { challenge, type Session } from './authorize.js'
 import { presentedBy } from './credential.js'
 
 /** Answers a request with an error. */
@@ -24,17 +24,9 @@ export function createSendError (realm: string, session: Session): SendError {
       return toBody(request, known as TokensError)
     })
     if (known.statusCode === 500) request.log.error({ err: known.cause }, 'application tokens: unexpected error')
-    const challenge = challengeFor(known.statusCode, presentedBy(request) !== null, realm)
-    if (challenge !== undefined) reply.header('www-authenticate', challenge)
+    reply.headers(challenge(known.statusCode, presentedBy(request) !== null, realm))
     reply.code(known.statusCode).type('application/json; charset=utf-8').serializer(asIs).send(JSON.stringify(body))
   }
-}
-
-/** RFC 6750 §3: the header of every 401, and of a 403 to a token. */
-function challengeFor (statusCode: number, isToken: boolean, realm: string): string | undefined {
-  if (statusCode === 401) return `Bearer realm="${realm}"${isToken ? ', error="invalid_token"' : ''}`
-  if (statusCode === 403 && isToken) return `Bearer realm="${realm}", error="insufficient_scope"`
-  return undefined
 }
 
 function asIs (payload: unknown): string {

@@ -17,12 +17,15 @@ interface Row { hash: string, name: string, role: string, requested_by: string, 
 
 export interface PostgresStoreOptions {
   postgres: string | PostgresConfig | PostgresPool
+  /** A direct connection where `postgres` goes through a pooler. */
+  listen: string | PostgresConfig | undefined
   schema: string
+  migrate: boolean
   log: Log
 }
 
 /** The store on Postgres. Nothing connects before the first call. */
-export function createPostgresStore ({ postgres, schema: schemaName, log }: PostgresStoreOptions): Store {
+export function createPostgresStore ({ postgres, listen, schema: schemaName, migrate, log }: PostgresStoreOptions): Store {
   const isOurs = !isPool(postgres)
   const pool = isOurs ? createPool(postgres) : postgres
   const place = describePlace(isOurs ? postgres : (pool as { options?: PostgresConfig }).options ?? {})
@@ -36,9 +39,9 @@ export function createPostgresStore ({ postgres, schema: schemaName, log }: Post
   const time = (column: string): string => `to_char(${column} AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.MS"Z"') AS ${column}`
   const columns = `hash, name, role, requested_by, ${['issue_date', 'valid_until', 'last_used'].map(time).join(', ')}`
 
-  // The name carries the schema, since two of us may share a pool, and prepares the statement once per connection.
+  // The name prepares the statement once per connection, which a pooler may not bear. It carries the schema, since two of us may share a pool.
   const statement = <R>(name: string, text: string) => (...values: unknown[]): Promise<R[]> =>
-    withClient(pool, run => run<R>({ name: `mmc_tokens.${schemaName}.${name}`, text, values }))
+    withClient(pool, run => run<R>({ ...listen === undefined && { name: `mmc_tokens.${schemaName}.${name}` }, text, values }))
 
   const insert = statement('insert', `
     INSERT INTO ${schema}.tokens (hash, name, role, requested_by, issue_date, valid_until, last_used)
@@ -77,15 +80,22 @@ export function createPostgresStore ({ postgres, schema: schemaName, log }: Post
   }
 
   return {
-    async migrate () {
+    async start () {
+      const direct = listen === undefined ? pool : createPool(listen)
       try {
-        for (let turn = 1; await withClient(pool, version) < steps.length; turn++) {
-          await withClient(pool, applySteps).catch((error: unknown) => {
+        for (let turn = 1; ; turn++) {
+          const done = await withClient(direct, version)
+          if (done >= steps.length) break
+          if (!migrate) throw new Error(`schema "${schemaName}" is at migration ${done} of ${steps.length}; migrate it, or leave the option "migrate" on`)
+          await withClient(direct, applySteps).catch((error: unknown) => {
             if (turn === TURNS || !(error instanceof DeadlineError)) throw error
           })
         }
+        if (direct !== pool) await withClient(pool, version)
       } catch (cause) {
         throw new DatabaseError(`Postgres at ${place} can't be used: ${explain(cause)}`, { cause })
+      } finally {
+        if (direct !== pool) await direct.end()
       }
     },
     async insert (token) {

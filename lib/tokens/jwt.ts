@@ -30,14 +30,19 @@ export function isOurs (credential: string, issuer: string): boolean {
 }
 
 /**
- * The claims of a token that we signed; its expiry is not judged here.
+ * The claims of a token that one of these signed; its expiry is not judged here.
  * @throws InvalidTokenError
  */
-export function verify (secret: string, signer: Signer): Claims {
-  if (!secret.startsWith(HEADER)) throw new InvalidTokenError({ cause: 'foreign header' })
-  try {
-    return signer.verify(secret)
-  } catch (cause) {
-    throw new InvalidTokenError({ cause: (cause as Error).message })
+export function verify (secret: string, signers: readonly Signer[]): Claims {
+  let reason = 'foreign header'
+  if (secret.startsWith(HEADER)) {
+    for (const signer of signers) {
+      try {
+        return signer.verify(secret)
+      } catch (error) {
+        reason = (error as Error).message
+      }
+    }
   }
+  throw new InvalidTokenError({ cause: reason })
 }

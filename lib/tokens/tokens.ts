@@ -24,9 +24,9 @@ export interface Tokens {
   revoke: (hash: string) => Promise<boolean>
 }
 
-interface Parts { store: Store, signer: Signer, usage: Usage, issuer: string, roles: readonly string[] }
+interface Parts { store: Store, signers: readonly [Signer, ...Signer[]], usage: Usage, issuer: string, roles: readonly string[] }
 
-export function createTokens ({ store, signer, usage, issuer, roles }: Parts): Tokens {
+export function createTokens ({ store, signers, usage, issuer, roles }: Parts): Tokens {
   async function lookUp (hash: string, now: number): Promise<Token> {
     const token = await store.find(hash)
     if (token === null) throw new InvalidTokenError({ cause: 'unknown or revoked' })
@@ -39,7 +39,7 @@ export function createTokens ({ store, signer, usage, issuer, roles }: Parts): T
     isOurs: credential => isOurs(credential, issuer),
 
     authenticate (credential, now) {
-      const { exp } = verify(credential, signer)
+      const { exp } = verify(credential, signers)
       // The row may be shortened with SQL, the claim can't be: the earlier of the two wins. Not a number: expired.
       if (!(exp * 1000 > now)) throw new InvalidTokenError({ cause: 'expired' })
       return lookUp(digest(credential), now)
@@ -49,7 +49,7 @@ export function createTokens ({ store, signer, usage, issuer, roles }: Parts): T
       const name = parseName(input.name)
       const role = parseRole(input.role, roles)
       const validUntil = parseValidUntil(input.validUntil, now)
-      const secret = signer.sign({ role, iat: Math.floor(now / 1000), exp: validUntil / 1000, iss: issuer, jti: randomUUID() })
+      const secret = signers[0].sign({ role, iat: Math.floor(now / 1000), exp: validUntil / 1000, iss: issuer, jti: randomUUID() })
       const issueDate = new Date(now).toISOString()
       const token: Token = {
         name,
