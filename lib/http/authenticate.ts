@@ -37,15 +37,24 @@ export function addAuthentication (app: FastifyInstance, { tokens, isEnabled, ho
       done()
       return
     }
-    const accept = (token: Token): void => {
+    // Who switches tokens off meanwhile finds the request as it would be without us.
+    const unlessDisabled = <T>(act: (outcome: T) => void) => (outcome: T): void => {
+      if (isEnabled()) {
+        act(outcome)
+        return
+      }
+      presented.forget()
+      done()
+    }
+    const accept = unlessDisabled((token: Token) => {
       request.applicationToken = token;
       (request as { user?: unknown }).user = toPrincipal(token)
       done()
-    }
-    const refuse = (error: unknown): void => {
+    })
+    const refuse = unlessDisabled((error: unknown) => {
       if (error instanceof InvalidTokenError) request.log.info({ reason: error.cause }, 'application token refused')
       sendError(request, reply, error).catch(done)
-    }
+    })
     try {
       if (presented.credential === null) throw new TwoCredentialsError()
       const token = tokens.authenticate(presented.credential, Date.now())

@@ -6,6 +6,8 @@ export interface Presented {
   credential: string | null
   /** Whether one stood in the query. */
   isInQuery: boolean
+  /** Makes the request what it would be without us. */
+  forget: () => void
 }
 
 const PRESENTED = Symbol('mmc-tokens.presented')
@@ -31,10 +33,20 @@ export function decoratePresented (app: FastifyInstance): void {
  */
 export function findPresented (request: FastifyRequest, parameter: string | false, isOurs: (credential: string) => boolean): void {
   const inHeaders = request.raw.headers.authorization === undefined ? [] : bearerTokens(request.raw.rawHeaders).filter(isOurs)
+  const { query, raw } = request as { query: unknown, raw: { url?: string, originalUrl?: string } }
+  const { url, originalUrl } = raw
   const inQuery = parameter === false ? [] : takeFromQuery(request, parameter, isOurs)
   const [credential = null, ...others] = inHeaders.concat(inQuery)
   if (credential === null) return
-  (request as unknown as State)[PRESENTED] = { credential: others.length > 0 ? null : credential, isInQuery: inQuery.length > 0 }
+  (request as unknown as State)[PRESENTED] = {
+    credential: others.length > 0 ? null : credential,
+    isInQuery: inQuery.length > 0,
+    forget () {
+      (request as unknown as State)[PRESENTED] = null
+      request.query = query
+      Object.assign(raw, { url }, originalUrl !== undefined && { originalUrl })
+    }
+  }
 }
 
 // `headers` holds the first Authorization header only.

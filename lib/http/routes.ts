@@ -1,7 +1,7 @@
 import { SerializerSelector } from '@fastify/fast-json-stringify-compiler'
 import { Type } from '@sinclair/typebox'
 import { type TypeBoxTypeProvider, TypeBoxValidatorCompiler } from '@fastify/type-provider-typebox'
-import type { FastifyError, FastifyInstance, FastifyRequest } from 'fastify'
+import type { FastifyError, FastifyInstance, FastifyRequest, FastifySerializerCompiler } from 'fastify'
 import { ErrorSchema } from '../../schemas/error.js'
 import { createTokenSchema, IssuedTokenSchema, TokenParamsSchema, TokenSchema } from '../../schemas/token.js'
 import { InvalidError, NotEnabledError, NotFoundError, TokensError, TooLargeError } from '../errors.js'
@@ -42,7 +42,7 @@ export function createRoutes ({ tokens, isEnabled, session, roles, versions, sen
     const app = host.withTypeProvider<TypeBoxTypeProvider>()
     // The host may have compilers for schemas of another kind, such as zod.
     app.setValidatorCompiler(TypeBoxValidatorCompiler)
-    app.setSerializerCompiler(SerializerSelector()())
+    app.setSerializerCompiler(SerializerSelector()() as FastifySerializerCompiler<unknown>)
     deferBodyErrors(host)
     app.setErrorHandler<FastifyError>(async (error, request, reply) => {
       await sendError(request, reply, translate(error))
