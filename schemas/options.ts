@@ -44,8 +44,8 @@ export const OptionsSchema = Type.Object({
   }),
   schema: Type.String({
     default: 'mmc_tokens',
-    pattern: '^[A-Za-z_][A-Za-z0-9_]{0,62}$',
-    description: 'the name of the Postgres schema that holds our tables: up to 63 letters, digits and underscores, no digit first'
+    pattern: '^[A-Za-z_][A-Za-z0-9_]{0,44}$',
+    description: 'the name of the Postgres schema that holds our tables: up to 45 letters, digits and underscores, no digit first'
   }),
   migrate: Type.Boolean({
     default: true,

@@ -58,7 +58,7 @@ export function addAuthentication (app: FastifyInstance, { tokens, isEnabled, ho
     try {
       if (presented.credential === null) throw new TwoCredentialsError()
       const token = tokens.authenticate(presented.credential, Date.now())
-      if (token instanceof Promise) token.then(accept, refuse)
+      if (token instanceof Promise) token.then(accept).catch(refuse)
       else accept(token)
     } catch (error) {
       refuse(error)

@@ -9,7 +9,7 @@ import { NotAcceptableError } from '../errors.js'
 export function checkVersion (request: FastifyRequest, versions: readonly number[]): void {
   const { accept } = request.headers
   if (accept === undefined || accept.trim() === '') return
-  const served = versions.map(version => `application/json;version=${version}`)
+  const served = versions.toSorted((a, b) => b - a).map(version => `application/json;version=${version}`)
   if (new Negotiator(request.raw).mediaTypes(served).length > 0) return
   throw new NotAcceptableError(`Accept must allow one of: ${served.join(', ')}`)
 }

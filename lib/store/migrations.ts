@@ -1,10 +1,15 @@
+/** Hears of ended and changed tokens; one for all schemas, since a hash of another schema means nothing to us. */
+export const CHANNEL = 'mmc_tokens'
+
 /**
- * The numbered steps from an empty database to this version's tables; number 1 is the first. A step that was released is never changed.
+ * The numbered steps from an empty schema to this version's tables; number 1 is the first. A step that was released is never changed.
  *
- * `channel` hears of every token that ends or changes by its hash, and of all of them at once as `*`. The trigger is always on, so that
+ * `CHANNEL` hears of every token that ends or changes by its hash, and of all of them at once as `*`. The trigger is always on, so that
  * rows changed by replication are heard of too. It is silent on INSERT and `last_used`: what nobody believes yet, nobody must forget.
  */
-export const migrations = (schema: string, channel: string): string[] => [`
+export const migrations = (schema: string): string[] => [`
+  CREATE TABLE ${schema}.migrations (number integer PRIMARY KEY, applied timestamptz NOT NULL DEFAULT now());
+
   CREATE TABLE ${schema}.tokens (
     hash text COLLATE "C" PRIMARY KEY CHECK (hash ~ '^[0-9a-f]{64}$'),
     name text COLLATE "C" NOT NULL UNIQUE,
@@ -19,9 +24,9 @@ export const migrations = (schema: string, channel: string): string[] => [`
   CREATE FUNCTION ${schema}.notify_token_change() RETURNS trigger LANGUAGE plpgsql AS $$
   BEGIN
     IF TG_OP = 'TRUNCATE' THEN
-      PERFORM pg_catalog.pg_notify('${channel}', '*');
+      PERFORM pg_catalog.pg_notify('${CHANNEL}', '*');
     ELSE
-      PERFORM pg_catalog.pg_notify('${channel}', OLD.hash);
+      PERFORM pg_catalog.pg_notify('${CHANNEL}', OLD.hash);
     END IF;
     RETURN NULL;
   END $$;

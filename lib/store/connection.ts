@@ -1,0 +1,105 @@
+import pg from 'pg'
+import { DatabaseError, DeadlineError, OptionError } from '../errors.js'
+import type { Log, PostgresClient, PostgresConfig, PostgresPool } from '../types.js'
+
+/** How long a call may take, the wait for a connection included, in milliseconds. */
+const DEADLINE = 1000
+
+/** Values arrive as Postgres writes them, whatever parsers the host has set for its own. */
+const AS_TEXT = { getTypeParser: () => (value: string) => value }
+
+export type Run = <Row>(query: { text: string, values?: unknown[], name?: string }) => Promise<Row[]>
+
+/** A way to Postgres. Nothing connects before the first call. */
+export interface Connection {
+  /** Host, port and database, for people: no password. */
+  place: string
+  /**
+   * Gives `work` a client, for at most a second. Whose pool it is, and how it is set, makes no difference: a client that comes too late
+   * goes back unused, and one that may still be at work when time is up, or that met an error, is closed, which also ends its transaction.
+   * @throws DeadlineError, or what `work` throws
+   */
+  withClient: <T>(work: (run: Run) => Promise<T>) => Promise<T>
+  /** Ends the pool, unless it is the host's. */
+  close: () => Promise<void>
+}
+
+/** @throws OptionError for a connection string that can't be read */
+export function createConnection (postgres: string | PostgresConfig | PostgresPool, log: Log): Connection {
+  const isTheirs = isPool(postgres)
+  const place = describePlace(isTheirs ? (postgres as { options?: PostgresConfig }).options ?? {} : postgres)
+  const pool = isTheirs ? postgres : createPool(postgres)
+
+  // Without a listener, a pool whose idle connection ends would end the process.
+  const onError = (error: Error): void => { log.warn({ err: error }, `lost a connection to Postgres at ${place}`) }
+  pool.on('error', onError)
+
+  return {
+    place,
+    withClient: async work => await withClient(pool, work),
+    async close () {
+      if (isTheirs) pool.off('error', onError)
+      else await pool.end()
+    }
+  }
+}
+
+/** What went wrong at this place, for whoever starts the host. */
+export function explain (place: string, cause: unknown): Error {
+  const { message, code } = cause as NodeJS.ErrnoException
+  // Node refuses `localhost` with an AggregateError, whose own message is empty.
+  return new DatabaseError(`Postgres at ${place} can't be used: ${message !== '' ? message : String(code)}`, { cause })
+}
+
+async function withClient<T> (pool: PostgresPool, work: (run: Run) => Promise<T>): Promise<T> {
+  let timer: NodeJS.Timeout | undefined
+  const late = new Promise<never>((_resolve, reject) => {
+    timer = setTimeout(() => { reject(new DeadlineError(DEADLINE)) }, DEADLINE).unref()
+  })
+  try {
+    const connecting = pool.connect()
+    const client = await Promise.race([connecting, late]).catch((error: unknown) => {
+      connecting.then(client => { client.release() }, ignore)
+      throw error
+    })
+    return await useClient(client, run => Promise.race([work(run), late]))
+  } finally {
+    clearTimeout(timer)
+  }
+}
+
+async function useClient<T> (client: PostgresClient, work: (run: Run) => Promise<T>): Promise<T> {
+  // Without a listener, a connection that ends meanwhile would end the process.
+  client.on('error', ignore)
+  let isSound = false
+  try {
+    const result = await work(async <Row>(query: Parameters<Run>[0]) => (await client.query({ ...query, types: AS_TEXT })).rows as Row[])
+    isSound = true
+    return result
+  } finally {
+    client.off('error', ignore)
+    client.release(!isSound)
+  }
+}
+
+/** A race's loser and a lost connection's second report: the first was handled. */
+function ignore (): void {}
+
+function isPool (postgres: string | PostgresConfig | PostgresPool): postgres is PostgresPool {
+  return typeof postgres === 'object' && typeof postgres.connect === 'function'
+}
+
+function createPool (postgres: string | PostgresConfig): PostgresPool {
+  const config = typeof postgres === 'string' ? { connectionString: postgres } : postgres
+  return new pg.Pool({ application_name: 'fastify-mmc-tokens', connectionTimeoutMillis: DEADLINE, keepAlive: true, ...config })
+}
+
+function describePlace (postgres: string | PostgresConfig): string {
+  try {
+    const { host, port, database } = new pg.Client(postgres)
+    return `${host}:${port}, database "${database ?? ''}"`
+  } catch {
+    // The cause would show the password.
+    throw new OptionError('option "postgres" is not a connection string that pg can read: write postgres://user:password@host:5432/database, its special characters percent-encoded')
+  }
+}
