@@ -52,16 +52,19 @@ export const UnsupportedMediaTypeError = clientError(415, 'INVALID', 'The body m
 /** 500: anything unexpected. */
 export const InternalError = clientError(500, 'INTERNAL_ERROR', 'Internal error')
 
-// What a host developer meets at start, and an operator in the log.
+// What a host developer meets at start, and an operator in the log. They have no status: none is made for a client.
+function operatorError<Arg extends unknown[] = [message: string, options?: ErrorOptions]> (code: string, message = '%s') {
+  return createError<Arg>(code, message, 0)
+}
 
 /** The plugin was registered with an option that it can't take. */
-export const OptionError = createError<[message: string, options?: ErrorOptions]>('MMC_TOKENS_INVALID_OPTION', '%s', 500)
+export const OptionError = operatorError('MMC_TOKENS_INVALID_OPTION')
 
 /** Postgres can't be used; the message names host, port and database. */
-export const DatabaseError = createError<[message: string, options?: ErrorOptions]>('MMC_TOKENS_DATABASE', '%s', 500)
+export const DatabaseError = operatorError('MMC_TOKENS_DATABASE')
 
 /** A call to Postgres did not end in time. */
-export const DeadlineError = createError<[number]>('MMC_TOKENS_DEADLINE', 'Postgres did not answer within %d ms', 500)
+export const DeadlineError = operatorError<[milliseconds: number]>('MMC_TOKENS_DEADLINE', 'Postgres did not answer within %d ms')
 
 /** The plugin was registered in a way or a place where it can't do its work. */
-export const HostError = createError<[message: string]>('MMC_TOKENS_HOST', '%s', 500)
+export const HostError = operatorError('MMC_TOKENS_HOST')

@@ -87,11 +87,12 @@ const register: FastifyPluginAsync<TokensPluginOptions> = async (app, options) =
 async function createSigners (app: FastifyInstance, keys: Buffer[], issuer: string): Promise<[Signer, ...Signer[]]> {
   const signers: Signer[] = []
   await app.register(async child => {
+    // Hides the host's own, whatever it is, from a plugin that would add to it.
+    child.decorate('jwt', Object.create(null) as JWT)
     for (const [index, secret] of keys.entries()) {
       const namespace = `mmcTokens${index}`
       await child.register(jwt, {
         namespace,
-        decoratorName: 'mmcTokensUser',
         secret,
         sign: { algorithm: 'HS256' },
         verify: { algorithms: ['HS256'], allowedIss: issuer, requiredClaims: ['role', 'iat', 'exp', 'iss', 'jti'], ignoreExpiration: true }

@@ -47,8 +47,8 @@ export function addAuthentication (app: FastifyInstance, { tokens, isEnabled, ho
       done()
     }
     const accept = unlessDisabled((token: Token) => {
-      request.applicationToken = token;
-      (request as { user?: unknown }).user = toPrincipal(token)
+      request.applicationToken = token
+      becomeUser(request, token)
       done()
     })
     const refuse = unlessDisabled((error: unknown) => {
@@ -65,10 +65,22 @@ export function addAuthentication (app: FastifyInstance, { tokens, isEnabled, ho
     }
   })
 
+  // A session that is restored after `onRequest` does not take the token's place.
+  if (hook === 'onRequest') {
+    app.addHook('preHandler', (request, _reply, done) => {
+      if (request.applicationToken !== null) becomeUser(request, request.applicationToken)
+      done()
+    })
+  }
+
   app.addHook('onSend', (request, reply, payload, done) => {
     if (presentedBy(request)?.isInQuery === true) keepToItself(reply)
     done(null, payload)
   })
+}
+
+function becomeUser (request: FastifyRequest, token: Token): void {
+  (request as { user?: unknown }).user = toPrincipal(token)
 }
 
 /** Cheap, since it is asked for every request of the host. */

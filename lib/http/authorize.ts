@@ -27,9 +27,14 @@ export function toPrincipal (token: Token): TokenPrincipal {
   return { username: `token:${token.name}`, roles: [token.role] }
 }
 
+// In a child of the host that was there before us it is undefined until our hook runs.
+function hasToken (request: FastifyRequest): request is FastifyRequest & { applicationToken: Token } {
+  return Boolean(request.applicationToken)
+}
+
 /** The token that the request was made with alone, where there is one, else the session. */
 async function principalOf (request: FastifyRequest, session: Session): Promise<TokenPrincipal | null> {
-  return request.applicationToken === null ? await session(request) : toPrincipal(request.applicationToken)
+  return hasToken(request) ? toPrincipal(request.applicationToken) : await session(request)
 }
 
 /**
@@ -48,7 +53,7 @@ export function createRequireRole (session: Session, realm: string): (...roles: 
     const principal = await principalOf(request, session)
     if (principal?.roles.some(role => role === 'admin' || roles.includes(role)) === true) return
     const error = principal === null ? new UnauthorizedError() : new NotAllowedError(`This takes the role ${['admin', ...roles].join(' or ')}`)
-    throw Object.assign(error, { headers: challenge(error.statusCode, request.applicationToken !== null, realm) }, principal === null && { data: { session: false } })
+    throw Object.assign(error, { headers: challenge(error.statusCode, hasToken(request), realm) }, principal === null && { data: { session: false } })
   }
 }
 
@@ -61,7 +66,7 @@ export async function requireAdmin (request: FastifyRequest, session: Session): 
   if (principal === null) throw new UnauthorizedError()
   if (!principal.roles.includes('admin')) throw new NotAllowedError('Only an admin may manage tokens')
   // A browser sends a session's cookie along whoever made it ask, and says so (Fetch Metadata). Nobody makes it send a token.
-  if (request.applicationToken === null && request.method !== 'GET' && request.method !== 'HEAD' && request.headers['sec-fetch-site'] === 'cross-site') {
+  if (!hasToken(request) && request.method !== 'GET' && request.method !== 'HEAD' && request.headers['sec-fetch-site'] === 'cross-site') {
     throw new NotAllowedError('A page of another site must not manage tokens')
   }
   return principal

@@ -13,7 +13,13 @@ interface Pino {
 }
 
 /** A query parameter in a log line, where `\` begins an escape of JSON. Fastify's router takes `#` and `;` for a `?`, too. */
-const PARAMETER = /([?&#;])([^?&#;=\s"\\]+)=((?:\\.|[^&\s"\\])*)/g
+const PARAMETER = /([?&#;])([^?&#;=\s"\\]+)=((?:\\["\\]|[^&\s"\\])*)/g
+
+const TEXT = '"(?:\\\\.|[^"\\\\])*"'
+const TEXTS = `(?:${TEXT}|\\[(?:${TEXT},?)*\\])`
+
+/** The same in a query that stands in the line as an object, as some serializers of requests write it. */
+const memberOf = (parameter: string): RegExp => new RegExp(`("query":\\{(?:${TEXT}:${TEXTS},)*?"${parameter.replaceAll('.', '\\.')}":)${TEXTS}`, 'g')
 
 /**
  * Keeps the value of a query parameter out of the log: out of URLs, messages and error texts, of all loggers made from this one. It is
@@ -22,7 +28,10 @@ const PARAMETER = /([?&#;])([^?&#;=\s"\\]+)=((?:\\.|[^&\s"\\])*)/g
  */
 export function redactParameter (log: Log, parameter: string): void {
   const logger = log as Log & Pino
-  const redact = (text: string): string => text.replace(PARAMETER, (pair, mark: string, key: string) => isName(key, parameter) ? `${mark}${key}=[Redacted]` : pair)
+  const member = memberOf(parameter)
+  const redact = (text: string): string => text
+    .replace(PARAMETER, (pair, mark: string, key: string) => isName(key, parameter) ? `${mark}${key}=[Redacted]` : pair)
+    .replace(member, '$1"[Redacted]"')
 
   const { [HOOKS]: hooks, [SERIALIZERS]: serializers } = logger
   if (hooks !== undefined && writesThroughHook(logger.version)) {
@@ -32,7 +41,7 @@ export function redactParameter (log: Log, parameter: string): void {
     return
   }
   if (serializers !== undefined) {
-    const redacted = Object.entries(serializers).map(([key, serialize]): [string, Serialize] => [key, value => redactStrings(serialize(value), redact)])
+    const redacted = Object.entries(serializers).map(([key, serialize]): [string, Serialize] => [key, value => redactMade(serialize(value), redact)])
     logger[SERIALIZERS] = { ...serializers, ...Object.fromEntries(redacted) }
   }
   log.warn(`the log is not written by pino 9.6 or later, so that a value of the query parameter "${parameter}" may appear in it: update pino, or set the option "queryParameter" to false`)
@@ -43,11 +52,15 @@ function writesThroughHook (version = '0.0'): boolean {
   return major > 9 || (major === 9 && minor >= 6)
 }
 
-/** What a serializer made: a text, or an object with texts such as `url`, `message` and `stack`. */
-function redactStrings (value: unknown, redact: (text: string) => string): unknown {
-  if (typeof value === 'string') return redact(value)
-  if (typeof value !== 'object' || value === null) return value
-  return Object.fromEntries(Object.entries(value).map(([key, text]: [string, unknown]) => [key, typeof text === 'string' ? redact(text) : text]))
+/** What a serializer made, redacted in the form that pino gives it. */
+function redactMade (made: unknown, redact: (text: string) => string): unknown {
+  if (made === undefined) return made
+  try {
+    return JSON.parse(redact(JSON.stringify(made)))
+  } catch {
+    // What JSON can't hold, such as a circle.
+    return '[Redacted]'
+  }
 }
 
 /** Whether a key of a query names the parameter, in any encoding, alone or as the list `parameter[]`. */

@@ -112,6 +112,6 @@ function translate (error: FastifyError): unknown {
   if (error instanceof TokensError) return error
   if (error.code === 'FST_ERR_CTP_BODY_TOO_LARGE') return new TooLargeError()
   if (error.code === 'FST_ERR_CTP_INVALID_CONTENT_LENGTH') return new InvalidError('content-length must be the length of the body')
-  if (error.statusCode !== undefined && error.statusCode < 500) throw error
+  if (error.statusCode !== undefined) throw error
   return error
 }

@@ -22,9 +22,9 @@ export interface HostOptions {
 /** The smallest honest MMC host: sessions, guards on `request.user`, a few routes, and the plugin. */
 export async function createHost ({ fastify, tokens, sessionKey, basePath = '', admin = { username: 'cedalo', password: 'secret' } }: HostOptions): Promise<FastifyInstance> {
   const users = new Map([
-    [admin.username, { password: admin.password, roles: ['admin'] }],
     ['editor', { password: 'secret', roles: ['editor'] }],
-    ['viewer', { password: 'secret', roles: ['viewer'] }]
+    ['viewer', { password: 'secret', roles: ['viewer'] }],
+    [admin.username, { password: admin.password, roles: ['admin'] }]
   ])
   const app = Fastify({ frameworkErrors, ...fastify })
   await app.register(formbody)

@@ -36,6 +36,8 @@ rm -rf "$runtime"
 export interface Postgres {
   /** Connection string, of a socket in a folder that only this user can enter. */
   readonly url: string
+  /** Its data directory. */
+  readonly folder: string
   /** Process id of the server that runs now. */
   pid: () => Promise<number>
   /** Starts it again after `stop`, with the same address and data. */
@@ -139,9 +141,10 @@ async function run ({ runtime, folder, settings, keep }: Server): Promise<Postgr
     const output = await new Promise<string>(resolve => {
       let said = ''
       child.stderr.setEncoding('utf8').on('data', (chunk: string) => {
-        if (said.length < 10_000) said += chunk
-        if (/ready to accept|FATAL/.test(said)) resolve(said)
-      })
+        said = (said + chunk).slice(-10_000)
+        // A client that comes too early gets a FATAL of its own: "the database system is starting up".
+        if (/ready to accept|FATAL:(?! +the database system is).*\n/.test(said)) resolve(said)
+      }).on('close', () => { resolve(said) })
     })
     if (!output.includes('ready to accept')) {
       child.stdin.end('stop\n')
@@ -167,6 +170,7 @@ async function run ({ runtime, folder, settings, keep }: Server): Promise<Postgr
   await start()
   return {
     url: `postgres://postgres@localhost/postgres?host=${encodeURIComponent(socket)}`,
+    folder,
     pid,
     start,
     async stop (signal = 'SIGINT') {

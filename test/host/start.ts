@@ -14,7 +14,7 @@ const {
 
 const postgres = DATABASE_URL === undefined ? await startPostgres({ keepAs: 'demo' }) : undefined
 const url = postgres?.url ?? String(DATABASE_URL)
-const basePath = CEDALO_MC_PROXY_BASE_PATH.replace(/\/+$/, '')
+const basePath = CEDALO_MC_PROXY_BASE_PATH.replace(/^\/*(.*?)\/*$/, '/$1').replace(/^\/$/, '')
 
 const app = await createHost({
   fastify: { logger: true },
@@ -47,6 +47,7 @@ async function sharedKey (name: string): Promise<string> {
 }
 
 function usage (address: string): string {
+  const form = new URLSearchParams({ username, password }).toString().replaceAll("'", '%27')
   const validUntil = new Date(Date.now() + 90 * 24 * 60 * 60 * 1000).toISOString()
   return `
 The demo host listens at ${address}/
@@ -54,7 +55,7 @@ Logins: ${username} / ${password} (admin), editor / secret, viewer / secret
 
 # Log in, create a token that may do what a viewer may:
 JAR=$(mktemp)
-curl -s -c $JAR -d 'username=${username}&password=${password}' '${address}/auth?json=true'; echo
+curl -s -c $JAR -d '${form}' '${address}/auth?json=true'; echo
 ANSWER=$(curl -s -b $JAR -H 'content-type: application/json' -d '{"name":"try '$(date +%s)'","role":"viewer","validUntil":"${validUntil}"}' ${address}/api/tokens); echo $ANSWER
 TOKEN=$(echo $ANSWER | sed 's/.*"token":"\\([^"]*\\)".*/\\1/')
 
