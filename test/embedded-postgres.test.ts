@@ -174,7 +174,7 @@ async function temporaryFolder (t: Test): Promise<string> {
 
 /** A Node.js process that starts a server, once it has said `ready`; with a process group, as a terminal gives it. */
 async function startChild (t: Test, temporary: string, args: string[], ready: string, environment: NodeJS.ProcessEnv = {}) {
-  const child = spawn(process.execPath, ['--import', 'tsx', ...args], { detached: true, env: { ...process.env, TMPDIR: temporary, DATABASE_URL: undefined, ...environment } })
+  const child = spawn(process.execPath, ['--import', 'tsx', ...args], { detached: true, env: { ...process.env, NODE_OPTIONS: '', TMPDIR: temporary, DATABASE_URL: undefined, ...environment } })
   const { pid = NaN } = child
   const closed = once(child, 'close')
   t.teardown(() => end('SIGKILL'))

@@ -3,7 +3,7 @@ import { InvalidTokenError, TwoCredentialsError } from '../errors.js'
 import type { Tokens } from '../tokens/tokens.js'
 import type { Token } from '../types.js'
 import { toPrincipal } from './authorize.js'
-import { decoratePresented, findPresented, presentedBy } from './credential.js'
+import { decoratePresented, findPresented, leaveAlone, presentedBy } from './credential.js'
 import type { SendError } from './send-error.js'
 
 interface Parts {
@@ -25,7 +25,8 @@ export function addAuthentication (app: FastifyInstance, { tokens, isEnabled, ho
   app.addHook('onRequest', (request, _reply, done) => {
     // Undecorated in a child of the host that was there before us.
     request.applicationToken ??= null
-    if (isEnabled() && mayPresent(request, parameter) && request.routeOptions.config?.applicationTokens !== false) {
+    if (!isEnabled()) leaveAlone(request)
+    else if (mayPresent(request, parameter) && request.routeOptions.config?.applicationTokens !== false) {
       findPresented(request, parameter, tokens.isOurs)
     }
     done()
@@ -44,6 +45,7 @@ export function addAuthentication (app: FastifyInstance, { tokens, isEnabled, ho
         return
       }
       presented.forget()
+      leaveAlone(request)
       done()
     }
     const accept = unlessDisabled((token: Token) => {

@@ -22,6 +22,17 @@ export function presentedBy (request: FastifyRequest): Presented | null {
 
 const BEARER = /^bearer +(\S+)$/i
 
+const LEFT_ALONE = new WeakSet<FastifyRequest>()
+
+/** Says that tokens were switched off when the request came by: they stay so for it. */
+export function leaveAlone (request: FastifyRequest): void {
+  LEFT_ALONE.add(request)
+}
+
+export function isLeftAlone (request: FastifyRequest): boolean {
+  return LEFT_ALONE.has(request)
+}
+
 /** Makes room on every request for what it presents. */
 export function decoratePresented (app: FastifyInstance): void {
   app.decorateRequest(PRESENTED, null)
@@ -33,7 +44,7 @@ export function decoratePresented (app: FastifyInstance): void {
  */
 export function findPresented (request: FastifyRequest, parameter: string | false, isOurs: (credential: string) => boolean): void {
   const inHeaders = request.raw.headers.authorization === undefined ? [] : bearerTokens(request.raw.rawHeaders).filter(isOurs)
-  const { query, raw } = request as { query: unknown, raw: { url?: string, originalUrl?: string } }
+  const { query, raw } = request as { query: Record<string, unknown>, raw: { url?: string, originalUrl?: string } }
   const { url, originalUrl } = raw
   const inQuery = parameter === false ? [] : takeFromQuery(request, parameter, isOurs)
   const [credential = null, ...others] = inHeaders.concat(inQuery)
@@ -43,7 +54,9 @@ export function findPresented (request: FastifyRequest, parameter: string | fals
     isInQuery: inQuery.length > 0,
     forget () {
       (request as unknown as State)[PRESENTED] = null
-      request.query = query
+      if (parameter === false || inQuery.length === 0) return
+      // The rest of the query may have been converted by the host's schema meanwhile.
+      Object.assign(request.query as object, { [parameter]: query[parameter] })
       Object.assign(raw, { url }, originalUrl !== undefined && { originalUrl })
     }
   }

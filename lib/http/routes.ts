@@ -9,6 +9,7 @@ import type { Tokens } from '../tokens/tokens.js'
 import type { TokenPrincipal } from '../types.js'
 import { requireAdmin, type Session } from './authorize.js'
 import { checkBody, deferBodyErrors } from './body.js'
+import { isLeftAlone } from './credential.js'
 import type { SendError } from './send-error.js'
 import { checkVersion } from './version.js'
 
@@ -33,7 +34,7 @@ export function createRoutes ({ tokens, isEnabled, session, roles, versions, sen
 
   /** Judges everything but the body, in the order of the contract, once the host has restored its session. */
   async function judge (request: FastifyRequest): Promise<void> {
-    if (!isEnabled()) throw new NotEnabledError()
+    if (!isEnabled() || isLeftAlone(request)) throw new NotEnabledError()
     admins.set(request, await requireAdmin(request, session))
     checkVersion(request, versions)
   }
