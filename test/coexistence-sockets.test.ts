@@ -75,6 +75,22 @@ for (const order of ORDERS) {
   }
 }
 
+t.test('the server closes the connection of a refused upgrade, so that a client can not pile them up', async t => {
+  for (const order of ORDERS) {
+    for (const hook of ['preHandler', 'onRequest'] as const) {
+      const { app, addTokens } = await createBareHost(t)
+      await inOrder(order, async () => { await app.register(websocket) }, async () => await addTokens({ hook }))
+      await app.register(async routes => { routes.get('/ws', { websocket: true }, socket => { socket.close() }) })
+      const socket = new WebSocket(`ws://${await listen(t, app)}/ws`, { headers: bearer(FORGED) })
+      socket.on('error', () => {})
+      const [request, answer] = await once(socket, 'unexpected-response') as [ClientRequest, IncomingMessage]
+      t.teardown(() => request.destroy())
+      t.equal(answer.statusCode, 401)
+      await t.resolves(once(answer.resume().socket, 'close', { signal: AbortSignal.timeout(2000) }), `@fastify/websocket ${order}, hook: ${hook}`)
+    }
+  }
+})
+
 t.test('an EventSource with ?token= gets its events, reconnects with it, and is told of a refusal by its status', async t => {
   const { app, addTokens, issue } = await createBareHost(t)
   await addTokens()

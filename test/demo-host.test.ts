@@ -7,7 +7,7 @@ import { text } from 'node:stream/consumers'
 import { fileURLToPath } from 'node:url'
 import pg from 'pg'
 import t, { type Test } from 'tap'
-import { bearer, buildHost } from './host/build-host.js'
+import { bearer, buildHost, NO_COVERAGE } from './host/build-host.js'
 import { databaseUrl } from './host/database.js'
 
 const START = fileURLToPath(new URL('host/start.ts', import.meta.url))
@@ -168,7 +168,7 @@ async function startDemo (t: Test, environment: NodeJS.ProcessEnv) {
   const { port } = reserved.address() as AddressInfo
   await once(reserved.close(), 'close')
   const unset = { CEDALO_MC_PROXY_BASE_PATH: undefined, CEDALO_MC_USERNAME: undefined, CEDALO_MC_PASSWORD: undefined, TOKENS_ENABLED: undefined }
-  const child = spawn(process.execPath, ['--import', 'tsx', START], { env: { ...process.env, NODE_OPTIONS: '', ...unset, CEDALO_MC_PROXY_PORT: String(port), ...environment } })
+  const child = spawn(process.execPath, ['--import', 'tsx', START], { env: { ...process.env, ...NO_COVERAGE, ...unset, CEDALO_MC_PROXY_PORT: String(port), ...environment } })
   const closed = once(child, 'close')
   t.teardown(() => end(child, closed, 'SIGKILL'))
   let output = ''

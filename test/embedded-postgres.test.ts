@@ -10,7 +10,7 @@ import { setTimeout } from 'node:timers/promises'
 import { fileURLToPath } from 'node:url'
 import pg from 'pg'
 import t, { type Test } from 'tap'
-import { bearer } from './host/build-host.js'
+import { bearer, NO_COVERAGE } from './host/build-host.js'
 import { type Postgres, startPostgres } from './host/postgres.js'
 
 const DATA = fileURLToPath(new URL('../.data/', import.meta.url))
@@ -174,7 +174,7 @@ async function temporaryFolder (t: Test): Promise<string> {
 
 /** A Node.js process that starts a server, once it has said `ready`; with a process group, as a terminal gives it. */
 async function startChild (t: Test, temporary: string, args: string[], ready: string, environment: NodeJS.ProcessEnv = {}) {
-  const child = spawn(process.execPath, ['--import', 'tsx', ...args], { detached: true, env: { ...process.env, NODE_OPTIONS: '', TMPDIR: temporary, DATABASE_URL: undefined, ...environment } })
+  const child = spawn(process.execPath, ['--import', 'tsx', ...args], { detached: true, env: { ...process.env, ...NO_COVERAGE, TMPDIR: temporary, DATABASE_URL: undefined, ...environment } })
   const { pid = NaN } = child
   const closed = once(child, 'close')
   t.teardown(() => end('SIGKILL'))

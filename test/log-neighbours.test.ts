@@ -175,6 +175,22 @@ t.test("the query as an object, as pino's own serializer of requests writes it, 
   t.notOk(text().includes('canary'), 'what is not ours')
 })
 
+t.test('the query as an object holds no value either, whatever schemas and parsers of the host made of it', async t => {
+  const { stream, text, lines } = collect()
+  const nested = (query: string): Record<string, unknown> => Object.fromEntries([...new URLSearchParams(query)].map(([key, value]) => [key, key === 'a' ? { b: value } : value]))
+  for (const routerOptions of [{}, { querystringParser: nested }]) {
+    const app = await hostWith(t, { loggerInstance: pino({}, stream), routerOptions })
+    app.get('/typed', { schema: { querystring: { type: 'object', properties: { c: { type: 'integer' }, d: { default: false } } } } }, async request => {
+      request.log.info({ query: request.query }, 'asked')
+      return 1
+    })
+    for (const query of ['c=1&token=canary', 'a=1&token=canary', 'token[]=canary', 'token=canary&token[0]=canary']) await app.inject({ url: `/typed?${query}` })
+  }
+  t.match(lines().find(({ msg }) => msg === 'asked'), { query: { c: 1, d: false } }, 'this test would notice')
+  t.strictSame(lines().filter(line => JSON.stringify(line).includes('canary')), [])
+  t.notOk(text().includes('canary'))
+})
+
 t.test('a line break after a value ends the value, so that the text after it survives', async t => {
   const { stream, lines } = collect()
   const app = await hostWith(t, { logger: { stream } })

@@ -1,7 +1,6 @@
 import fc, { type Arbitrary } from 'fast-check'
 import t from 'tap'
-import { parseName, parseValidUntil } from '../lib/tokens/new-token.js'
-import { buildHost } from './host/build-host.js'
+import { parseValidUntil } from '../lib/tokens/new-token.js'
 
 // RFC 3339 §5.6 and the contract once more, without a Date and without a regular expression.
 
@@ -90,8 +89,8 @@ const someTime = fc.record({
   month: near([1, 12], [2, 2]),
   lastDays: near([0, 30], [0, 0]),
   hour: near([0, 23], [0, 0], [23, 23]),
-  minute: near([0, 59], [59, 59]),
-  second: near([0, 59], [59, 59]),
+  minute: near([0, 59], [0, 0], [59, 59]),
+  second: near([0, 59], [0, 0], [59, 59]),
   offset: near([0, 0], [-1439, 1439])
 }).map(({ lastDays, ...fields }) => ({ ...fields, day: Math.max(1, daysIn(fields.year, fields.month) - lastDays) }))
 
@@ -140,7 +139,7 @@ t.test('a string that is almost a time is accepted exactly when RFC 3339 and the
     fc.constantFrom('T', 't', ' ', '', '  ', '_', '\t').map(between => (text: string) => text.slice(0, 10) + between + text.slice(11)),
     fc.constantFrom('.', '.Z', '.0', '.0z', '000Z', '000z', '000', '00Z', '0000Z', '.000Z', '000+00:00', '+00', '+0000', '-00:00', '+00:00Z', 'z', 'UTC').map(end => (text: string) => text.slice(0, 19) + end),
     // Each field in turn with any two digits: the 13th month, the 31st of June, hour 24, second 60, offset 24:00.
-    fc.tuple(fc.constantFrom(5, 8, 11, 14, 17, -5, -2), near([0, 99], [23, 33], [59, 61])).map(([at, value]) => (text: string) => {
+    fc.tuple(fc.constantFrom(5, 8, 11, 14, 17, -5, -2), near([0, 99], [24, 24], [28, 32], [60, 60])).map(([at, value]) => (text: string) => {
       const from = at < 0 ? text.length + at : at
       return text.slice(0, from) + pad(value) + text.slice(from + 2)
     })
@@ -162,62 +161,4 @@ t.test('what is no string, or no time at all, is refused', async () => {
   fc.assert(fc.property(fc.oneof(others, fc.string({ unit: 'binary' }), fc.string({ unit: fc.constantFrom(...'0123456789-:.TZ+ ') })), value => {
     if (answerOf(value, 0) !== (typeof value === 'string' ? readTime(value, 0) : null)) throw new Error('accepted')
   }), { numRuns: 2000 })
-})
-
-// Characters of all kinds: one and two code units, white space, controls and half pairs; few and around 255 of them.
-const unit = fc.oneof(
-  { weight: 20, arbitrary: fc.constantFrom('a', 'B', '"', '\\', '%', '/', 'é', 'e\u0301', '😀', '👩‍👩‍👧', 'ن', '\u200b', '\u202e', '\ufffd', '\uffff', '\u{10ffff}', "'") },
-  { weight: 5, arbitrary: fc.constantFrom(' ', '\u00a0', '\u2003', '\u3000', '\ufeff', '\u2028') },
-  { weight: 5, arbitrary: fc.string({ unit: 'binary', minLength: 1, maxLength: 3 }) },
-  { weight: 1, arbitrary: fc.constantFrom('\0', '\t', '\n', '\x1f', '\x7f', '\x80', '\x9f', '\ud800', '\udbff', '\udc00', '\udfff') }
-)
-const edge = fc.tuple(fc.constantFrom('x', '😀', 'é', '\u{10ffff}', ' '), near([253, 257], [127, 129], [509, 512])).map(([c, count]) => c.repeat(count))
-const space = fc.string({ unit: fc.constantFrom(...' \t\n\r\v\f\u00a0\ufeff\u2029'), maxLength: 2 })
-const name = fc.tuple(space, fc.oneof(fc.array(unit, { maxLength: 6 }).map(units => units.join('')), edge, fc.tuple(edge, unit).map(parts => parts.join(''))), space).map(parts => parts.join(''))
-
-/** The trimmed name, or `null` where it is to be refused. */
-function readName (text: string): string | null {
-  const trimmed = text.trim()
-  let count = 0
-  for (const character of trimmed) {
-    const code = character.codePointAt(0) ?? 0
-    if (code <= 0x1f || (code >= 0x7f && code <= 0x9f) || (code >= 0xd800 && code <= 0xdfff)) return null
-    count++
-  }
-  return count >= 1 && count <= 255 ? trimmed : null
-}
-
-t.test('a name is refused with 400 or comes back as its trimmed self', async t => {
-  const counts = { accepted: 0, refused: 0 }
-  fc.assert(fc.property(fc.oneof(name, fc.anything()), value => {
-    const expected = typeof value === 'string' ? readName(value) : null
-    let answer: string | null = null
-    try {
-      answer = parseName(value)
-    } catch (error) {
-      if ((error as { code?: string }).code !== 'INVALID' || (error as { statusCode?: number }).statusCode !== 400) throw error
-    }
-    if (answer !== expected) throw new Error(`${JSON.stringify(answer)} is not ${JSON.stringify(expected)}`)
-    counts[expected === null ? 'refused' : 'accepted']++
-  }), { numRuns: 4000 })
-  t.ok(counts.accepted > 500 && counts.refused > 500, JSON.stringify(counts))
-})
-
-t.test('through the front door and Postgres, too', async t => {
-  const { app, login } = await buildHost(t)
-  const headers = await login()
-  const counts: Record<number, number> = { 200: 0, 400: 0 }
-  await fc.assert(fc.asyncProperty(name, async name => {
-    const expected = readName(name)
-    const created = await app.inject({ method: 'POST', url: '/api/tokens', headers, payload: { name, role: 'viewer', validUntil: '2999-01-01T00:00:00Z' } })
-    const record = created.json<{ name?: string, hash?: string, code?: string }>()
-    counts[created.statusCode] = (counts[created.statusCode] ?? 0) + 1
-    const list = (await app.inject({ url: '/api/tokens', headers })).json<Array<{ name: string }>>()
-    await app.inject({ method: 'DELETE', url: `/api/tokens/${record.hash ?? ''}`, headers })
-    if (created.statusCode !== (expected === null ? 400 : 200)) throw new Error(created.payload)
-    const names = expected === null ? [] : [expected]
-    if (JSON.stringify(list.map(({ name }) => name)) !== JSON.stringify(names) || record.name !== names[0]) throw new Error(JSON.stringify(list))
-  }), { numRuns: 120 })
-  t.strictSame(Object.keys(counts), ['200', '400'])
-  t.ok(Object.values(counts).every(count => count > 10), JSON.stringify(counts))
 })

@@ -54,6 +54,8 @@ export function addAuthentication (app: FastifyInstance, { tokens, isEnabled, ho
       done()
     })
     const refuse = unlessDisabled((error: unknown) => {
+      // @fastify/websocket may not have seen this upgrade yet, and so would leave its socket open for ever.
+      if ((request.raw as { upgrade?: boolean }).upgrade === true) reply.raw.once('finish', () => { request.raw.socket.destroySoon() })
       if (error instanceof InvalidTokenError) request.log.info({ reason: error.cause }, 'application token refused')
       sendError(request, reply, error).catch(done)
     })

@@ -51,3 +51,6 @@ export async function buildHost (t: Test, { tokens, database, ...options }: Test
 export function bearer (token: string): { authorization: string } {
   return { authorization: `Bearer ${token}` }
 }
+
+/** Environment of a child process that runs our sources through tsx: its lines are not those that tap counts. */
+export const NO_COVERAGE = { _TAPJS_PROCESSINFO_COVERAGE_: '0' }
