@@ -189,6 +189,7 @@ t.test('the query as an object holds no value either, whatever schemas and parse
   t.match(lines().find(({ msg }) => msg === 'asked'), { query: { c: 1, d: false } }, 'this test would notice')
   t.strictSame(lines().filter(line => JSON.stringify(line).includes('canary')), [])
   t.notOk(text().includes('canary'))
+  t.notOk(text().includes([...Buffer.from('canary')].join(',')))
 })
 
 t.test('a line break after a value ends the value, so that the text after it survives', async t => {
@@ -200,7 +201,7 @@ t.test('a line break after a value ends the value, so that the text after it sur
   t.equal(lines().at(-1)?.msg, '/x?token=[Redacted]\nkept\t/y?token=[Redacted]\tkept')
 })
 
-t.test('a request that is no HTTP, whose bytes Fastify logs as numbers at level trace, shows no value as text', async t => {
+t.test('a request that is no HTTP, whose bytes Fastify logs as numbers at level trace, shows no value, as text or as numbers', async t => {
   const { stream, text } = collect()
   const app = await hostWith(t, { logger: { level: 'trace', stream } })
   await app.listen({ port: 0, host: '127.0.0.1' })
@@ -210,4 +211,5 @@ t.test('a request that is no HTTP, whose bytes Fastify logs as numbers at level 
   t.match(String(await buffer(socket)), 'HTTP/1.1 400')
   t.match(text(), 'client error', 'this test would notice')
   t.notOk(text().includes('canary'))
+  t.notOk(text().includes([...Buffer.from('canary')].join(',')))
 })

@@ -18,8 +18,11 @@ const PARAMETER = /([?&#;])([^?&#;=\s"\\]+)=((?:\\["\\]|[^&\s"\\])*)/g
 const TEXT = '"(?:\\\\.|[^"\\\\])*"'
 const TEXTS = `(?:${TEXT}|\\[(?:${TEXT},?)*\\])`
 
-/** The same in a query that stands in the line as an object, as some serializers of requests write it. */
-const memberOf = (parameter: string): RegExp => new RegExp(`("query":\\{(?:${TEXT}:${TEXTS},)*?"${parameter.replaceAll('.', '\\.')}":)${TEXTS}`, 'g')
+/** A member of an object in a log line: some serializers of requests write the query as one. */
+const MEMBER = new RegExp(`"((?:\\\\.|[^"\\\\])+)":${TEXTS}`, 'g')
+
+/** The bytes of a request that is no HTTP, as numbers, which Fastify logs at level `trace`. */
+const BYTES = /"rawPacket":\{"type":"Buffer","data":\[[\d,]*\]\}/g
 
 /**
  * Keeps the value of a query parameter out of the log: out of URLs, messages and error texts, of all loggers made from this one. It is
@@ -28,10 +31,12 @@ const memberOf = (parameter: string): RegExp => new RegExp(`("query":\\{(?:${TEX
  */
 export function redactParameter (log: Log, parameter: string): void {
   const logger = log as Log & Pino
-  const member = memberOf(parameter)
-  const redact = (text: string): string => text
-    .replace(PARAMETER, (pair, mark: string, key: string) => isName(key, parameter) ? `${mark}${key}=[Redacted]` : pair)
-    .replace(member, '$1"[Redacted]"')
+  const redact = (text: string): string => {
+    const line = text
+      .replace(PARAMETER, (pair, mark: string, key: string) => isName(key, parameter) ? `${mark}${key}=[Redacted]` : pair)
+      .replace(BYTES, '"rawPacket":"[Redacted]"')
+    return line.includes('"query":{') ? line.replace(MEMBER, (pair, key: string) => isName(key, parameter) ? `"${key}":"[Redacted]"` : pair) : line
+  }
 
   const { [HOOKS]: hooks, [SERIALIZERS]: serializers } = logger
   if (hooks !== undefined && writesThroughHook(logger.version)) {
