@@ -29,7 +29,7 @@ export function checkOptions (options: TokensPluginOptions): Settings {
     throw mustBe('session', 'a function that takes the request and returns { username, roles } or null, or a promise of it')
   }
   const settings = Value.Default(OptionsSchema, data) as DataOptions
-  for (const { path } of Value.Errors(OptionsSchema, settings)) refuse(path.split('/', 2).join(''))
+  for (const { path } of Value.Errors(OptionsSchema, settings)) refuse(path.split('/')[1] as keyof DataOptions)
   const { secret, ...others } = settings
   const secrets = [secret].flat()
   if (!secrets.every(isSecret) || new Set(secrets).size < secrets.length) refuse('secret')
@@ -50,9 +50,8 @@ function isSecret (secret: string): boolean {
   return Buffer.byteLength(secret) >= 32 && new Set(secret).size > 1 && !secret.includes('-----BEGIN') && !/^\s*\{[^]*"kty"/.test(secret)
 }
 
-function refuse (name: string): never {
-  const properties: Record<string, { description?: string }> = OptionsSchema.properties
-  throw mustBe(name, properties[name]?.description ?? '')
+function refuse (name: keyof DataOptions): never {
+  throw mustBe(name, OptionsSchema.properties[name].description as string)
 }
 
 function mustBe (name: string, what: string): Error {

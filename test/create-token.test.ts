@@ -59,6 +59,14 @@ t.test('a body that is not JSON is refused with 415, one that is too large with 
   t.equal(large.headers['cache-control'], 'no-store')
 })
 
+t.test('a body that is not as long as it says is refused with a sentence', async t => {
+  const { app, login } = await buildHost(t)
+  const headers = { ...await login(), 'content-type': 'application/json', 'content-length': '5' }
+  const response = await app.inject({ method: 'POST', url: '/api/tokens', headers, payload: '{"name":"a"}' })
+  t.equal(response.statusCode, 400)
+  t.strictSame(response.json(), { code: 'INVALID', message: 'content-length must be the length of the body' })
+})
+
 t.test('JSON is JSON in whatever case and with whatever charset it is announced', async t => {
   const { app, login } = await buildHost(t)
   const session = await login()

@@ -166,6 +166,16 @@ t.test('a query token is taken out of the query and the URL, in every encoding; 
   t.notOk(other.headers['referrer-policy'] ?? other.headers['cache-control'])
 })
 
+t.test('a query that begins with a semicolon, in a host that takes it so, is a query', async t => {
+  const { url: postgres, schema } = await createDatabase(t)
+  const app = Fastify({ routerOptions: { useSemicolonDelimiter: true } as object })
+  t.teardown(() => app.close())
+  await app.register(tokensPlugin, { postgres, schema, secret: SECRET })
+  app.get('/x', async request => ({ name: request.applicationToken?.name, query: request.query, url: request.url }))
+  const { token } = await app.tokens.issue({ name: 'a', role: 'viewer', validUntil: '2999-01-01T00:00:00Z', requestedBy: 'x' })
+  t.strictSame((await app.inject({ url: `/x;b=1&token=${token}` })).json(), { name: 'a', query: { b: '1' }, url: '/x;b=1' })
+})
+
 t.test('a POST or DELETE by a session that the browser marks cross-site is 403; one by a token is not', async t => {
   const { app, issue, login } = await buildHost(t)
   const session = await login()

@@ -5,6 +5,7 @@ import Fastify from 'fastify'
 import pg from 'pg'
 import t, { type Test } from 'tap'
 import tokensPlugin from '../lib/index.js'
+import { explain } from '../lib/store/connection.js'
 import { bearer, buildHost, SECRET } from './host/build-host.js'
 import { createDatabase } from './host/database.js'
 import { startPostgres } from './host/postgres.js'
@@ -42,6 +43,12 @@ t.test('a Postgres that is not there at start: ready() rejects within 5 s with h
     t.ok(error.message.includes(cause), error.message)
     t.notOk(JSON.stringify([error.message, error.stack, error.cause]).includes('hidden'))
   }
+})
+
+t.test('a host name with several addresses, which Node refuses without a message, is explained by its code', t => {
+  const error = Object.assign(new AggregateError([]), { code: 'ECONNREFUSED' })
+  t.equal(explain('localhost:1, database "mmc"', error).message, 'Postgres at localhost:1, database "mmc" can\'t be used: ECONNREFUSED')
+  t.end()
 })
 
 t.test('one that leaves while running: 500 with the cause in the log, the rest untouched, and back without a restart', async t => {

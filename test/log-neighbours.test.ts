@@ -136,7 +136,7 @@ t.test("a pino before 9.6: Fastify's request and error lines are clean, and one 
 })
 
 t.test("a pino before 9.6: what the host's serializers make comes out as it does without us", async t => {
-  const made = { list: ['a', { b: 1 }], date: new Date(0), nothing: null, number: 1, json: { toJSON: () => 'json' }, nested: { deep: { a: [1] } }, text: '/x?a=1' }
+  const made = { list: ['a', { b: 1 }], date: new Date(0), nothing: null, number: 1, json: { toJSON: () => 'json' }, nested: { deep: { a: [1] } }, text: '/x?a=1', undefined }
   const serializers = Object.fromEntries(Object.entries(made).map(([key, value]) => [key, () => value]))
   const written = async (options: Partial<TokensPluginOptions>): Promise<object> => {
     const { stream, lines } = collect()
@@ -145,6 +145,15 @@ t.test("a pino before 9.6: what the host's serializers make comes out as it does
     return lines().at(-1) ?? {}
   }
   t.strictSame(await written({}), await written({ queryParameter: false }))
+})
+
+t.test('a pino before 9.6: what a serializer of the host makes that JSON can not hold is left out, and nothing breaks', async t => {
+  const { stream, lines } = collect()
+  const circle: { self?: object } = {}
+  circle.self = circle
+  const app = await hostWith(t, { loggerInstance: oldPino({ serializers: { circle: () => circle } }, stream) })
+  app.log.info({ circle: 1 }, 'round')
+  t.match(lines().at(-1), { msg: 'round', circle: '[Redacted]' })
 })
 
 t.test('a logger that is not pino: nothing breaks, and it is warned of once', async t => {

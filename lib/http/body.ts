@@ -43,7 +43,8 @@ function isJson (contentType: string): boolean {
 export function checkBody ({ body, validationError }: FastifyRequest, schema: typeof CreateTokenSchema): void {
   if (body instanceof Unreadable) throw body.reason
   if (validationError === undefined) return
-  const property = validationError.validation?.[0]?.instancePath.slice(1) ?? ''
+  const [error] = validationError.validation as [{ instancePath: string }]
+  const property = error.instancePath.slice(1)
   const properties: Record<string, { description?: string }> = schema.properties
   throw mustBe(property === '' ? 'The body' : property, properties[property] ?? schema)
 }

@@ -57,7 +57,7 @@ export function findPresented (request: FastifyRequest, parameter: string | fals
       if (parameter === false || inQuery.length === 0) return
       // The rest of the query may have been converted by the host's schema meanwhile.
       Object.assign(request.query as object, { [parameter]: query[parameter] })
-      Object.assign(raw, { url }, originalUrl !== undefined && { originalUrl })
+      Object.assign(raw, { url, originalUrl })
     }
   }
 }
@@ -66,7 +66,7 @@ export function findPresented (request: FastifyRequest, parameter: string | fals
 function bearerTokens (rawHeaders: string[]): string[] {
   return rawHeaders.flatMap((name, index) => {
     if (index % 2 !== 0 || name.toLowerCase() !== 'authorization') return []
-    return BEARER.exec(rawHeaders[index + 1] ?? '')?.[1] ?? []
+    return BEARER.exec(String(rawHeaders[index + 1]))?.slice(1) ?? []
   })
 }
 

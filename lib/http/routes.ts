@@ -73,7 +73,7 @@ export function createRoutes ({ tokens, isEnabled, session, roles, versions, sen
       }
     }, async request => {
       const { name, role, validUntil } = request.body
-      return await tokens.issue({ name, role, validUntil, requestedBy: admins.get(request)?.username ?? '' }, Date.now())
+      return await tokens.issue({ name, role, validUntil, requestedBy: (admins.get(request) as TokenPrincipal).username }, Date.now())
     })
 
     app.get('/api/tokens/:tokenHash', {

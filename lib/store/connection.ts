@@ -48,7 +48,7 @@ export function createConnection (postgres: string | PostgresConfig | PostgresPo
 export function explain (place: string, cause: unknown): Error {
   const { message, code } = cause as NodeJS.ErrnoException
   // Node refuses `localhost` with an AggregateError, whose own message is empty.
-  return new DatabaseError(`Postgres at ${place} can't be used: ${message !== '' ? message : String(code)}`, { cause })
+  return new DatabaseError(`Postgres at ${place} can't be used: ${message === '' ? code : message}`, { cause })
 }
 
 async function withClient<T> (pool: PostgresPool, work: (run: Run) => Promise<T>): Promise<T> {
