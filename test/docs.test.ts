@@ -1,0 +1,65 @@
+import { readFile } from 'node:fs/promises'
+import secureSession from '@fastify/secure-session'
+import Fastify, { type FastifyInstance } from 'fastify'
+import t from 'tap'
+import tokensPlugin from '../lib/index.js'
+import { OptionsSchema } from '../schemas/options.js'
+import { bearer, buildHost, SECRET } from './host/build-host.js'
+import { createDatabase } from './host/database.js'
+
+/** The code blocks of a page, in their order. */
+async function blocksOf (page: string, language: string): Promise<string[]> {
+  return [...(await readFile(page, 'utf8')).matchAll(new RegExp(`\`\`\`${language}\\n([^]*?)\`\`\``, 'g'))].map(([, code = '']) => code)
+}
+
+// The blocks are JavaScript; each sees these names.
+const names = ['app', 'Fastify', 'tokensPlugin', 'options', 'handler']
+async function run (code: string, values: unknown[]): Promise<unknown> {
+  const AsyncFunction = Object.getPrototypeOf(async () => {}).constructor as new (...args: string[]) => (...args: unknown[]) => Promise<unknown>
+  return await new AsyncFunction(...names, code)(...values)
+}
+
+t.test('docs/host-integration.md: its blocks make a host that does what the page says', async t => {
+  const { url: postgres, schema } = await createDatabase(t)
+  const [register = '', guard = '', optOut = '', malformed = '', ...more] = await blocksOf('docs/host-integration.md', 'ts')
+  t.strictSame(more, [], 'every block is known to this test')
+  const handler = async (request: { url: string }): Promise<object> => ({ url: request.url })
+
+  const app = await run(`${malformed.replace('const app', 'app')}; return { app }`, [undefined, Fastify]).then(host => (host as { app: FastifyInstance }).app)
+  t.teardown(() => app.close())
+  await app.register(secureSession, { key: Buffer.alloc(32, 1) })
+  app.get('/login/:role', async request => { request.session.set('user' as never, { name: 'me', roles: [(request.params as { role: string }).role] } as never) })
+  for (const block of [register, guard, optOut]) await run(block, [app, Fastify, tokensPlugin, { postgres, schema, secret: SECRET }, handler])
+
+  const login = async (role: string): Promise<{ cookie: string }> => ({ cookie: String((await app.inject({ url: `/login/${role}` })).headers['set-cookie']) })
+  t.equal((await app.inject({ url: '/api/tokens', headers: await login('admin') })).statusCode, 200)
+  t.equal((await app.inject({ url: '/api/tokens', headers: await login('editor') })).statusCode, 403)
+  t.equal((await app.inject({ url: '/api/tokens' })).statusCode, 401)
+  const { token } = await app.tokens.issue({ name: 'editor', role: 'editor', validUntil: '2999-01-01T00:00:00Z', requestedBy: 'x' })
+  t.equal((await app.inject({ url: '/settings', headers: bearer(token) })).statusCode, 200)
+  t.equal((await app.inject({ url: '/settings', headers: await login('viewer') })).statusCode, 403)
+  t.strictSame((await app.inject({ url: `/reset-password?token=${token}` })).json(), { url: `/reset-password?token=${token}` })
+  const refused = await app.inject({ url: `/%zz?token=${token}` })
+  t.strictSame([refused.statusCode, refused.json()], [400, { code: 'INVALID', message: 'The URL is malformed' }])
+})
+
+t.test('docs/host-integration.md: a role with the rights of the page is enough with migrate: false', async t => {
+  const { database } = await buildHost(t)
+  const role = `${database.schema}_mmc`
+  const [grants = '', ...more] = await blocksOf('docs/host-integration.md', 'sql')
+  t.strictSame(more, [])
+  await database.query(`CREATE ROLE ${role}; ${grants.replaceAll('mmc_tokens', database.schema).replaceAll('TO mmc;', `TO ${role};`)}`)
+  t.teardown(() => database.query(`DROP OWNED BY ${role}; DROP ROLE ${role}`))
+  const { app, issue } = await buildHost(t, { database, tokens: { migrate: false, postgres: { connectionString: database.url, options: `-c role=${role}` } } })
+  const { token, hash } = await issue()
+  t.equal((await app.inject({ url: '/api/viewer', headers: bearer(token) })).statusCode, 200)
+  t.equal(await app.tokens.revoke(hash), true)
+})
+
+t.test("README.md: its table of options has each of them, with the schema's default", async t => {
+  const rows = new Map([...(await readFile('README.md', 'utf8')).matchAll(/^\| `(\w+)` \| (.*?) \|/gm)].map(([, name = '', value = '']) => [name, value.replaceAll('`', '')]))
+  t.strictSame([...rows.keys()].sort(), ['postgres', 'listen', 'session', ...Object.keys(OptionsSchema.properties)].sort())
+  for (const [name, schema] of Object.entries(OptionsSchema.properties)) {
+    if ('default' in schema && name !== 'roles') t.equal(rows.get(name), JSON.stringify(schema.default), name)
+  }
+})
