@@ -76,6 +76,6 @@ t.test('the query parameter stays out of the log while the plugin is disabled an
   await app.tokens.disable()
   t.strictSame((await app.inject({ url: '/out?a=1&token=canary2' })).json(), { a: '1', token: 'canary2' })
   await app.inject({ url: '/missing?token=canary3' })
-  t.notOk(lines.some(line => line.includes('canary')), lines.join(''))
+  t.notOk(lines.some(line => line.includes('canary')))
   t.match(lines.join(''), 'asked for /out?a=1&token=[Redacted]')
 })
