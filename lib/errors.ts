@@ -66,5 +66,8 @@ export const DatabaseError = operatorError('MMC_TOKENS_DATABASE')
 /** A call to Postgres did not end in time. */
 export const DeadlineError = operatorError<[milliseconds: number]>('MMC_TOKENS_DEADLINE', 'Postgres did not answer within %d ms')
 
+/** More lookups are under way than any load explains. */
+export const OverloadError = createError<[]>('MMC_TOKENS_OVERLOAD', 'Too many lookups of tokens at once', 500)
+
 /** The plugin was registered in a way or a place where it can't do its work. */
 export const HostError = operatorError('MMC_TOKENS_HOST')

@@ -10,12 +10,13 @@ import { createRoutes } from './http/routes.js'
 import { createSendError } from './http/send-error.js'
 import { checkOptions } from './options.js'
 import { createPostgresStore } from './store/postgres.js'
+import { createCache } from './tokens/cache.js'
 import { deriveKey } from './tokens/jwt.js'
 import { createTokens } from './tokens/tokens.js'
 import { createUsage } from './tokens/usage.js'
-import type { ApplicationTokens, Claims, Signer, TokensPluginOptions } from './types.js'
+import type { ApplicationTokens, Claims, Signer, Token, TokensPluginOptions } from './types.js'
 
-export type { ApplicationTokens, CreateToken, Guard, IssuedToken, PostgresConfig, PostgresPool, Token, TokenPrincipal, TokensPluginOptions } from './types.js'
+export type { ApplicationTokens, CreateToken, Guard, Health, IssuedToken, PostgresConfig, PostgresPool, Token, TokenPrincipal, TokensPluginOptions } from './types.js'
 
 const register: FastifyPluginAsync<TokensPluginOptions> = async (app, options) => {
   checkHost(app)
@@ -24,14 +25,15 @@ const register: FastifyPluginAsync<TokensPluginOptions> = async (app, options) =
   const store = createPostgresStore({ postgres, listen, migrate, schema, log: app.log })
   const usage = createUsage(store, app.log)
   const signers = await createSigners(app, secrets.map(deriveKey), issuer)
-  const tokens = createTokens({ store, signers, usage, issuer, roles })
+  const cache = createCache(store.isTrusted, () => performance.now())
+  const tokens = createTokens({ store, cache, signers, usage, issuer, roles })
 
   let isWanted = false
   let isEnabled = false
   let isReady = false
   async function enable (): Promise<void> {
     isWanted = true
-    if (!isReady) await store.start()
+    if (!isReady) await store.start(cache)
     isReady = true
     // Somebody may have called `disable` meanwhile.
     isEnabled = isWanted
@@ -46,6 +48,7 @@ const register: FastifyPluginAsync<TokensPluginOptions> = async (app, options) =
   const session = createSession(ask)
   const applicationTokens: ApplicationTokens = {
     get enabled () { return isEnabled },
+    health: () => ({ enabled: isEnabled, lease: store.isTrusted() ? 'held' : 'lost' }),
     enable,
     disable,
     requireRole: createRequireRole(session, issuer),
@@ -55,7 +58,9 @@ const register: FastifyPluginAsync<TokensPluginOptions> = async (app, options) =
     },
     async list () {
       requireEnabled()
-      return await tokens.list()
+      const list: Token[] = []
+      for await (const page of tokens.list()) list.push(...page)
+      return list
     },
     async get (hash) {
       requireEnabled()

@@ -80,6 +80,13 @@ export interface TokensPluginOptions extends Partial<DataOptions> {
   migrate?: boolean
 }
 
+/** What an operator wants to know of a process. */
+export interface Health {
+  enabled: boolean
+  /** Whether this process hears of revocations: `held`, known tokens are let in from memory; `lost`, each request asks Postgres. */
+  lease: 'held' | 'lost'
+}
+
 /** `app.tokens`: application tokens for the host's own code. While the plugin is disabled, all but `enable` reject. */
 export interface ApplicationTokens {
   /** Whether tokens work in this process. */
@@ -95,6 +102,8 @@ export interface ApplicationTokens {
   get: (hash: string) => Promise<Token | null>
   /** Ends the token with this hash; tells whether there was one. */
   revoke: (hash: string) => Promise<boolean>
+  /** How tokens fare in this process. */
+  health: () => Health
   /** Switches tokens on in this process; connects and migrates if that was not done, and stays disabled when it fails. */
   enable: () => Promise<void>
   /** Switches tokens off in this process: each is powerless at once. */
@@ -127,10 +136,20 @@ export interface Signer {
   verify: (secret: string) => Claims
 }
 
+/** Who must hear that what is believed of tokens is void. */
+export interface ChangeListener {
+  /** This token ended or changed. */
+  forget: (hash: string) => void
+  /** Any token may have. */
+  clear: () => void
+}
+
 /** Where tokens are kept. Every call ends within a second. */
 export interface Store {
-  /** Connects, and brings the tables up to date; any number of nodes may do so at once. */
-  start: () => Promise<void>
+  /** Connects, brings the tables up to date (any number of nodes may do so at once), and tells of changes from then on. */
+  start: (listener: ChangeListener) => Promise<void>
+  /** Whether the listener hears of every change by anybody within two seconds. */
+  isTrusted: () => boolean
   /** Tells whether it was stored: not when the name is taken. */
   insert: (token: Token) => Promise<boolean>
   find: (hash: string) => Promise<Token | null>

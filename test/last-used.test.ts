@@ -1,4 +1,5 @@
 import t from 'tap'
+import { createBareHost } from './host/bare-host.js'
 import { bearer, buildHost } from './host/build-host.js'
 
 t.test('a use moves lastUsed at once as this node tells it, also when the answer is 403, and never backwards', async t => {
@@ -23,6 +24,18 @@ t.test('a use moves lastUsed at once as this node tells it, also when the answer
   now -= 60_000
   t.equal(await use('/api/viewer'), 200)
   t.strictSame(await lastUsed(), Array(3).fill('2026-11-24T12:00:02.500Z'))
+})
+
+t.test('the record on the request tells the use that it is, the next time, too, and can not be changed', async t => {
+  const { app, addTokens, issue } = await createBareHost(t)
+  await addTokens()
+  app.get('/', async request => ({ ...request.applicationToken, isFrozen: Object.isFrozen(request.applicationToken) }))
+  const { token, ...record } = await issue()
+  for (const seconds of [1, 2]) {
+    const now = Date.parse(record.issueDate) + seconds * 1000
+    t.intercept(Date, 'now', { value: () => now })
+    t.strictSame((await app.inject({ url: '/', headers: bearer(token) })).json(), { ...record, lastUsed: new Date(now).toISOString(), isFrozen: true })
+  }
 })
 
 t.test('other nodes tell it within 5 s; it is written on close, too, and never revives a revoked token', async t => {

@@ -1,4 +1,6 @@
 import { once } from 'node:events'
+import { setImmediate as turn } from 'node:timers/promises'
+import { isDeepStrictEqual } from 'node:util'
 import pg from 'pg'
 import t from 'tap'
 import { bearer, buildHost } from './host/build-host.js'
@@ -18,10 +20,14 @@ t.test('the row decides role, name and expiry; SQL that shortens a token is obey
   const { app, database, issue } = await buildHost(t)
   const { token, hash } = await issue({ role: 'admin', validUntil: '2999-01-01T00:00:00Z' })
   const profile = async (): Promise<unknown> => (await app.inject({ url: '/api/profile', headers: bearer(token) })).json()
+  const isHeardOf = async (expected: object): Promise<void> => {
+    while (!isDeepStrictEqual(await profile(), expected)) await turn()
+    t.pass(JSON.stringify(expected))
+  }
   await database.query("UPDATE tokens SET role = 'viewer', name = 'renamed' WHERE hash = $1", [hash])
-  t.strictSame(await profile(), { username: 'token:renamed', roles: ['viewer'] })
+  await isHeardOf({ username: 'token:renamed', roles: ['viewer'] })
   await database.query("UPDATE tokens SET valid_until = now() - interval '1 second'")
-  t.match(await profile(), { code: 'UNAUTHORIZED' })
+  await isHeardOf({ code: 'UNAUTHORIZED', message: 'The token is not valid', data: { session: false } })
 
   const short = await issue({ validUntil: new Date(Date.now() + 5000).toISOString() })
   await database.query("UPDATE tokens SET valid_until = '2999-01-01Z'")

@@ -1,12 +1,13 @@
+import { Readable } from 'node:stream'
 import { SerializerSelector } from '@fastify/fast-json-stringify-compiler'
 import { Type } from '@sinclair/typebox'
 import { type TypeBoxTypeProvider, TypeBoxValidatorCompiler } from '@fastify/type-provider-typebox'
-import type { FastifyError, FastifyInstance, FastifyRequest, FastifySerializerCompiler } from 'fastify'
+import type { FastifyError, FastifyInstance, FastifyReply, FastifyRequest, FastifySerializerCompiler } from 'fastify'
 import { ErrorSchema } from '../../schemas/error.js'
 import { createTokenSchema, IssuedTokenSchema, TokenParamsSchema, TokenSchema } from '../../schemas/token.js'
 import { InvalidError, NotEnabledError, NotFoundError, TokensError, TooLargeError } from '../errors.js'
 import type { Tokens } from '../tokens/tokens.js'
-import type { TokenPrincipal } from '../types.js'
+import type { Token, TokenPrincipal } from '../types.js'
 import { requireAdmin, type Session } from './authorize.js'
 import { checkBody, deferBodyErrors } from './body.js'
 import { isLeftAlone } from './credential.js'
@@ -39,6 +40,13 @@ export function createRoutes ({ tokens, isEnabled, session, roles, versions, sen
     checkVersion(request, versions)
   }
 
+  /** The first page is waited for, so that a database out of reach is a 500; the others follow as fast as they are read. */
+  async function sendList (reply: FastifyReply): Promise<FastifyReply> {
+    const pages = tokens.list()[Symbol.asyncIterator]()
+    const first = await pages.next()
+    return reply.type('application/json; charset=utf-8').send(Readable.from(toJson(first, pages)))
+  }
+
   return async function routes (host: FastifyInstance): Promise<void> {
     const app = host.withTypeProvider<TypeBoxTypeProvider>()
     // The host may have compilers for schemas of another kind, such as zod.
@@ -60,7 +68,7 @@ export function createRoutes ({ tokens, isEnabled, session, roles, versions, sen
         tags: ['tokens'],
         response: { 200: Type.Array(TokenSchema), ...answers(...EVERY) }
       }
-    }, async () => await tokens.list())
+    }, async (_request, reply) => await sendList(reply))
 
     app.post('/api/tokens', {
       preHandler: [judge, async request => { checkBody(request, createToken) }],
@@ -98,9 +106,9 @@ export function createRoutes ({ tokens, isEnabled, session, roles, versions, sen
         params: TokenParamsSchema,
         response: { 200: Type.Array(TokenSchema), ...answers(...EVERY) }
       }
-    }, async request => {
+    }, async (request, reply) => {
       await tokens.revoke(request.params.tokenHash)
-      return await tokens.list()
+      return await sendList(reply)
     })
   }
 }
@@ -115,4 +123,14 @@ function translate (error: FastifyError): unknown {
   if (error.code === 'FST_ERR_CTP_INVALID_CONTENT_LENGTH') return new InvalidError('content-length must be the length of the body')
   if (error.statusCode !== undefined) throw error
   return error
+}
+
+/** An array in JSON, page by page. */
+async function * toJson (first: IteratorResult<Token[]>, pages: AsyncIterator<Token[]>): AsyncGenerator<string> {
+  let before = '['
+  for (let page = first; page.done !== true; page = await pages.next()) {
+    yield before + JSON.stringify(page.value).slice(1, -1)
+    before = ','
+  }
+  yield before === '[' ? '[]' : ']'
 }

@@ -20,6 +20,8 @@ export interface Connection {
    * @throws DeadlineError, or what `work` throws
    */
   withClient: <T>(work: (run: Run) => Promise<T>) => Promise<T>
+  /** The same way, for a client of one's own. */
+  config: PostgresConfig
   /** Ends the pool, unless it is the host's. */
   close: () => Promise<void>
 }
@@ -27,8 +29,9 @@ export interface Connection {
 /** @throws OptionError for a connection string that can't be read */
 export function createConnection (postgres: string | PostgresConfig | PostgresPool, log: Log): Connection {
   const isTheirs = isPool(postgres)
-  const place = describePlace(isTheirs ? (postgres as { options?: PostgresConfig }).options ?? {} : postgres)
-  const pool = isTheirs ? postgres : createPool(postgres)
+  const config = isTheirs ? configOf(postgres) : typeof postgres === 'string' ? { connectionString: postgres } : postgres
+  const place = describePlace(config)
+  const pool = isTheirs ? postgres : createPool(config)
 
   // Without a listener, a pool whose idle connection ends would end the process.
   const onError = (error: Error): void => { log.warn({ err: error }, `lost a connection to Postgres at ${place}`) }
@@ -36,6 +39,7 @@ export function createConnection (postgres: string | PostgresConfig | PostgresPo
 
   return {
     place,
+    config,
     withClient: async work => await withClient(pool, work),
     async close () {
       if (isTheirs) pool.off('error', onError)
@@ -89,14 +93,19 @@ function isPool (postgres: string | PostgresConfig | PostgresPool): postgres is 
   return typeof postgres === 'object' && typeof postgres.connect === 'function'
 }
 
-function createPool (postgres: string | PostgresConfig): PostgresPool {
-  const config = typeof postgres === 'string' ? { connectionString: postgres } : postgres
+/** How a pool connects. It hides its password from whoever lists its options. */
+function configOf (pool: PostgresPool): PostgresConfig {
+  const { options = {} } = pool as { options?: PostgresConfig }
+  return { ...options, password: options.password }
+}
+
+function createPool (config: PostgresConfig): PostgresPool {
   return new pg.Pool({ application_name: 'fastify-mmc-tokens', connectionTimeoutMillis: DEADLINE, keepAlive: true, ...config })
 }
 
-function describePlace (postgres: string | PostgresConfig): string {
+function describePlace (config: PostgresConfig): string {
   try {
-    const { host, port, database } = new pg.Client(postgres)
+    const { host, port, database } = new pg.Client(config)
     return `${host}:${port}, database "${database ?? ''}"`
   } catch {
     // The cause would show the password.

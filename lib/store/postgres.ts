@@ -3,6 +3,7 @@ import { DatabaseError } from '../errors.js'
 import type { Log, PostgresConfig, PostgresPool, Store, Token } from '../types.js'
 import { createConnection } from './connection.js'
 import { bringUpToDate, type MigrateOptions } from './migrate.js'
+import { createRevocations, type Revocations } from './revocations.js'
 
 /** Records a page of a list. */
 const PAGE = 500
@@ -19,6 +20,8 @@ export interface PostgresStoreOptions extends MigrateOptions {
 /** The store on Postgres. Nothing connects before the first call. */
 export function createPostgresStore ({ postgres, listen, log, ...options }: PostgresStoreOptions): Store {
   const connection = createConnection(postgres, log)
+  const direct = listen === undefined ? connection : createConnection(listen, log)
+  let revocations: Revocations | undefined
   const schema = pg.escapeIdentifier(options.schema)
 
   const time = (column: string): string => `to_char(${column} AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.MS"Z"') AS ${column}`
@@ -44,16 +47,13 @@ export function createPostgresStore ({ postgres, listen, log, ...options }: Post
     FROM unnest($1::text[], $2::timestamptz[]) AS used (hash, at) WHERE token.hash = used.hash AND token.last_used < used.at`)
 
   return {
-    async start () {
-      if (listen === undefined) return await bringUpToDate(connection, options)
-      const direct = createConnection(listen, log)
-      try {
-        await bringUpToDate(direct, options)
-      } finally {
-        await direct.close()
-      }
-      await bringUpToDate(connection, { ...options, migrate: false })
+    async start (listener) {
+      await bringUpToDate(direct, options)
+      if (direct !== connection) await bringUpToDate(connection, { ...options, migrate: false })
+      revocations ??= createRevocations(direct.config, direct.place, listener, log)
+      revocations.start()
     },
+    isTrusted: () => revocations?.isTrusted() === true,
     async insert (token) {
       const { hash, name, role, requestedBy, issueDate, validUntil, lastUsed } = token
       return (await insert(hash, name, role, requestedBy, issueDate, validUntil, lastUsed)).length > 0
@@ -77,7 +77,11 @@ export function createPostgresStore ({ postgres, listen, log, ...options }: Post
     async touch (uses) {
       await touch([...uses.keys()], [...uses.values()])
     },
-    close: connection.close
+    async close () {
+      await revocations?.close()
+      await connection.close()
+      if (direct !== connection) await direct.close()
+    }
   }
 }
 

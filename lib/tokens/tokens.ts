@@ -1,6 +1,7 @@
 import { randomUUID } from 'node:crypto'
 import { ConflictError, InvalidTokenError } from '../errors.js'
 import type { CreateToken, IssuedToken, Signer, Store, Token } from '../types.js'
+import type { Cache, Known } from './cache.js'
 import { digest, isOurs, verify } from './jwt.js'
 import { parseName, parseRole, parseValidUntil } from './new-token.js'
 import type { Usage } from './usage.js'
@@ -18,31 +19,40 @@ export interface Tokens {
   authenticate: (credential: string, now: number) => Token | Promise<Token>
   /** @throws InvalidError, ConflictError */
   issue: (token: CreateToken & { requestedBy: string }, now: number) => Promise<IssuedToken>
-  /** Oldest first. */
-  list: () => Promise<Token[]>
+  /** Oldest first, by page. */
+  list: () => AsyncIterable<Token[]>
   get: (hash: string) => Promise<Token | null>
   revoke: (hash: string) => Promise<boolean>
 }
 
-interface Parts { store: Store, signers: readonly [Signer, ...Signer[]], usage: Usage, issuer: string, roles: readonly string[] }
+interface Parts { store: Store, cache: Cache, signers: readonly [Signer, ...Signer[]], usage: Usage, issuer: string, roles: readonly string[] }
 
-export function createTokens ({ store, signers, usage, issuer, roles }: Parts): Tokens {
-  async function lookUp (hash: string, now: number): Promise<Token> {
+export function createTokens ({ store, cache, signers, usage, issuer, roles }: Parts): Tokens {
+  function judge (known: Known | null, now: number): Token {
+    if (known === null) throw new InvalidTokenError({ cause: 'unknown or revoked' })
+    if (now >= known.endsAt) throw new InvalidTokenError({ cause: 'expired' })
+    if (now > known.lastUsed) known.lastUsed = now
+    usage.note(known.token.hash, now)
+    return known.token
+  }
+
+  async function find (hash: string, expiry: number): Promise<Known | null> {
     const token = await store.find(hash)
-    if (token === null) throw new InvalidTokenError({ cause: 'unknown or revoked' })
-    if (Date.parse(token.validUntil) <= now) throw new InvalidTokenError({ cause: 'expired' })
-    usage.note(hash, now)
-    return usage.apply(token)
+    return token && toKnown(usage.apply(token), expiry)
   }
 
   return {
     isOurs: credential => isOurs(credential, issuer),
 
     authenticate (credential, now) {
+      const hash = digest(credential)
+      const known = cache.get(hash)
+      if (known !== undefined) return judge(known, now)
       const { exp } = verify(credential, signers)
-      // The row may be shortened with SQL, the claim can't be: the earlier of the two wins. Not a number: expired.
-      if (!(exp * 1000 > now)) throw new InvalidTokenError({ cause: 'expired' })
-      return lookUp(digest(credential), now)
+      const expiry = exp * 1000
+      // Also where it is no number.
+      if (!(now < expiry)) throw new InvalidTokenError({ cause: 'expired' })
+      return cache.load(hash, async () => await find(hash, expiry)).then(loaded => judge(loaded, now))
     },
 
     async issue ({ requestedBy, ...input }, now) {
@@ -64,10 +74,8 @@ export function createTokens ({ store, signers, usage, issuer, roles }: Parts): 
       return { token: secret, ...token }
     },
 
-    async list () {
-      const tokens: Token[] = []
-      for await (const page of store.list()) tokens.push(...page.map(usage.apply))
-      return tokens
+    async * list () {
+      for await (const page of store.list()) yield page.map(usage.apply)
     },
 
     async get (hash) {
@@ -76,7 +84,23 @@ export function createTokens ({ store, signers, usage, issuer, roles }: Parts): 
     },
 
     async revoke (hash) {
-      return HASH.test(hash) && await store.remove(hash)
+      if (!HASH.test(hash)) return false
+      try {
+        return await store.remove(hash)
+      } finally {
+        // Also where nobody can tell whether it was done.
+        cache.forget(hash)
+      }
     }
   }
+}
+
+/** The row may be shortened with SQL, the claim can't be: the earlier of the two wins. Many requests share the record, so it is frozen. */
+function toKnown (token: Token, expiry: number): Known {
+  const known: Known = {
+    token: Object.freeze({ ...token, get lastUsed () { return new Date(known.lastUsed).toISOString() } }),
+    endsAt: Math.min(expiry, Date.parse(token.validUntil)),
+    lastUsed: Date.parse(token.lastUsed)
+  }
+  return known
 }

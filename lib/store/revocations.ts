@@ -1,0 +1,112 @@
+import { randomUUID } from 'node:crypto'
+import pg from 'pg'
+import type { ChangeListener, Log, PostgresConfig } from '../types.js'
+import { CHANNEL } from './migrations.js'
+
+/** Milliseconds between heartbeats. */
+const HEARTBEAT = 500
+/** How long the return of a heartbeat proves that changes are heard of, in milliseconds from when it was sent. */
+const LEASE = 2000
+/** A heartbeat that is not back by then says that the connection is dead, in milliseconds. */
+const SILENCE = 1000
+/** The first pause before connecting again, and the longest, in milliseconds. */
+const PAUSE = { first: 50, longest: 1000 }
+
+export interface Revocations {
+  /** Whether every change is heard of before the lease ends. */
+  isTrusted: () => boolean
+  start: () => void
+  close: () => Promise<void>
+}
+
+/**
+ * Hears of ended and changed tokens on a connection of its own (LISTEN), and proves that it does by heartbeats, which go to a channel of
+ * this process on the same path. A connection hears all channels in the order of commits, so a heartbeat never overtakes a change that
+ * was committed before it was sent. A half-open connection, a swallowed notification, a pooler in between and a process that slept look
+ * healthy to anything less.
+ * @param config direct: a pooler that lends connections by transaction swallows notifications
+ */
+export function createRevocations (config: PostgresConfig, place: string, listener: ChangeListener, log: Log): Revocations {
+  const ownChannel = `${CHANNEL}_${randomUUID()}`
+  /** When each heartbeat that is not back was sent. */
+  const sent = new Map<string, number>()
+  let client: pg.Client | undefined
+  let timer: NodeJS.Timeout | undefined
+  let trustedUntil = -Infinity
+  let failures = 0
+
+  async function connect (): Promise<void> {
+    const fresh = client = new pg.Client({ ...config, application_name: 'fastify-mmc-tokens listener', keepAlive: true, connectionTimeoutMillis: SILENCE, query_timeout: SILENCE })
+    fresh.on('error', error => { lose(fresh, error) })
+    fresh.on('end', () => { lose(fresh, new Error('the connection ended')) })
+    fresh.on('notification', ({ channel, payload = '' }) => {
+      if (channel === ownChannel) prove(payload)
+      else if (payload === '*') listener.clear()
+      else listener.forget(payload)
+    })
+    try {
+      await fresh.connect()
+      await fresh.query(`LISTEN "${CHANNEL}"; LISTEN "${ownChannel}"`)
+      // Nobody heard of what changed before.
+      listener.clear()
+      beat(fresh)
+    } catch (error) {
+      lose(fresh, error as Error)
+    }
+  }
+
+  function beat (current: pg.Client): void {
+    if (current === client) {
+      const now = performance.now()
+      const [oldest = now] = sent.values()
+      if (now - oldest > SILENCE) {
+        lose(current, new Error('no heartbeat comes back: is there a pooler in between?'))
+        return
+      }
+      const id = randomUUID()
+      sent.set(id, now)
+      current.query('SELECT pg_notify($1, $2)', [ownChannel, id]).catch((error: Error) => { lose(current, error) })
+      timer = setTimeout(beat, HEARTBEAT, current).unref()
+    }
+  }
+
+  function prove (id: string): void {
+    const sentAt = sent.get(id)
+    if (sentAt !== undefined) {
+      sent.delete(id)
+      if (!isTrusted()) log.info(`hears of revocations from Postgres at ${place}`)
+      trustedUntil = Math.max(trustedUntil, sentAt + LEASE)
+      failures = 0
+    }
+  }
+
+  function lose (lost: pg.Client, error: Error): void {
+    if (lost !== client) return
+    client = undefined
+    trustedUntil = -Infinity
+    sent.clear()
+    clearTimeout(timer)
+    lost.end().catch(() => {})
+    if (failures++ === 0) log.warn({ err: error }, `does not hear of revocations from Postgres at ${place}; every request asks it until it does`)
+    const pause = Math.min(PAUSE.first * 2 ** failures, PAUSE.longest)
+    timer = setTimeout(connect, pause * (0.5 + Math.random() / 2)).unref()
+  }
+
+  function isTrusted (): boolean {
+    return performance.now() < trustedUntil
+  }
+
+  return {
+    isTrusted,
+    start () {
+      if (client === undefined && timer === undefined) connect()
+    },
+    async close () {
+      clearTimeout(timer)
+      const current = client
+      client = undefined
+      trustedUntil = -Infinity
+      await current?.end()
+    }
+  }
+}

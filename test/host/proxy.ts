@@ -1,0 +1,70 @@
+import { once } from 'node:events'
+import { type AddressInfo, connect, createServer, type Socket } from 'node:net'
+import pg from 'pg'
+import type { Test } from 'tap'
+
+/** What happens to bytes: `up` is to Postgres, `down` from it, `notifications` those of NOTIFY alone. */
+type Fault = 'none' | 'swallow up' | 'swallow down' | 'swallow notifications' | 'refuse'
+
+export interface Proxy {
+  /** Connection string through the proxy. */
+  url: string
+  set: (fault: Fault) => void
+  /** Ends every connection. */
+  cut: () => void
+}
+
+/** A TCP proxy before the server at `url`, closed when the test ends. */
+export async function createProxy (t: Test, url: string): Promise<Proxy> {
+  const { host, port, user, password, database } = new pg.Client(url)
+  const sockets = new Set<Socket>()
+  let fault: Fault = 'none'
+
+  const server = createServer(client => {
+    if (fault === 'refuse') {
+      client.destroy()
+      return
+    }
+    const upstream = host.startsWith('/') ? connect(`${host}/.s.PGSQL.${port}`) : connect(port, host)
+    for (const [socket, other] of [[client, upstream], [upstream, client]] as const) {
+      sockets.add(socket)
+      socket.on('error', () => {}).on('close', () => {
+        sockets.delete(socket)
+        other.destroy()
+      })
+    }
+    client.on('data', chunk => { if (fault !== 'swallow up') upstream.write(chunk) })
+    let rest: Buffer = Buffer.alloc(0)
+    upstream.on('data', chunk => {
+      if (fault === 'swallow down') return
+      const [messages, left] = split(Buffer.concat([rest, chunk]))
+      rest = left
+      for (const message of messages) {
+        const isNotification = message[0] === 0x41
+        if (!(isNotification && fault === 'swallow notifications')) client.write(message)
+      }
+    })
+  }).listen(0, '127.0.0.1')
+  await once(server, 'listening')
+  const cut = (): void => { for (const socket of sockets) socket.destroy() }
+  t.teardown(() => {
+    cut()
+    server.close()
+  })
+  const through = new URL(`postgres://127.0.0.1:${(server.address() as AddressInfo).port}/${database}`)
+  Object.assign(through, { username: user, password: password ?? '' })
+  return { url: String(through), set: value => { fault = value }, cut }
+}
+
+/** The whole messages of Postgres's protocol in some bytes, a byte of type and four of length each, and what is left. */
+function split (bytes: Buffer): [messages: Buffer[], rest: Buffer] {
+  const messages: Buffer[] = []
+  let start = 0
+  while (bytes.length - start >= 5) {
+    const end = start + 1 + bytes.readUInt32BE(start + 1)
+    if (end > bytes.length) break
+    messages.push(bytes.subarray(start, end))
+    start = end
+  }
+  return [messages, bytes.subarray(start)]
+}

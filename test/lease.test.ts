@@ -1,0 +1,156 @@
+import { EventEmitter, once } from 'node:events'
+import { setImmediate as turn } from 'node:timers/promises'
+import pg from 'pg'
+import t, { type Test } from 'tap'
+import { bearer, buildHost, type TestHost } from './host/build-host.js'
+import { createDatabase } from './host/database.js'
+import { createProxy, type Proxy } from './host/proxy.js'
+
+interface Node extends TestHost {
+  proxy: Proxy
+  /** Resolves with the log line when the lease is held, or lost, from now on. */
+  becomes: (lease: 'held' | 'lost') => Promise<string>
+}
+
+/** A node behind a proxy of its own, its lease held. */
+async function createNode (t: Test, options: Parameters<typeof buildHost>[1] = {}): Promise<Node> {
+  const database = options.database ?? await createDatabase(t)
+  const proxy = await createProxy(t, database.url)
+  const log = new EventEmitter()
+  const stream = {
+    write (line: string) {
+      if (line.includes('does not hear of revocations')) log.emit('lost', line)
+      else if (line.includes('hears of revocations')) log.emit('held', line)
+    }
+  }
+  const becomes = async (lease: string): Promise<string> => (await once(log, lease) as [string])[0]
+  const held = becomes('held')
+  const host = await buildHost(t, { ...options, database, tokens: { postgres: proxy.url, ...options.tokens }, fastify: { logger: { stream } } })
+  await held
+  t.strictSame(host.app.tokens.health(), { enabled: true, lease: 'held' })
+  return { ...host, proxy, becomes }
+}
+
+/** One request, in a turn of the event loop of its own, as from a socket. */
+async function use ({ app }: TestHost, token: string): Promise<number> {
+  await turn()
+  return (await app.inject({ url: '/api/viewer', headers: bearer(token) })).statusCode
+}
+
+/** Statuses until the token is refused: nobody may be let in by it later than 2 s from now. */
+async function lastAccepted (node: TestHost, token: string): Promise<number> {
+  const answered = performance.now()
+  let last = 0
+  while (performance.now() - answered < 3000) {
+    const begun = performance.now()
+    const status = await use(node, token)
+    if (status === 401) break
+    if (status === 200) last = begun - answered
+  }
+  return last
+}
+
+t.test('while the lease is held, a known token costs no query', async t => {
+  const database = await createDatabase(t)
+  const pool = new pg.Pool({ connectionString: database.url })
+  t.teardown(() => pool.end())
+  let queries = 0
+  pool.on('acquire', () => { queries++ })
+  const node = await createNode(t, { database, tokens: { postgres: pool } })
+  const { token } = await node.issue()
+  queries = 0
+  t.strictSame([...new Set(await Promise.all(Array.from({ length: 1000 }, async () => await use(node, token))))], [200])
+  t.equal(queries, 1, 'a thousand at once that nobody knew')
+  for (let n = 0; n < 100; n++) await use(node, token)
+  t.equal(queries, 1)
+  const forged = `${token.slice(0, -10)}AAAAAAAAAA`
+  for (let n = 0; n < 100; n++) t.equal(await use(node, forged), 401)
+  t.equal(queries, 1, 'a forgery never reaches Postgres')
+})
+
+t.test('a revoked token that is hammered costs one query a second at most', async t => {
+  const database = await createDatabase(t)
+  const pool = new pg.Pool({ connectionString: database.url })
+  t.teardown(() => pool.end())
+  let queries = 0
+  pool.on('acquire', () => { queries++ })
+  const node = await createNode(t, { database, tokens: { postgres: pool } })
+  const { token, hash } = await node.issue()
+  await use(node, token)
+  await node.database.query('DELETE FROM tokens WHERE hash = $1', [hash])
+  while (await use(node, token) !== 401);
+  queries = 0
+  const started = performance.now()
+  while (performance.now() - started < 1500) t.equal(await use(node, token), 401)
+  t.ok(queries <= 2, `${queries} queries`)
+})
+
+t.test('what changes elsewhere is heard of: revoked, changed, deleted with SQL, truncated', async t => {
+  const one = await createNode(t)
+  const two = await createNode(t, { database: one.database })
+  const changes: Record<string, (hash: string) => Promise<unknown>> = {
+    revoked: async hash => await two.app.tokens.revoke(hash),
+    'made to end': async hash => await one.database.query("UPDATE tokens SET valid_until = now() - interval '1 s' WHERE hash = $1", [hash]),
+    'deleted with SQL': async hash => await one.database.query('DELETE FROM tokens WHERE hash = $1', [hash]),
+    truncated: async () => await one.database.query('TRUNCATE tokens')
+  }
+  for (const [what, change] of Object.entries(changes)) {
+    const { token, hash } = await one.issue({ name: what })
+    t.equal(await use(one, token), 200)
+    await change(hash)
+    const last = await lastAccepted(one, token)
+    t.ok(last < 250, `${what}: last accepted ${last} ms after`)
+  }
+  const { token, hash } = await one.issue({ name: 'to be renamed' })
+  await use(one, token)
+  await one.database.query("UPDATE tokens SET role = 'editor' WHERE hash = $1", [hash])
+  while ((await one.app.inject({ url: '/api/editor', headers: bearer(token) })).statusCode !== 200) await turn()
+  t.pass('a new role is in force')
+})
+
+const FAULTS: Record<string, (proxy: Proxy) => void> = {
+  'the connection swallows what is sent to Postgres': proxy => { proxy.set('swallow up') },
+  'the connection swallows what Postgres sends': proxy => { proxy.set('swallow down') },
+  'notifications are swallowed, and nothing else': proxy => { proxy.set('swallow notifications') },
+  'connections are cut and refused': proxy => {
+    proxy.set('refuse')
+    proxy.cut()
+  }
+}
+for (const [fault, strike] of Object.entries(FAULTS)) {
+  t.test(`${fault}: a token revoked meanwhile is never accepted later than 2 s after the answer, and the lease comes back`, async t => {
+    const other = await buildHost(t)
+    const node = await createNode(t, { database: other.database })
+    const { token, hash } = await other.issue({ name: 'revoked' })
+    const good = await other.issue({ name: 'good' })
+    t.equal(await use(node, token), 200)
+    const lost = node.becomes('lost')
+    strike(node.proxy)
+    await other.app.tokens.revoke(hash)
+    const last = await lastAccepted(node, token)
+    t.ok(last < 2000, `last accepted ${last} ms after`)
+    await lost
+    t.equal(node.app.tokens.health().lease, 'lost')
+    const held = node.becomes('held')
+    node.proxy.set('none')
+    node.proxy.cut()
+    const healed = performance.now()
+    await held
+    t.ok(performance.now() - healed < 3000)
+    t.equal(await use(node, good.token), 200)
+    t.equal(await use(node, token), 401)
+  })
+}
+
+t.test('a backend that is ended costs the lease, which is back at once; what is believed is not carried over', async t => {
+  const node = await createNode(t)
+  const { token, hash } = await node.issue()
+  t.equal(await use(node, token), 200)
+  const [lost, held] = [node.becomes('lost'), node.becomes('held')]
+  await node.database.query(`ALTER TABLE tokens DISABLE TRIGGER notify_change; DELETE FROM tokens WHERE hash = '${hash}'; ALTER TABLE tokens ENABLE ALWAYS TRIGGER notify_change`)
+  t.equal(await use(node, token), 200, 'nobody said a word')
+  await node.database.query("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'fastify-mmc-tokens listener' AND query LIKE '%pg_notify%'")
+  t.match(await lost, /"level":40/)
+  t.match(await held, /"level":30/)
+  t.equal(await use(node, token), 401)
+})
