@@ -26,6 +26,8 @@ async function createNode (t: Test, options: Parameters<typeof buildHost>[1] = {
   const becomes = async (lease: string): Promise<string> => (await once(log, lease) as [string])[0]
   const held = becomes('held')
   const host = await buildHost(t, { ...options, database, tokens: { postgres: proxy.url, ...options.tokens }, fastify: { logger: { stream } } })
+  // A host that listens stays; our timers and idle connections are no reason to.
+  await host.app.listen({ port: 0, host: '127.0.0.1' })
   await held
   t.strictSame(host.app.tokens.health(), { enabled: true, lease: 'held' })
   return { ...host, proxy, becomes }
@@ -153,4 +155,16 @@ t.test('a backend that is ended costs the lease, which is back at once; what is 
   t.match(await lost, /"level":40/)
   t.match(await held, /"level":30/)
   t.equal(await use(node, token), 401)
+})
+
+t.test('a host closes in time where the connections have gone silent, in the middle of something or not', async t => {
+  for (const isBusy of [true, false]) {
+    const node = await createNode(t)
+    const { token } = await node.issue()
+    if (isBusy) t.equal(await use(node, token), 200)
+    node.proxy.set('swallow up')
+    const started = performance.now()
+    await node.app.close()
+    t.ok(performance.now() - started < 3000, `${performance.now() - started} ms`)
+  }
 })

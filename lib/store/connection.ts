@@ -43,7 +43,7 @@ export function createConnection (postgres: string | PostgresConfig | PostgresPo
     withClient: async work => await withClient(pool, work),
     async close () {
       if (isTheirs) pool.off('error', onError)
-      else await pool.end()
+      else await closeInTime(pool.end(), log)
     }
   }
 }
@@ -55,21 +55,36 @@ export function explain (place: string, cause: unknown): Error {
   return new DatabaseError(`Postgres at ${place} can't be used: ${message === '' ? code : message}`, { cause })
 }
 
-async function withClient<T> (pool: PostgresPool, work: (run: Run) => Promise<T>): Promise<T> {
+/** Gives `work` a promise to race against, which rejects when time is up. */
+async function inTime<T> (work: (late: Promise<never>) => Promise<T>): Promise<T> {
   let timer: NodeJS.Timeout | undefined
   const late = new Promise<never>((_resolve, reject) => {
-    timer = setTimeout(() => { reject(new DeadlineError(DEADLINE)) }, DEADLINE).unref()
+    // Not unref'ed: a connection that closes holds the process no more, but who waits for it must hear of it.
+    timer = setTimeout(() => { reject(new DeadlineError(DEADLINE)) }, DEADLINE)
   })
   try {
+    return await work(late)
+  } finally {
+    clearTimeout(timer)
+  }
+}
+
+/** Waits for a connection to say goodbye, which one that has gone silent never does: then the host closes without. */
+export async function closeInTime (closing: Promise<void>, log: Log): Promise<void> {
+  await inTime(late => Promise.race([closing, late])).catch((error: unknown) => {
+    log.warn({ err: error }, 'a connection to Postgres did not close in time')
+  })
+}
+
+async function withClient<T> (pool: PostgresPool, work: (run: Run) => Promise<T>): Promise<T> {
+  return await inTime(async late => {
     const connecting = pool.connect()
     const client = await Promise.race([connecting, late]).catch((error: unknown) => {
       connecting.then(client => { client.release() }, ignore)
       throw error
     })
     return await useClient(client, run => Promise.race([work(run), late]))
-  } finally {
-    clearTimeout(timer)
-  }
+  })
 }
 
 async function useClient<T> (client: PostgresClient, work: (run: Run) => Promise<T>): Promise<T> {
@@ -100,7 +115,7 @@ function configOf (pool: PostgresPool): PostgresConfig {
 }
 
 function createPool (config: PostgresConfig): PostgresPool {
-  return new pg.Pool({ application_name: 'fastify-mmc-tokens', connectionTimeoutMillis: DEADLINE, keepAlive: true, ...config })
+  return new pg.Pool({ application_name: 'fastify-mmc-tokens', connectionTimeoutMillis: DEADLINE, keepAlive: true, allowExitOnIdle: true, ...config })
 }
 
 function describePlace (config: PostgresConfig): string {

@@ -1,6 +1,7 @@
 import { randomUUID } from 'node:crypto'
 import pg from 'pg'
 import type { ChangeListener, Log, PostgresConfig } from '../types.js'
+import { closeInTime } from './connection.js'
 import { CHANNEL } from './migrations.js'
 
 /** Milliseconds between heartbeats. */
@@ -106,7 +107,10 @@ export function createRevocations (config: PostgresConfig, place: string, listen
       const current = client
       client = undefined
       trustedUntil = -Infinity
-      await current?.end()
+      if (current === undefined) return
+      // If it has gone silent, it is no reason for the process to stay.
+      (current as pg.Client & { unref: () => void }).unref()
+      await closeInTime(current.end(), log)
     }
   }
 }

@@ -20,7 +20,7 @@ export async function createProxy (t: Test, url: string): Promise<Proxy> {
   const sockets = new Set<Socket>()
   let fault: Fault = 'none'
 
-  const server = createServer(client => {
+  const server = createServer({ allowHalfOpen: true }, client => {
     if (fault === 'refuse') {
       client.destroy()
       return
@@ -34,6 +34,8 @@ export async function createProxy (t: Test, url: string): Promise<Proxy> {
       })
     }
     client.on('data', chunk => { if (fault !== 'swallow up') upstream.write(chunk) })
+    // In silence not even the end of a connection is answered.
+    client.on('end', () => { if (!fault.startsWith('swallow')) client.end() })
     let rest: Buffer = Buffer.alloc(0)
     upstream.on('data', chunk => {
       if (fault === 'swallow down') return
