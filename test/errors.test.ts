@@ -9,6 +9,7 @@ t.test('every error is the MMC body as application/json: code and message, with 
   const admin = await login()
   const viewer = await issue()
   await issue({ name: 'a' })
+  const unknown = await issue()
   const twice = { ...bearer(viewer.token) }
   const forged = bearer(`${viewer.token.slice(0, -4)}AAAA`)
   const cases: Array<[status: number, code: string, request: object, challenge?: string]> = [
@@ -43,7 +44,7 @@ t.test('every error is the MMC body as application/json: code and message, with 
   await app.tokens.enable()
   await database.query('DROP TABLE tokens')
   await check([500, 'INTERNAL_ERROR', { headers: admin }])
-  await check([500, 'INTERNAL_ERROR', { url: '/api/viewer', headers: bearer(viewer.token) }])
+  await check([500, 'INTERNAL_ERROR', { url: '/api/viewer', headers: bearer(unknown.token) }])
 })
 
 t.test('an unexpected error of a hook of the host on our routes is a 500 with our body, its cause in the log alone', async t => {
