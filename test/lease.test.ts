@@ -52,38 +52,58 @@ async function lastAccepted (node: TestHost, token: string): Promise<number> {
   return last
 }
 
-t.test('while the lease is held, a known token costs no query', async t => {
+/** A node, and how many queries it makes while it does something, its lease held all the while; on a machine too busy for that, again. */
+async function createCounting (t: Test): Promise<{ node: Node, count: (work: () => Promise<void>) => Promise<number> }> {
   const database = await createDatabase(t)
   const pool = new pg.Pool({ connectionString: database.url })
   t.teardown(() => pool.end())
   let queries = 0
   pool.on('acquire', () => { queries++ })
   const node = await createNode(t, { database, tokens: { postgres: pool } })
-  const { token } = await node.issue()
-  queries = 0
-  t.strictSame([...new Set(await Promise.all(Array.from({ length: 1000 }, async () => await use(node, token))))], [200])
-  t.equal(queries, 1, 'a thousand at once that nobody knew')
-  for (let n = 0; n < 100; n++) await use(node, token)
-  t.equal(queries, 1)
+  const isHeld = (): boolean => node.app.tokens.health().lease === 'held'
+  return {
+    node,
+    async count (work) {
+      for (let tries = 0; tries < 5; tries++) {
+        while (!isHeld()) await turn()
+        queries = 0
+        let wasHeld = true
+        const watch = setInterval(() => { wasHeld &&= isHeld() }, 1)
+        try {
+          await work()
+        } finally {
+          clearInterval(watch)
+        }
+        if (wasHeld && isHeld()) return queries
+      }
+      throw new Error('the lease was never held for long enough')
+    }
+  }
+}
+
+t.test('while the lease is held, a known token costs no query, and many at once that nobody knows cost one', async t => {
+  const { node, count } = await createCounting(t)
+  let token = ''
+  t.equal(await count(async () => {
+    ({ token } = await node.issue({ name: `unknown ${Math.random()}` }))
+    const statuses = await Promise.all(Array.from({ length: 300 }, async () => await use(node, token)))
+    t.strictSame([...new Set(statuses)], [200])
+  }), 2, 'one that makes it, one that looks it up')
+  t.equal(await count(async () => { for (let n = 0; n < 100; n++) await use(node, token) }), 0)
   const forged = `${token.slice(0, -10)}AAAAAAAAAA`
-  for (let n = 0; n < 100; n++) t.equal(await use(node, forged), 401)
-  t.equal(queries, 1, 'a forgery never reaches Postgres')
+  t.equal(await count(async () => { for (let n = 0; n < 100; n++) t.equal(await use(node, forged), 401) }), 0, 'a forgery never reaches Postgres')
 })
 
 t.test('a revoked token that is hammered costs one query a second at most', async t => {
-  const database = await createDatabase(t)
-  const pool = new pg.Pool({ connectionString: database.url })
-  t.teardown(() => pool.end())
-  let queries = 0
-  pool.on('acquire', () => { queries++ })
-  const node = await createNode(t, { database, tokens: { postgres: pool } })
+  const { node, count } = await createCounting(t)
   const { token, hash } = await node.issue()
   await use(node, token)
   await node.database.query('DELETE FROM tokens WHERE hash = $1', [hash])
   while (await use(node, token) !== 401);
-  queries = 0
-  const started = performance.now()
-  while (performance.now() - started < 1500) t.equal(await use(node, token), 401)
+  const queries = await count(async () => {
+    const started = performance.now()
+    while (performance.now() - started < 1500) t.equal(await use(node, token), 401)
+  })
   t.ok(queries <= 2, `${queries} queries`)
 })
 
