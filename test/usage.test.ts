@@ -58,7 +58,25 @@ t.test('a use while its token is being written is written again', async t => {
   const writing = tick()
   usage.note('h', 2000)
   await Promise.all([writing, tick()])
+  await tick()
   t.strictSame(written.map(uses => uses.get('h')), ['1970-01-01T00:00:01.000Z', '1970-01-01T00:00:02.000Z'])
+})
+
+t.test('a token that is used all the while is written once a flush, and what came during the last flush on close', async t => {
+  const { usage, written, tick } = build(t)
+  let now = 1000
+  written.push = (...uses) => {
+    if (now < 50_000) usage.note('h', now += 1000)
+    return Array.prototype.push.apply(written, uses)
+  }
+  usage.note('h', now)
+  await tick()
+  t.equal(written.length, 1)
+  const writing = tick()
+  usage.note('i', 1)
+  await Promise.all([writing, usage.close()])
+  t.strictSame(written.map(uses => uses.get('h')), [1000, 2000, 3000].map(at => new Date(at).toISOString()))
+  t.ok(written.at(-1)?.has('i'))
 })
 
 t.test('what waits is bounded, and so is a statement', async t => {

@@ -26,15 +26,17 @@ export function createUsage (store: Store, log: Log): Usage {
     clearTimeout(timer)
     timer = undefined
     try {
-      while (waiting.size > 0) {
-        const batch = [...waiting].slice(0, BATCH)
+      // What waits now: a token in steady use would keep this busy for ever.
+      const uses = [...waiting]
+      for (let start = 0; start < uses.length; start += BATCH) {
+        const batch = uses.slice(start, start + BATCH)
         await store.touch(new Map(batch.map(([hash, at]) => [hash, new Date(at).toISOString()])))
         for (const [hash, at] of batch) if (waiting.get(hash) === at) waiting.delete(hash)
       }
     } catch (error) {
       log.warn({ err: error }, 'could not write when tokens were last used; it is kept for the next try')
-      schedule()
     }
+    if (waiting.size > 0) schedule()
   }
 
   function flush (): Promise<void> {
@@ -43,7 +45,10 @@ export function createUsage (store: Store, log: Log): Usage {
   }
 
   function schedule (): void {
-    timer ??= setTimeout(flush, INTERVAL).unref()
+    timer ??= setTimeout(() => {
+      timer = undefined
+      return flush()
+    }, INTERVAL).unref()
   }
 
   return {
@@ -59,6 +64,7 @@ export function createUsage (store: Store, log: Log): Usage {
       return lastUsed > token.lastUsed ? { ...token, lastUsed } : token
     },
     async close () {
+      await flushing
       await flush()
       clearTimeout(timer)
     }
