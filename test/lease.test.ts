@@ -58,7 +58,15 @@ async function createCounting (t: Test): Promise<{ node: Node, count: (work: () 
   const pool = new pg.Pool({ connectionString: database.url })
   t.teardown(() => pool.end())
   let queries = 0
-  pool.on('acquire', () => { queries++ })
+  pool.on('connect', client => {
+    const query = client.query.bind(client) as (query: { text: string }) => Promise<never>
+    Object.assign(client, {
+      query: async (asked: { text: string }) => {
+        if (!asked.text.includes('pg_notify')) queries++
+        return await query(asked)
+      }
+    })
+  })
   const node = await createNode(t, { database, tokens: { postgres: pool } })
   const isHeld = (): boolean => node.app.tokens.health().lease === 'held'
   return {
@@ -171,7 +179,7 @@ t.test('a backend that is ended costs the lease, which is back at once; what is 
   const [lost, held] = [node.becomes('lost'), node.becomes('held')]
   await node.database.query(`ALTER TABLE tokens DISABLE TRIGGER notify_change; DELETE FROM tokens WHERE hash = '${hash}'; ALTER TABLE tokens ENABLE ALWAYS TRIGGER notify_change`)
   t.equal(await use(node, token), 200, 'nobody said a word')
-  await node.database.query("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'fastify-mmc-tokens listener' AND query LIKE '%pg_notify%'")
+  await node.database.query("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'fastify-mmc-tokens listener' AND datname = current_database() AND query LIKE 'LISTEN%'")
   t.match(await lost, /"level":40/)
   t.match(await held, /"level":30/)
   t.equal(await use(node, token), 401)
@@ -187,4 +195,30 @@ t.test('a host closes in time where the connections have gone silent, in the mid
     await node.app.close()
     t.ok(performance.now() - started < 3000, `${performance.now() - started} ms`)
   }
+})
+
+t.test('a `listen` that reaches another database proves nothing: the lease is never held, and a revoked token is refused at once', async t => {
+  const database = await createDatabase(t)
+  const { issue } = await buildHost(t, { database })
+  const elsewhere = `${database.schema}_elsewhere`
+  const client = new pg.Client(database.url)
+  await client.connect()
+  await client.query(`CREATE DATABASE ${elsewhere}`)
+  t.teardown(async () => {
+    await client.query(`DROP DATABASE ${elsewhere} WITH (FORCE)`)
+    await client.end()
+  })
+  const url = new URL(database.url)
+  url.pathname = elsewhere
+  const log = new EventEmitter()
+  const stream = { write (line: string) { if (line.includes('hear of revocations')) log.emit('line', line) } }
+  const lost = once(log, 'line') as Promise<[string]>
+  const node = await buildHost(t, { database, tokens: { listen: String(url) }, fastify: { logger: { stream } } })
+  await node.app.listen({ port: 0, host: '127.0.0.1' })
+  t.match((await lost)[0], /"level":40.*same database/)
+  t.equal(node.app.tokens.health().lease, 'lost')
+  const { token, hash } = await issue()
+  t.equal(await use(node, token), 200)
+  await node.database.query('DELETE FROM tokens WHERE hash = $1', [hash])
+  t.equal(await use(node, token), 401)
 })

@@ -45,12 +45,13 @@ export function createPostgresStore ({ postgres, listen, log, ...options }: Post
   const touch = statement('touch', `
     UPDATE ${schema}.tokens AS token SET last_used = used.at
     FROM unnest($1::text[], $2::timestamptz[]) AS used (hash, at) WHERE token.hash = used.hash AND token.last_used < used.at`)
+  const notify = statement('notify', 'SELECT pg_notify($1, $2)')
 
   return {
     async start (listener) {
       await bringUpToDate(direct, options)
       if (direct !== connection) await bringUpToDate(connection, { ...options, migrate: false })
-      revocations ??= createRevocations(direct.config, direct.place, listener, log)
+      revocations ??= createRevocations(direct.config, direct.place, notify, listener, log)
       revocations.start()
     },
     isTrusted: () => revocations?.isTrusted() === true,

@@ -13,6 +13,8 @@ const SILENCE = 1000
 /** The first pause before connecting again, and the longest, in milliseconds. */
 const PAUSE = { first: 50, longest: 1000 }
 
+type Notify = (channel: string, payload: string) => Promise<unknown>
+
 export interface Revocations {
   /** Whether every change is heard of before the lease ends. */
   isTrusted: () => boolean
@@ -21,13 +23,13 @@ export interface Revocations {
 }
 
 /**
- * Hears of ended and changed tokens on a connection of its own (LISTEN), and proves that it does by heartbeats, which go to a channel of
- * this process on the same path. A connection hears all channels in the order of commits, so a heartbeat never overtakes a change that
- * was committed before it was sent. A half-open connection, a swallowed notification, a pooler in between and a process that slept look
- * healthy to anything less.
+ * Hears of ended and changed tokens on a connection of its own (LISTEN), and proves that it does by heartbeats: `notify` sends them where
+ * tokens are looked up, to a channel of this process. A connection hears all channels in the order of commits, so a heartbeat never
+ * overtakes a change that was committed before it was sent. A half-open connection, a swallowed notification, a pooler in between, another
+ * database and a process that slept look healthy to anything less.
  * @param config direct: a pooler that lends connections by transaction swallows notifications
  */
-export function createRevocations (config: PostgresConfig, place: string, listener: ChangeListener, log: Log): Revocations {
+export function createRevocations (config: PostgresConfig, place: string, notify: Notify, listener: ChangeListener, log: Log): Revocations {
   const ownChannel = `${CHANNEL}_${randomUUID()}`
   /** When each heartbeat that is not back was sent. */
   const sent = new Map<string, number>()
@@ -61,12 +63,12 @@ export function createRevocations (config: PostgresConfig, place: string, listen
       const now = performance.now()
       const [oldest = now] = sent.values()
       if (now - oldest > SILENCE) {
-        lose(current, new Error('no heartbeat comes back: is there a pooler in between?'))
+        lose(current, new Error('no heartbeat comes back: does the connection that listens reach the same database, and no pooler in between?'))
         return
       }
       const id = randomUUID()
       sent.set(id, now)
-      current.query('SELECT pg_notify($1, $2)', [ownChannel, id]).catch((error: Error) => { lose(current, error) })
+      notify(ownChannel, id).catch((error: Error) => { lose(current, error) })
       timer = setTimeout(beat, HEARTBEAT, current).unref()
     }
   }
