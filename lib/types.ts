@@ -24,7 +24,7 @@ export interface PostgresClient {
 
 /** What we use of a `Pool` of `pg`. The package need not be the same copy as ours. */
 export interface PostgresPool {
-  connect: () => Promise<PostgresClient>
+  connect: (callback: (error: unknown, client?: PostgresClient) => void) => unknown
   end: () => Promise<void>
   readonly totalCount: number
   on: (event: 'error', listener: (error: Error) => void) => unknown
@@ -117,6 +117,13 @@ export interface ApplicationTokens {
 
 /** A guard, for `preHandler`. */
 export type Guard = (request: FastifyRequest) => Promise<void>
+
+/** What arrived in a request and claims to be ours. */
+export interface Credential {
+  secret: string
+  /** Its digest. */
+  hash: string
+}
 
 /** What a token states (RFC 7519 §4.1). */
 export interface Claims {

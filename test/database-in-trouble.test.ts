@@ -8,6 +8,7 @@ import tokensPlugin from '../lib/index.js'
 import { explain } from '../lib/store/connection.js'
 import { bearer, buildHost, SECRET } from './host/build-host.js'
 import { createDatabase } from './host/database.js'
+import { createProxy } from './host/proxy.js'
 import { startPostgres } from './host/postgres.js'
 
 const INTERNAL = { code: 'INTERNAL_ERROR', message: 'Internal error' }
@@ -167,4 +168,17 @@ t.test('a lost connection to Postgres is a warning in the log, never the end of 
   const warning = (): string | undefined => lines.find(line => line.includes('lost a connection'))
   while (warning() === undefined) await database.query('SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = $1', [application])
   t.match(warning(), /"level":40.*terminating connection/)
+})
+
+t.test('a connection that is ended in the moment it is ready is a 500, never the end of the process', async t => {
+  const { database, issue } = await buildHost(t)
+  const { token } = await issue()
+  const proxy = await createProxy(t, database.url)
+  const { app } = await buildHost(t, { database, tokens: { postgres: proxy.url } })
+  proxy.set('end when ready')
+  proxy.cut()
+  for (let n = 0; n < 3; n++) t.strictSame((await app.inject({ url: '/api/viewer', headers: bearer(token) })).json(), INTERNAL)
+  proxy.set('none')
+  while ((await app.inject({ url: '/api/viewer', headers: bearer(token) })).statusCode !== 200);
+  t.pass('and back')
 })

@@ -2,7 +2,7 @@ import { setImmediate as turn } from 'node:timers/promises'
 import type { FastifyInstance, FastifyRequest, InjectOptions } from 'fastify'
 import pg from 'pg'
 import t, { type Test } from 'tap'
-import type { TokensPluginOptions } from '../lib/index.js'
+import type { PostgresPool, TokensPluginOptions } from '../lib/index.js'
 import { bearer, buildHost, SECRET } from './host/build-host.js'
 import { createDatabase, type Database } from './host/database.js'
 import { createHost } from './host/host.js'
@@ -191,9 +191,8 @@ for (const hook of ['preHandler', 'onRequest'] as const) {
     const pool = new pg.Pool({ connectionString })
     t.teardown(() => pool.end())
     let gate: Gate | undefined
-    const connect = async (): Promise<pg.PoolClient> => {
-      await gate?.pass()
-      return await pool.connect()
+    const connect: PostgresPool['connect'] = callback => {
+      Promise.resolve(gate?.pass()).then(() => { pool.connect(callback as never) }, callback)
     }
     const postgres = { connect, end: () => pool.end(), get totalCount () { return pool.totalCount }, on: pool.on.bind(pool), off: pool.off.bind(pool) }
     const host = await build(t, { hook, postgres })

@@ -1,9 +1,9 @@
 import type { FastifyInstance, FastifyReply, FastifyRequest, HookHandlerDoneFunction } from 'fastify'
-import { InvalidTokenError, TwoCredentialsError } from '../errors.js'
-import type { Tokens } from '../tokens/tokens.js'
+import { InternalError, InvalidTokenError, TokensError, TwoCredentialsError } from '../errors.js'
+import type { Outcome, Tokens } from '../tokens/tokens.js'
 import type { Token } from '../types.js'
 import { toPrincipal } from './authorize.js'
-import { decoratePresented, findPresented, leaveAlone, presentedBy } from './credential.js'
+import { decoratePresented, findPresented, leaveAlone, presentedBy, withdraw } from './credential.js'
 import type { SendError } from './send-error.js'
 
 interface Parts {
@@ -27,7 +27,7 @@ export function addAuthentication (app: FastifyInstance, { tokens, isEnabled, ho
     request.applicationToken ??= null
     if (!isEnabled()) leaveAlone(request)
     else if (mayPresent(request, parameter) && request.routeOptions.config?.applicationTokens !== false) {
-      findPresented(request, parameter, tokens.isOurs)
+      findPresented(request, parameter, tokens.recognize)
     }
     done()
   })
@@ -38,36 +38,40 @@ export function addAuthentication (app: FastifyInstance, { tokens, isEnabled, ho
       done()
       return
     }
-    // Who switches tokens off meanwhile finds the request as it would be without us.
-    const unlessDisabled = <T>(act: (outcome: T) => void) => (outcome: T): void => {
-      if (isEnabled()) {
-        act(outcome)
-        return
-      }
-      presented.forget()
-      leaveAlone(request)
-      done()
-    }
-    const accept = unlessDisabled((token: Token) => {
-      request.applicationToken = token
-      becomeUser(request, token)
-      done()
-    })
-    const refuse = unlessDisabled((error: unknown) => {
-      // @fastify/websocket may not have seen this upgrade yet, and so would leave its socket open for ever.
-      if ((request.raw as { upgrade?: boolean }).upgrade === true) reply.raw.once('finish', () => { request.raw.socket.destroySoon() })
-      if (error instanceof InvalidTokenError) request.log.info({ reason: error.cause }, 'application token refused')
-      sendError(request, reply, error).catch(done)
-    })
-    try {
-      if (presented.credential === null) throw new TwoCredentialsError()
-      const token = tokens.authenticate(presented.credential, Date.now())
-      if (token instanceof Promise) token.then(accept).catch(refuse)
-      else accept(token)
-    } catch (error) {
-      refuse(error)
+    const outcome = presented.credential === null ? new TwoCredentialsError() : tokens.authenticate(presented.credential, Date.now())
+    if (outcome instanceof Promise) {
+      outcome.catch((cause: unknown) => new InternalError({ cause })).then(found => { settle(request, reply, found, done) }).catch(done)
+    } else {
+      settle(request, reply, outcome, done)
     }
   })
+
+  function settle (request: FastifyRequest, reply: FastifyReply, outcome: Outcome, done: HookHandlerDoneFunction): void {
+    if (!isEnabled()) {
+      // Who switches tokens off meanwhile finds the request as it would be without us.
+      withdraw(request)
+      leaveAlone(request)
+    } else if (outcome instanceof TokensError) {
+      refuse(request, reply, outcome).catch(done)
+      return
+    } else {
+      try {
+        becomeUser(request, outcome)
+      } catch (cause) {
+        refuse(request, reply, new InternalError({ cause })).catch(done)
+        return
+      }
+      request.applicationToken = outcome
+    }
+    done()
+  }
+
+  async function refuse (request: FastifyRequest, reply: FastifyReply, error: TokensError): Promise<void> {
+    // @fastify/websocket may not have seen this upgrade yet, and so would leave its socket open for ever.
+    if ((request.raw as { upgrade?: boolean }).upgrade === true) reply.raw.once('finish', () => { request.raw.socket.destroySoon() })
+    if (error instanceof InvalidTokenError) request.log.info({ reason: error.cause }, 'application token refused')
+    await sendError(request, reply, error)
+  }
 
   // A session that is restored after `onRequest` does not take the token's place.
   if (hook === 'onRequest') {
@@ -78,7 +82,7 @@ export function addAuthentication (app: FastifyInstance, { tokens, isEnabled, ho
   }
 
   app.addHook('onSend', (request, reply, payload, done) => {
-    if (presentedBy(request)?.isInQuery === true) keepToItself(reply)
+    if (presentedBy(request)?.taken) keepToItself(reply)
     done(null, payload)
   })
 }

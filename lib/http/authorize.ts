@@ -2,19 +2,29 @@ import type { FastifyRequest } from 'fastify'
 import { NotAllowedError, UnauthorizedError } from '../errors.js'
 import type { Guard, Token, TokenPrincipal, TokensPluginOptions } from '../types.js'
 
-/** The user who is logged in with the host's session, or `null`. */
-export type Session = (request: FastifyRequest) => Promise<TokenPrincipal | null>
+type User = TokenPrincipal | null | undefined
+
+/** The user who is logged in with the host's session, or `null`; without a promise where the host answers without one. */
+export type Session = (request: FastifyRequest) => TokenPrincipal | null | Promise<TokenPrincipal | null>
 
 /** @param ask the host's own way to know; what it answers is checked, since it decides who is an admin */
 export function createSession (ask: NonNullable<TokensPluginOptions['session']> = hostUser): Session {
-  return async request => {
-    const user = await ask(request)
-    return isPrincipal(user) ? user : null
+  return request => {
+    const user = ask(request)
+    return isThenable(user) ? Promise.resolve(user).then(check) : check(user)
   }
 }
 
-function hostUser (request: FastifyRequest): TokenPrincipal | null | undefined {
+function hostUser (request: FastifyRequest): User {
   return (request as { user?: TokenPrincipal | null }).user
+}
+
+function isThenable (user: User | Promise<User>): user is Promise<User> {
+  return typeof (user as Partial<Promise<User>> | null | undefined)?.then === 'function'
+}
+
+function check (user: User): TokenPrincipal | null {
+  return isPrincipal(user) ? user : null
 }
 
 function isPrincipal (user: unknown): user is TokenPrincipal {

@@ -1,14 +1,18 @@
 import type { FastifyInstance, FastifyRequest } from 'fastify'
+import type { Credential } from '../types.js'
 
 /** What a request presents of ours. */
 export interface Presented {
-  /** The credential; `null` where there are several, which is refused. */
-  credential: string | null
-  /** Whether one stood in the query. */
-  isInQuery: boolean
-  /** Makes the request what it would be without us. */
-  forget: () => void
+  /** `null` where there are several, which is refused. */
+  readonly credential: Credential | null
+  /** The query and the URLs as they were, where a credential stood in them. */
+  readonly taken: Taken | null
 }
+
+interface Taken { parameter: string, value: unknown, url: string | undefined, originalUrl: string | undefined }
+
+/** The credential that a string is, or `null` where it does not claim to be ours. */
+export type Recognize = (secret: string) => Credential | null
 
 const PRESENTED = Symbol('mmc-tokens.presented')
 
@@ -38,63 +42,71 @@ export function decoratePresented (app: FastifyInstance): void {
   app.decorateRequest(PRESENTED, null)
 }
 
+// Every request of the host passes here, so it is written to allocate little.
 /**
  * Finds the credential of ours that a request presents. One in the query is taken out of it and of the URL, so that nothing that runs
  * later meets it. No I/O.
  */
-export function findPresented (request: FastifyRequest, parameter: string | false, isOurs: (credential: string) => boolean): void {
-  const inHeaders = request.raw.headers.authorization === undefined ? [] : bearerTokens(request.raw.rawHeaders).filter(isOurs)
-  const { query, raw } = request as { query: Record<string, unknown>, raw: { url?: string, originalUrl?: string } }
-  const { url, originalUrl } = raw
-  const inQuery = parameter === false ? [] : takeFromQuery(request, parameter, isOurs)
-  const [credential = null, ...others] = inHeaders.concat(inQuery)
-  if (credential === null) return
-  (request as unknown as State)[PRESENTED] = {
-    credential: others.length > 0 ? null : credential,
-    isInQuery: inQuery.length > 0,
-    forget () {
-      (request as unknown as State)[PRESENTED] = null
-      if (parameter === false || inQuery.length === 0) return
-      // The rest of the query may have been converted by the host's schema meanwhile.
-      Object.assign(request.query as object, { [parameter]: query[parameter] })
-      Object.assign(raw, { url, originalUrl })
-    }
-  }
+export function findPresented (request: FastifyRequest, parameter: string | false, recognize: Recognize): void {
+  const found: Credential[] = []
+  if (request.raw.headers.authorization !== undefined) addBearers(request.raw.rawHeaders, recognize, found)
+  const taken = parameter === false ? null : takeFromQuery(request, parameter, recognize, found)
+  const [credential, second] = found
+  if (credential !== undefined) (request as unknown as State)[PRESENTED] = { credential: second === undefined ? credential : null, taken }
+}
+
+/** Makes the request what it would be without us. */
+export function withdraw (request: FastifyRequest): void {
+  const taken = presentedBy(request)?.taken
+  const state = request as unknown as State
+  state[PRESENTED] = null
+  if (taken === undefined || taken === null) return
+  const { parameter, value, url, originalUrl } = taken
+  // The rest of the query may have been converted by the host's schema meanwhile.
+  Object.assign(request.query as object, { [parameter]: value })
+  Object.assign(request.raw, { url, originalUrl })
 }
 
 // `headers` holds the first Authorization header only.
-function bearerTokens (rawHeaders: string[]): string[] {
-  return rawHeaders.flatMap((name, index) => {
-    if (index % 2 !== 0 || name.toLowerCase() !== 'authorization') return []
-    return BEARER.exec(String(rawHeaders[index + 1]))?.slice(1) ?? []
-  })
+function addBearers (rawHeaders: string[], recognize: Recognize, found: Credential[]): void {
+  for (let index = 0; index < rawHeaders.length; index += 2) {
+    const name = rawHeaders[index] as string
+    if (name.length !== 13 || name.toLowerCase() !== 'authorization') continue
+    const secret = BEARER.exec(String(rawHeaders[index + 1]))?.[1]
+    const credential = secret === undefined ? null : recognize(secret)
+    if (credential !== null) found.push(credential)
+  }
 }
 
-function isString (value: unknown): value is string {
-  return typeof value === 'string'
-}
+function takeFromQuery (request: FastifyRequest, parameter: string, recognize: Recognize, found: Credential[]): Taken | null {
+  const value = (request.query as Record<string, unknown>)[parameter]
+  if (value === undefined) return null
+  const values = [value].flat().filter(given => typeof given === 'string')
+  const ours = new Set<string>()
+  for (const secret of values) {
+    const credential = recognize(secret)
+    if (credential === null) continue
+    found.push(credential)
+    ours.add(secret)
+  }
+  if (ours.size === 0) return null
 
-function takeFromQuery (request: FastifyRequest, parameter: string, isOurs: (credential: string) => boolean): string[] {
-  const { [parameter]: given, ...query } = request.query as Record<string, unknown>
-  const values = [given].flat().filter(isString)
-  const credentials = values.filter(isOurs)
-  if (credentials.length === 0) return credentials
-  const [first, ...more] = values.filter(value => !credentials.includes(value))
+  const { [parameter]: _taken, ...query } = request.query as Record<string, unknown>
+  const [first, ...more] = values.filter(given => !ours.has(given))
   if (first !== undefined) query[parameter] = more.length > 0 ? [first, ...more] : first
   request.query = query
   const { raw } = request as { raw: { url?: string, originalUrl?: string } }
-  for (const property of ['url', 'originalUrl'] as const) {
-    const url = raw[property]
-    if (url !== undefined) raw[property] = withoutValues(url, credentials)
-  }
-  return credentials
+  const { url, originalUrl } = raw
+  if (url !== undefined) raw.url = withoutValues(url, ours)
+  if (originalUrl !== undefined) raw.originalUrl = withoutValues(originalUrl, ours)
+  return { parameter, value, url, originalUrl }
 }
 
 /** The URL without the parameters that have one of these values, in whatever encoding. Fastify's router takes `#` and `;` for a `?`, too. */
-function withoutValues (url: string, values: string[]): string {
+function withoutValues (url: string, values: ReadonlySet<string>): string {
   const mark = url.search(/[?#]/)
   const start = (mark === -1 ? url.indexOf(';') : mark) + 1
-  const rest = url.slice(start).split('&').filter(pair => !values.includes(decode(pair.slice(pair.indexOf('=') + 1))))
+  const rest = url.slice(start).split('&').filter(pair => !values.has(decode(pair.slice(pair.indexOf('=') + 1))))
   return rest.length > 0 ? url.slice(0, start) + rest.join('&') : url.slice(0, start - 1)
 }
 

@@ -12,20 +12,22 @@ export type SendError = (request: FastifyRequest, reply: FastifyReply, error: un
  * response schemas and serializers would each change it. What was not made for clients goes to the log, and the client gets a 500.
  */
 export function createSendError (realm: string, session: Session): SendError {
-  async function toBody (request: FastifyRequest, error: TokensError): Promise<ErrorBody> {
-    const { code, message, statusCode } = error
-    return statusCode === 401 ? { code, message, data: { session: await session(request) !== null } } : { code, message }
-  }
-
   return async (request, reply, error) => {
     let known = error instanceof TokensError ? error : new InternalError({ cause: error })
-    const body = await toBody(request, known).catch((cause: unknown) => {
-      known = new InternalError({ cause })
-      return toBody(request, known as TokensError)
-    })
-    if (known.statusCode === 500) request.log.error({ err: known.cause }, 'application tokens: unexpected error')
-    reply.headers(challenge(known.statusCode, presentedBy(request) !== null, realm))
-    reply.code(known.statusCode).type('application/json; charset=utf-8').serializer(asIs).send(JSON.stringify(body))
+    let data: ErrorBody['data']
+    if (known.statusCode === 401) {
+      try {
+        const user = session(request)
+        // Refusals come in floods: where the host knows at once, the answer leaves at once.
+        data = { session: (user instanceof Promise ? await user : user) !== null }
+      } catch (cause) {
+        known = new InternalError({ cause })
+      }
+    }
+    const { code, message, statusCode } = known
+    if (statusCode === 500) request.log.error({ err: known.cause }, 'application tokens: unexpected error')
+    reply.headers(challenge(statusCode, presentedBy(request) !== null, realm))
+    reply.code(statusCode).type('application/json; charset=utf-8').serializer(asIs).send(JSON.stringify({ code, message, data }))
   }
 }
 

@@ -40,7 +40,7 @@ export function createConnection (postgres: string | PostgresConfig | PostgresPo
   return {
     place,
     config,
-    withClient: async work => await withClient(pool, work),
+    withClient: work => withClient(pool, work),
     async close () {
       if (isTheirs) pool.off('error', onError)
       else await closeInTime(pool.end(), log)
@@ -55,53 +55,54 @@ export function explain (place: string, cause: unknown): Error {
   return new DatabaseError(`Postgres at ${place} can't be used: ${message === '' ? code : message}`, { cause })
 }
 
-/** Gives `work` a promise to race against, which rejects when time is up. */
-async function inTime<T> (work: (late: Promise<never>) => Promise<T>): Promise<T> {
+/** Waits for a connection to say goodbye, which one that has gone silent never does: then the host closes without. */
+export async function closeInTime (closing: Promise<void>, log: Log): Promise<void> {
   let timer: NodeJS.Timeout | undefined
   const late = new Promise<never>((_resolve, reject) => {
     // Not unref'ed: a connection that closes holds the process no more, but who waits for it must hear of it.
     timer = setTimeout(() => { reject(new DeadlineError(DEADLINE)) }, DEADLINE)
   })
-  try {
-    return await work(late)
-  } finally {
-    clearTimeout(timer)
-  }
-}
-
-/** Waits for a connection to say goodbye, which one that has gone silent never does: then the host closes without. */
-export async function closeInTime (closing: Promise<void>, log: Log): Promise<void> {
-  await inTime(late => Promise.race([closing, late])).catch((error: unknown) => {
+  await Promise.race([closing, late]).catch((error: unknown) => {
     log.warn({ err: error }, 'a connection to Postgres did not close in time')
   })
+  clearTimeout(timer)
 }
 
-async function withClient<T> (pool: PostgresPool, work: (run: Run) => Promise<T>): Promise<T> {
-  return await inTime(async late => {
-    const connecting = pool.connect()
-    const client = await Promise.race([connecting, late]).catch((error: unknown) => {
-      connecting.then(client => { client.release() }, ignore)
-      throw error
+function withClient<T> (pool: PostgresPool, work: (run: Run) => Promise<T>): Promise<T> {
+  return new Promise((resolve, reject) => {
+    let client: PostgresClient | undefined
+    let isOver = false
+    function end (isSound: boolean, settle: () => void): void {
+      if (isOver) return
+      isOver = true
+      clearTimeout(timer)
+      if (client !== undefined) {
+        client.off('error', ignore)
+        client.release(!isSound)
+      }
+      settle()
+    }
+    const fail = (error: unknown): void => { end(false, () => { reject(error) }) }
+    // Not unref'ed: as above.
+    const timer = setTimeout(() => { fail(new DeadlineError(DEADLINE)) }, DEADLINE)
+
+    // By callback: a client may fail in the very turn in which it comes, before a promise of it is heard of.
+    pool.connect((error, fresh) => {
+      if (fresh === undefined) {
+        fail(error)
+      } else if (isOver) {
+        fresh.release()
+      } else {
+        client = fresh
+        // Without a listener, a connection that ends meanwhile would end the process.
+        client.on('error', ignore)
+        work(async query => (await fresh.query({ ...query, types: AS_TEXT })).rows as never).then(result => { end(true, () => { resolve(result) }) }, fail)
+      }
     })
-    return await useClient(client, run => Promise.race([work(run), late]))
   })
 }
 
-async function useClient<T> (client: PostgresClient, work: (run: Run) => Promise<T>): Promise<T> {
-  // Without a listener, a connection that ends meanwhile would end the process.
-  client.on('error', ignore)
-  let isSound = false
-  try {
-    const result = await work(async <Row>(query: Parameters<Run>[0]) => (await client.query({ ...query, types: AS_TEXT })).rows as Row[])
-    isSound = true
-    return result
-  } finally {
-    client.off('error', ignore)
-    client.release(!isSound)
-  }
-}
-
-/** A race's loser and a lost connection's second report: the first was handled. */
+/** A lost connection's second report: the first is the query's. */
 function ignore (): void {}
 
 function isPool (postgres: string | PostgresConfig | PostgresPool): postgres is PostgresPool {

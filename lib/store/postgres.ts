@@ -28,8 +28,10 @@ export function createPostgresStore ({ postgres, listen, log, ...options }: Post
   const columns = `hash, name, role, requested_by, ${['issue_date', 'valid_until', 'last_used'].map(time).join(', ')}`
 
   // The name prepares the statement once per connection, which a pooler may not bear. It carries the schema, since two of us may share a pool.
-  const statement = <R>(name: string, text: string) => (...values: unknown[]): Promise<R[]> =>
-    connection.withClient(run => run<R>({ ...listen === undefined && { name: `mmc_tokens.${options.schema}.${name}` }, text, values }))
+  const statement = <R>(name: string, text: string) => {
+    const prepared = listen === undefined ? { name: `mmc_tokens.${options.schema}.${name}`, text } : { text }
+    return (...values: unknown[]): Promise<R[]> => connection.withClient(run => run<R>({ ...prepared, values }))
+  }
 
   const insert = statement('insert', `
     INSERT INTO ${schema}.tokens (hash, name, role, requested_by, issue_date, valid_until, last_used)

@@ -1,22 +1,29 @@
 import { randomUUID } from 'node:crypto'
-import { ConflictError, InvalidTokenError } from '../errors.js'
-import type { CreateToken, IssuedToken, Signer, Store, Token } from '../types.js'
+import { LruMap } from 'toad-cache'
+import { ConflictError, InvalidTokenError, type TokensError } from '../errors.js'
+import type { CreateToken, Credential, IssuedToken, Signer, Store, Token } from '../types.js'
 import type { Cache, Known } from './cache.js'
 import { digest, isOurs, verify } from './jwt.js'
 import { parseName, parseRole, parseValidUntil } from './new-token.js'
 import type { Usage } from './usage.js'
 
+/** Digests of which the signature was verified. */
+const VERIFIED_SIZE = 10_000
+
 const HASH = /^[0-9a-f]{64}$/
+
+/** An `InvalidTokenError` is a refusal. */
+export type Outcome = Token | TokensError
 
 /** The rules. Time is an argument, in milliseconds since 1970. */
 export interface Tokens {
-  /** Whether a credential claims to be ours. */
-  isOurs: (credential: string) => boolean
+  /** The credential that a string is, or `null` where it does not claim to be ours. */
+  recognize: (secret: string) => Credential | null
   /**
-   * The token that a credential of ours is; at once, without a promise, where it is known.
-   * @throws InvalidTokenError
+   * The token that a credential of ours is, or why it is none; at once, without a promise, where that is known. A refusal is not
+   * thrown: they come in floods.
    */
-  authenticate: (credential: string, now: number) => Token | Promise<Token>
+  authenticate: (credential: Credential, now: number) => Outcome | Promise<Outcome>
   /** @throws InvalidError, ConflictError */
   issue: (token: CreateToken & { requestedBy: string }, now: number) => Promise<IssuedToken>
   /** Oldest first, by page. */
@@ -28,12 +35,26 @@ export interface Tokens {
 interface Parts { store: Store, cache: Cache, signers: readonly [Signer, ...Signer[]], usage: Usage, issuer: string, roles: readonly string[] }
 
 export function createTokens ({ store, cache, signers, usage, issuer, roles }: Parts): Tokens {
-  function judge (known: Known | null, now: number): Token {
-    if (known === null) throw new InvalidTokenError({ cause: 'unknown or revoked' })
-    if (now >= known.endsAt) throw new InvalidTokenError({ cause: 'expired' })
+  /** When the claims of a credential end, by its digest, which no change of a row makes untrue: signature and issuer held once. */
+  const expiries = new LruMap<number>(VERIFIED_SIZE)
+
+  function judge (known: Known | null, now: number): Outcome {
+    if (known === null) return new InvalidTokenError({ cause: 'unknown or revoked' })
+    if (now >= known.endsAt) return new InvalidTokenError({ cause: 'expired' })
     if (now > known.lastUsed) known.lastUsed = now
     usage.note(known.token.hash, now)
     return known.token
+  }
+
+  /** When the claims of a secret end, in milliseconds since 1970, or why they do not hold. */
+  function expiryOf (secret: string, hash: string): number | string {
+    const known = expiries.get(hash)
+    if (known !== undefined) return known
+    const claims = verify(secret, signers)
+    if (typeof claims === 'string') return claims
+    const expiry = claims.exp * 1000
+    expiries.set(hash, expiry)
+    return expiry
   }
 
   async function find (hash: string, expiry: number): Promise<Known | null> {
@@ -42,16 +63,19 @@ export function createTokens ({ store, cache, signers, usage, issuer, roles }: P
   }
 
   return {
-    isOurs: credential => isOurs(credential, issuer),
+    recognize (secret) {
+      const hash = digest(secret)
+      // To read its payload again would cost more than all the rest of a hit.
+      return expiries.get(hash) !== undefined || isOurs(secret, issuer) ? { secret, hash } : null
+    },
 
-    authenticate (credential, now) {
-      const hash = digest(credential)
+    authenticate ({ secret, hash }, now) {
       const known = cache.get(hash)
       if (known !== undefined) return judge(known, now)
-      const { exp } = verify(credential, signers)
-      const expiry = exp * 1000
+      const expiry = expiryOf(secret, hash)
+      if (typeof expiry === 'string') return new InvalidTokenError({ cause: expiry })
       // Also where it is no number.
-      if (!(now < expiry)) throw new InvalidTokenError({ cause: 'expired' })
+      if (!(now < expiry)) return new InvalidTokenError({ cause: 'expired' })
       return cache.load(hash, async () => await find(hash, expiry)).then(loaded => judge(loaded, now))
     },
 

@@ -3,8 +3,14 @@ import { type AddressInfo, connect, createServer, type Socket } from 'node:net'
 import pg from 'pg'
 import type { Test } from 'tap'
 
-/** What happens to bytes: `up` is to Postgres, `down` from it, `notifications` those of NOTIFY alone. */
-type Fault = 'none' | 'swallow up' | 'swallow down' | 'swallow notifications' | 'refuse'
+/**
+ * What happens to bytes: `up` is to Postgres, `down` from it, `notifications` those of NOTIFY alone. `end when ready` ends each connection
+ * by an error in the very packet that says that Postgres is ready.
+ */
+type Fault = 'none' | 'swallow up' | 'swallow down' | 'swallow notifications' | 'refuse' | 'end when ready'
+
+/** What a backend says when it is terminated (ErrorResponse of Postgres's protocol). */
+const TERMINATED = Buffer.from('E\0\0\0\x2bSFATAL\0C57P01\0Mterminating connection\0\0', 'latin1')
 
 export interface Proxy {
   /** Connection string through the proxy. */
@@ -43,7 +49,9 @@ export async function createProxy (t: Test, url: string): Promise<Proxy> {
       rest = left
       for (const message of messages) {
         const isNotification = message[0] === 0x41
-        if (!(isNotification && fault === 'swallow notifications')) client.write(message)
+        if (isNotification && fault === 'swallow notifications') continue
+        const isReady = message[0] === 0x5a
+        client.write(isReady && fault === 'end when ready' ? Buffer.concat([message, TERMINATED]) : message)
       }
     })
   }).listen(0, '127.0.0.1')
