@@ -1,0 +1,134 @@
+import { createHmac, randomBytes, randomUUID } from 'node:crypto'
+import Fastify, { type FastifyInstance } from 'fastify'
+import pg from 'pg'
+import tokensPlugin, { type IssuedToken, type PostgresPool } from '../../lib/index.js'
+import { type CreateContender, hello, LISTEN, SECRET, type Sent, type Setting } from './contender.js'
+
+/** More than the plugin's cache holds (10,000), so that a token is forgotten before its turn comes again. */
+const MISSES = 20_000
+
+/** Different tokens where one would be an easy case. */
+const SOME = 1000
+
+const VALID_UNTIL = '2999-01-01T00:00:00Z'
+
+interface Ours {
+  app: FastifyInstance
+  issue: (role?: string) => Promise<IssuedToken>
+  listen: () => Promise<string>
+  readyIn: number
+}
+
+async function start ({ postgres, schema }: Setting, pool?: PostgresPool): Promise<Ours> {
+  const started = performance.now()
+  const app = Fastify()
+  await app.register(tokensPlugin, { postgres: pool ?? postgres, schema, secret: SECRET })
+  app.get('/hello', hello)
+  await app.ready()
+  const readyIn = performance.now() - started
+  return {
+    app,
+    readyIn,
+    issue: async (role = 'viewer') => await app.tokens.issue({ name: randomUUID(), role, validUntil: VALID_UNTIL, requestedBy: 'bench' }),
+    listen: async () => await app.listen(LISTEN)
+  }
+}
+
+/** The plugin, with what `prepare` makes sent to it. */
+const ours = (prepare: (ours: Ours) => Promise<Sent[]>, status: 200 | 401 = 200): CreateContender => async setting => {
+  const host = await start(setting)
+  return { listen: host.listen, sent: await prepare(host), status, readyIn: host.readyIn }
+}
+
+const withHeader = (token: string, path = '/hello'): Sent => ({ path, authorization: `Bearer ${token}` })
+
+async function many<T> (count: number, make: () => Promise<T>): Promise<T[]> {
+  const made: T[] = []
+  while (made.length < count) made.push(...await Promise.all(Array.from({ length: 8 }, make)))
+  return made
+}
+
+/** All that a token of ours has, but for who signed it. */
+function forge (): string {
+  const parts = [{ alg: 'HS256', typ: 'JWT' }, { role: 'admin', iat: 1_700_000_000, exp: 32_472_144_000, iss: 'cedalo', jti: randomUUID() }]
+  const signed = parts.map(part => Buffer.from(JSON.stringify(part)).toString('base64url')).join('.')
+  return `${signed}.${createHmac('sha256', randomBytes(32)).update(signed).digest('base64url')}`
+}
+
+export const hit = ours(async ({ issue }) => [withHeader((await issue()).token)])
+
+export const query = ours(async ({ issue }) => [{ path: `/hello?token=${(await issue()).token}` }])
+
+export const none = ours(async () => [{ path: '/hello' }])
+
+export const miss = ours(async ({ issue }) => (await many(MISSES, () => issue())).map(({ token }) => withHeader(token)))
+
+export const forged = ours(async () => Array.from({ length: SOME }, () => withHeader(forge())), 401)
+
+export const revoked = ours(async ({ app, issue }) => {
+  const { token, hash } = await issue()
+  await app.tokens.revoke(hash)
+  return [withHeader(token)]
+}, 401)
+
+/** A pool that works and a listener that can't connect: it goes by what the pool says of itself. */
+export const leaseLost: CreateContender = async setting => {
+  const pool = new pg.Pool({ connectionString: setting.postgres })
+  const { app, issue, listen } = await start(setting, {
+    connect: callback => { pool.connect(callback as never) },
+    end: async () => { await pool.end() },
+    get totalCount () { return pool.totalCount },
+    on: (event, listener) => pool.on(event, listener),
+    off: (event, listener) => pool.off(event, listener),
+    options: { host: '/nowhere' }
+  } as PostgresPool)
+  // Many, since requests with the same token share a query.
+  const tokens = await many(SOME, () => issue())
+  if (app.tokens.health().lease !== 'lost') throw new Error('the lease should be lost')
+  return { listen, sent: tokens.map(({ token }) => withHeader(token)), status: 200 }
+}
+
+/** One of several processes on the same tables. */
+export const node: CreateContender = async setting => {
+  const { app, issue, listen } = await start(setting)
+  const { token } = await issue('admin')
+  const ready = async (): Promise<void> => {
+    while (app.tokens.health().lease !== 'held') await new Promise(resolve => setTimeout(resolve, 10))
+  }
+  return { listen, sent: [withHeader(token)], status: 200, tasks: { issue: async () => await issue(), ready } }
+}
+
+/** Tells how many tokens it makes in some seconds, 8 at once, and how many rows the bare statement. */
+export const create: CreateContender = async setting => {
+  const { issue, listen } = await start(setting)
+  const pool = new pg.Pool({ connectionString: setting.postgres })
+  const text = `INSERT INTO "${setting.schema}".tokens (hash, name, role, requested_by, issue_date, valid_until, last_used) VALUES ($1, $2, $3, $4, $5, $6, $7)`
+  const insert = async (): Promise<unknown> => {
+    const now = new Date().toISOString()
+    return await pool.query({ name: 'insert', text, values: [randomBytes(32).toString('hex'), randomUUID(), 'viewer', 'bench', now, VALID_UNTIL, now] })
+  }
+  const tasks = { issue: async (seconds: number) => await rateOf(issue, seconds), insert: async (seconds: number) => await rateOf(insert, seconds) }
+  return { listen, sent: [], status: 200, tasks }
+}
+
+async function rateOf (act: () => Promise<unknown>, seconds: number): Promise<number> {
+  let count = 0
+  const end = performance.now() + seconds * 1000
+  await Promise.all(Array.from({ length: 8 }, async () => {
+    for (; performance.now() < end; count++) await act()
+  }))
+  return count / seconds
+}
+
+/** Lists its tokens; `fill` makes them so many. */
+export const list: CreateContender = async setting => {
+  const { issue, listen } = await start(setting)
+  const { token } = await issue('admin')
+  const pool = new pg.Pool({ connectionString: setting.postgres, max: 1 })
+  const fill = async (total: number): Promise<void> => {
+    await pool.query(`INSERT INTO "${setting.schema}".tokens (hash, name, role, requested_by, issue_date, valid_until, last_used)
+      SELECT encode(sha256(n::text::bytea), 'hex'), 'token ' || n, 'viewer', 'bench', now() + n * interval '1 ms', now() + interval '1 year', now()
+      FROM generate_series((SELECT count(*) FROM "${setting.schema}".tokens) + 1, ${total}) AS n`)
+  }
+  return { listen, sent: [withHeader(token, '/api/tokens')], status: 200, tasks: { fill } }
+}
