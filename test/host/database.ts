@@ -22,13 +22,32 @@ export interface Database {
 /** A schema of its own for a test. */
 export async function createDatabase (t: Test): Promise<Database> {
   const schema = `test_${randomBytes(6).toString('hex')}`
-  const url = await databaseUrl()
+  return openSchema(t, await databaseUrl(), schema, async query => { await query(`DROP SCHEMA IF EXISTS ${schema} CASCADE`) })
+}
+
+/** A database of its own, for a test that no other's notifications may reach, or that ends connections. */
+export async function createSeparateDatabase (t: Test): Promise<Database> {
+  const name = `test_${randomBytes(6).toString('hex')}`
+  const server = await databaseUrl()
+  const ask = async (statement: string): Promise<void> => {
+    const client = new pg.Client(server)
+    await client.connect()
+    await client.query(statement).finally(() => client.end())
+  }
+  await ask(`CREATE DATABASE ${name}`)
+  t.teardown(() => ask(`DROP DATABASE ${name} WITH (FORCE)`))
+  return openSchema(t, Object.assign(new URL(server), { pathname: `/${name}` }).href, 'mmc_tokens')
+}
+
+/** The schema at `url`, until the test ends. */
+function openSchema (t: Test, url: string, schema: string, leave = async (_query: Database['query']): Promise<void> => {}): Database {
   const pool = new pg.Pool({ connectionString: url, options: `-c search_path=${schema}`, max: 2 })
   // A test may stop the server.
   pool.on('error', () => {})
+  const query: Database['query'] = async (text, values) => (await pool.query(text, values)).rows as Array<Record<string, unknown>>
   t.teardown(async () => {
-    await pool.query(`DROP SCHEMA IF EXISTS ${schema} CASCADE`)
+    await leave(query)
     await pool.end()
   })
-  return { url, schema, query: async (text, values) => (await pool.query(text, values)).rows as Array<Record<string, unknown>> }
+  return { url, schema, query }
 }
