@@ -1,0 +1,122 @@
+import { setImmediate as turn, setTimeout as sleep } from 'node:timers/promises'
+import Fastify from 'fastify'
+import pg from 'pg'
+import t from 'tap'
+import { createPostgresStore } from '../lib/store/postgres.js'
+import { type Cache, createCache, type Known } from '../lib/tokens/cache.js'
+import { createTokens, type Tokens } from '../lib/tokens/tokens.js'
+import type { Claims, Signer, Store } from '../lib/types.js'
+import { createSeparateDatabase, type Database } from './host/database.js'
+
+const RACES = 1000
+/** Races at once; no more, or their queries would wait for each other and not meet. */
+const AT_ONCE = 3
+
+/** Looks up, then stores: the cache that everybody writes first. */
+function createNaiveCache (): Cache {
+  const entries = new Map<string, Known | null>()
+  return {
+    get: hash => entries.get(hash),
+    async load (hash, find) {
+      const found = await find()
+      entries.set(hash, found)
+      return found
+    },
+    forget: hash => { entries.delete(hash) },
+    clear: () => { entries.clear() }
+  }
+}
+
+/** Signatures are not what is raced. */
+const SIGNER: Signer = {
+  sign: claims => ['{"alg":"HS256","typ":"JWT"}', JSON.stringify(claims), 'x'].map(part => Buffer.from(part).toString('base64url')).join('.'),
+  verify: secret => JSON.parse(Buffer.from(secret.split('.')[1] ?? '', 'base64url').toString()) as Claims
+}
+
+/** Connections whose answers take their time, each its own, as over a network: they arrive in any order. */
+function createJitteryPool (connectionString: string): pg.Pool {
+  const pool = new pg.Pool({ connectionString })
+  pool.on('connect', client => {
+    const query = client.query.bind(client) as (query: object) => Promise<unknown>
+    Object.assign(client, { query: async (asked: object) => await query(asked).finally(jitter) })
+  })
+  return pool
+}
+
+interface Node { tokens: Tokens, hasHeard: (hash: string) => boolean, close: () => Promise<void> }
+
+/** The rules on a real store that listens, with a cache to be tried. */
+async function createNode ({ url, schema }: Database, create: (store: Store) => Cache): Promise<Node> {
+  const pool = createJitteryPool(url)
+  const store = createPostgresStore({ postgres: pool, listen: undefined, schema, migrate: true, log: Fastify().log })
+  const cache = create(store)
+  const usage = { note () {}, apply: <T>(token: T): T => token, async close () {} }
+  const heard = new Set<string>()
+  await store.start({
+    forget (hash) {
+      cache.forget(hash)
+      heard.add(hash)
+    },
+    clear: cache.clear
+  })
+  while (!store.isTrusted()) await turn()
+  const tokens = createTokens({ store, cache, signers: [SIGNER], usage, issuer: 'cedalo', roles: ['viewer'] })
+  return {
+    tokens,
+    hasHeard: hash => heard.has(hash),
+    async close () {
+      await store.close()
+      await pool.end()
+    }
+  }
+}
+
+/** Mostly microseconds, now and then milliseconds: as long as a query takes. */
+async function jitter (): Promise<void> {
+  if (Math.random() < 0.3) await sleep(Math.random() * 3)
+  for (let turns = Math.floor(Math.random() * 10); turns > 0; turns--) await turn()
+}
+
+/** How many of a thousand revocations, on one of two nodes, were followed by a lookup that let the token in, on that node or on the other. */
+async function violations (database: Database, create: (store: Store) => Cache): Promise<[there: number, elsewhere: number]> {
+  const nodes = await Promise.all([createNode(database, create), createNode(database, create)])
+  const [one, other] = nodes
+  const violated = [new Set<number>(), new Set<number>()] as const
+
+  async function race (number: number): Promise<void> {
+    const { token, hash } = await one.tokens.issue({ name: `race ${number} ${Math.random()}`, role: 'viewer', validUntil: '2999-01-01T00:00:00Z', requestedBy: 'test' }, Date.now())
+    let isAnswered = false
+    const isDead = [() => isAnswered, () => isAnswered && other.hasHeard(hash)] as const
+    async function use (node: 0 | 1): Promise<void> {
+      const begunDead = isDead[node]()
+      const isAccepted = await Promise.resolve().then(() => nodes[node].tokens.authenticate(token, Date.now())).then(() => true, (error: { code: string }) => {
+        if (error.code !== 'UNAUTHORIZED') throw error
+        return false
+      })
+      if (isAccepted && begunDead) violated[node].add(number)
+    }
+    async function revoke (): Promise<void> {
+      await jitter()
+      await one.tokens.revoke(hash)
+      isAnswered = true
+      await Promise.all([use(0), use(1)])
+    }
+    await Promise.all([revoke(), ...([0, 0, 0, 1, 1, 1] as const).map(async node => {
+      await jitter()
+      await use(node)
+    })])
+    while (!other.hasHeard(hash)) await turn()
+    await Promise.all([use(0), use(1)])
+  }
+
+  for (let number = 0; number < RACES; number += AT_ONCE) await Promise.all(Array.from({ length: AT_ONCE }, async (_, index) => { await race(number + index) }))
+  await Promise.all(nodes.map(async node => { await node.close() }))
+  return [violated[0].size, violated[1].size]
+}
+
+t.test('in a thousand races of lookups and revocations a token is never let in after its revocation was answered or heard of', async t => {
+  const database = await createSeparateDatabase(t)
+  t.strictSame(await violations(database, store => createCache(store.isTrusted, () => performance.now())), [0, 0])
+  const [there, elsewhere] = await violations(database, createNaiveCache)
+  t.ok(there > 0 && elsewhere > 0, `a naive cache does so in ${there} of them where it was revoked, in ${elsewhere} elsewhere`)
+})
