@@ -35,6 +35,8 @@ const SIGNER: Signer = {
 /** Connections whose answers take their time, each its own, as over a network: they arrive in any order. */
 function createJitteryPool (connectionString: string): pg.Pool {
   const pool = new pg.Pool({ connectionString })
+  // Its database may be gone before its last connection is.
+  pool.on('error', () => {})
   pool.on('connect', client => {
     const query = client.query.bind(client) as (query: object) => Promise<unknown>
     Object.assign(client, { query: async (asked: object) => await query(asked).finally(jitter) })

@@ -24,7 +24,7 @@ t.test('of three node processes, the one that answers the DELETE refuses the tok
     const [revoking, ...others] = [...nodes.slice(round % 3), ...nodes.slice(0, round % 3)] as [NodeProcess, NodeProcess, NodeProcess]
     const { token, hash } = await revoking.issue(`round ${round}`)
     // Twice, so that it is known everywhere.
-    for (const node of [...nodes, ...nodes]) t.equal((await node.use(token)).status, 200)
+    for (const node of [...nodes, ...nodes]) if ((await node.use(token)).status !== 200) t.fail('a live token is accepted')
     await revoking.revoke(hash)
     const answered = performance.now()
     const [there, ...elsewhere] = await Promise.all([

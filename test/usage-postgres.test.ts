@@ -13,6 +13,8 @@ import { startNode } from './host/node-process.js'
 /** A pool that remembers what it was asked, heartbeats aside. */
 function createListeningPool (t: Test, { url }: Database): { pool: pg.Pool, statements: string[] } {
   const pool = new pg.Pool({ connectionString: url })
+  // Its database may be gone before its last connection is.
+  pool.on('error', () => {})
   t.teardown(() => pool.end())
   const statements: string[] = []
   pool.on('connect', client => {
@@ -49,14 +51,14 @@ t.test('a thousand uses of one token, and a thousand of fifty, are one UPDATE', 
   const updates = (): number => statements.filter(text => text.startsWith('UPDATE')).length
 
   const [one] = tokens as [typeof tokens[number]]
-  for (let uses = 0; uses < 1000; uses++) t.equal(await use(node, one.token), 200)
-  t.equal(updates(), 0)
-  await due?.()
-  t.equal(updates(), 1)
-  for (let uses = 0; uses < 1000; uses++) t.equal(await use(node, tokens[uses % 50]?.token ?? ''), 200)
-  t.equal(updates(), 1)
-  await due?.()
-  t.equal(updates(), 2)
+  for (const [round, used] of [[one], tokens].entries()) {
+    const statuses = new Set<number>()
+    for (let uses = 0; uses < 1000; uses++) statuses.add(await use(node, used[uses % used.length]?.token ?? ''))
+    t.strictSame([...statuses], [200])
+    t.equal(updates(), round)
+    await due?.()
+    t.equal(updates(), round + 1)
+  }
   t.strictSame(await database.query('SELECT count(*)::integer FROM tokens WHERE last_used > issue_date'), [{ count: 50 }])
 })
 
@@ -117,13 +119,15 @@ t.test('kill -9 costs at most 5 s of uses, whenever it comes', async t => {
   // What would be lost if it were killed now.
   let used = 0
   let mostLost = 0
+  const statuses = new Set<number>()
   const end = performance.now() + 10_000
   while (performance.now() < end) {
     const at = Date.now()
-    t.equal((await node.use(token)).status, 200)
+    statuses.add((await node.use(token)).status)
     used = at
     mostLost = Math.max(mostLost, used - await written())
   }
+  t.strictSame([...statuses], [200])
   node.kill('SIGKILL')
   await t.rejects(node.use(token))
   const lost = used - await written()
