@@ -11,8 +11,12 @@ async function createServer (t: Test) {
   const postgres = await startPostgres()
   const client = new pg.Client(postgres.url)
   await client.connect()
-  const frozen: number[] = []
-  const thaw = (): void => { for (const pid of frozen.splice(0)) process.kill(pid, 'SIGCONT') }
+  const frozen = new Set<number>()
+  // Each once: what goes on may end at once, and its id mean nothing then.
+  function thaw (): void {
+    for (const pid of frozen) process.kill(pid, 'SIGCONT')
+    frozen.clear()
+  }
   t.teardown(async () => {
     thaw()
     await client.end()
@@ -24,7 +28,7 @@ async function createServer (t: Test) {
   }
   function stop (pid: number): void {
     process.kill(pid, 'SIGSTOP')
-    frozen.push(pid)
+    frozen.add(pid)
   }
   return {
     database: { url: postgres.url, schema: 'mmc_tokens', query: async (text: string, values?: unknown[]) => (await client.query(text, values)).rows as Array<Record<string, unknown>> },
