@@ -99,8 +99,8 @@ async function violations (t: Test, database: Database, races: number, create: (
     const isDead = [() => isAnswered, () => isAnswered && other.hasHeard(hash)] as const
     async function use (node: 0 | 1): Promise<void> {
       const begunDead = isDead[node]()
-      const isAccepted = await Promise.resolve().then(() => nodes[node].tokens.authenticate(token, Date.now())).then(() => true, () => false)
-      if (isAccepted && begunDead) violated[node].add(number)
+      const outcome = await Promise.resolve(nodes[node].tokens.authenticate({ secret: token, hash }, Date.now())).catch((error: unknown) => error)
+      if (!(outcome instanceof Error) && begunDead) violated[node].add(number)
     }
     async function revoke (): Promise<void> {
       await jitter()
