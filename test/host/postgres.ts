@@ -53,20 +53,23 @@ interface Options {
   keepAs?: string
   /** Server settings, such as `max_connections=20`. */
   settings?: string[]
+  /** Hears what the server writes to its log. */
+  onLog?: (text: string) => void
 }
 
-export async function startPostgres ({ keepAs, settings = [] }: Options = {}): Promise<Postgres> {
+export async function startPostgres ({ keepAs, settings = [], onLog = () => {} }: Options = {}): Promise<Postgres> {
   const runtime = await unpack()
   try {
-    return await firstThatStarts(runtime, settings, keepAs)
+    return await firstThatStarts({ runtime, settings, onLog }, keepAs)
   } catch (error) {
     await rm(runtime, { recursive: true })
     throw error
   }
 }
 
-async function firstThatStarts (runtime: string, settings: string[], keepAs: string | undefined): Promise<Postgres> {
-  if (keepAs === undefined) return await run({ runtime, folder: await initialize(runtime), settings, keep: false })
+async function firstThatStarts (server: Omit<Server, 'folder' | 'keep'>, keepAs: string | undefined): Promise<Postgres> {
+  const { runtime } = server
+  if (keepAs === undefined) return await run({ ...server, folder: await initialize(runtime), keep: false })
   for (let n = 1; ; n++) {
     const folder = join(DATA, `${keepAs}-${n}`)
     if (!await isDatabase(folder)) {
@@ -75,7 +78,7 @@ async function firstThatStarts (runtime: string, settings: string[], keepAs: str
       await rename(fresh, folder).catch(() => rm(fresh, { recursive: true }))
     }
     try {
-      return await run({ runtime, folder, settings, keep: true })
+      return await run({ ...server, folder, keep: true })
     } catch (error) {
       if (!String(error).includes('postmaster.pid')) throw error
     }
@@ -126,9 +129,9 @@ async function initialize (runtime: string): Promise<string> {
   return folder
 }
 
-interface Server { runtime: string, folder: string, settings: string[], keep: boolean }
+interface Server { runtime: string, folder: string, settings: string[], onLog: (text: string) => void, keep: boolean }
 
-async function run ({ runtime, folder, settings, keep }: Server): Promise<Postgres> {
+async function run ({ runtime, folder, settings, onLog, keep }: Server): Promise<Postgres> {
   const socket = join(runtime, 'socket')
   const server = ['-D', dataDirectory(folder), '-k', socket,
     ...['listen_addresses=', ...keep ? [] : ['fsync=off'], ...settings].flatMap(setting => ['-c', setting])]
@@ -141,6 +144,7 @@ async function run ({ runtime, folder, settings, keep }: Server): Promise<Postgr
     const output = await new Promise<string>(resolve => {
       let said = ''
       child.stderr.setEncoding('utf8').on('data', (chunk: string) => {
+        onLog(chunk)
         said = (said + chunk).slice(-10_000)
         // A client that comes too early gets a FATAL of its own: "the database system is starting up".
         if (/ready to accept|FATAL:(?! +the database system is).*\n/.test(said)) resolve(said)
