@@ -27,7 +27,7 @@ export function createSearch (tokens: readonly string[], secrets: readonly Buffe
     return found
   }
   return text => {
-    const encoded = (text.match(/[^\s"]*%[^\s"]*/g) ?? []).join('\n')
+    const encoded = text.split(/[\s"]+/).filter(word => word.includes('%')).join('\n')
     const inBase64 = (text.match(/[\w+/=-]{64,}/g) ?? []).map(run => Buffer.from(run, 'base64').toString('latin1')).join('\n')
     return [...new Set([text, decode(encoded), decode(decode(encoded)), inBase64].flatMap(searchPlain))]
   }
