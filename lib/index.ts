@@ -11,7 +11,7 @@ import { createSendError } from './http/send-error.js'
 import { checkOptions } from './options.js'
 import { createPostgresStore } from './store/postgres.js'
 import { createCache } from './tokens/cache.js'
-import { deriveKey } from './tokens/jwt.js'
+import { deriveKey, fingerprint } from './tokens/jwt.js'
 import { createTokens } from './tokens/tokens.js'
 import { createUsage } from './tokens/usage.js'
 import type { ApplicationTokens, Claims, Signer, Token, TokensPluginOptions } from './types.js'
@@ -22,7 +22,7 @@ const register: FastifyPluginAsync<TokensPluginOptions> = async (app, options) =
   checkHost(app)
   const { postgres, listen, migrate, schema, secrets, issuer, roles, hook, queryParameter, versions, enabled, prefix, session: ask } = checkOptions(options)
 
-  const store = createPostgresStore({ postgres, listen, migrate, schema, log: app.log })
+  const store = createPostgresStore({ postgres, listen, migrate, schema, fingerprints: secrets.map(fingerprint), log: app.log })
   const usage = createUsage(store, app.log)
   const signers = await createSigners(app, secrets.map(deriveKey), issuer)
   const cache = createCache(store.isTrusted, () => performance.now())

@@ -1,10 +1,12 @@
+import { EventEmitter, once } from 'node:events'
 import { setImmediate as turn } from 'node:timers/promises'
 import t, { type Test } from 'tap'
 import { bearer, buildHost, type TestHost } from './host/build-host.js'
-import { createDatabase } from './host/database.js'
+import { createDatabase, type Database } from './host/database.js'
 
 const OLD = 'the old secret of the tests, long enough: 0123456789'
 const NEW = 'the new secret of the tests, long enough: 0123456789'
+const WARNING = 'another node signs tokens with a secret that this node does not know'
 /** Programs that use tokens all the while. */
 const CLIENTS = 8
 /** Requests from one restart to the next. */
@@ -23,15 +25,18 @@ interface Outcome {
   /** Of tokens whose key the node has dropped. */
   acceptedLate: number
   refusedRightly: number
+  /** Warnings of nodes about others. */
+  warnings: number
 }
 
 /** Restarts two nodes with each of these lists of secrets, one after the other, while clients make and use tokens on both. */
 async function rotate (t: Test, steps: string[][]): Promise<Outcome> {
   const database = await createDatabase(t)
-  const start = async (secrets: string[]): Promise<Node> => ({ ...await buildHost(t, { database, tokens: { secret: secrets } }), secrets, busy: 0 })
+  const outcome: Outcome = { used: 0, refused: 0, acceptedLate: 0, refusedRightly: 0, warnings: 0 }
+  const stream = { write (line: string) { if (line.includes(WARNING)) outcome.warnings++ } }
+  const start = async (secrets: string[]): Promise<Node> => ({ ...await buildHost(t, { database, tokens: { secret: secrets }, fastify: { logger: { level: 'warn', stream } } }), secrets, busy: 0 })
   const nodes = [await start([OLD]), await start([OLD])]
   const tokens: Array<{ token: string, secret: string }> = []
-  const outcome: Outcome = { used: 0, refused: 0, acceptedLate: 0, refusedRightly: 0 }
   const any = <T>(from: T[]): T => from[Math.floor(Math.random() * from.length)] as T
 
   async function issue ({ app, secrets: [secret = ''] }: Node): Promise<void> {
@@ -76,14 +81,55 @@ async function rotate (t: Test, steps: string[][]): Promise<Outcome> {
 }
 
 t.test('a secret is replaced under load, node by node: verified by all, then signed with, then alone; no token is refused before its key is dropped, and each is from then on', async t => {
-  const { used, refused, acceptedLate, refusedRightly } = await rotate(t, [[OLD, NEW], [NEW, OLD], [NEW]])
+  const { used, refused, acceptedLate, refusedRightly, warnings } = await rotate(t, [[OLD, NEW], [NEW, OLD], [NEW]])
   t.comment(`${used} uses, ${refusedRightly} with the dropped secret`)
   t.equal(refused, 0)
   t.equal(acceptedLate, 0)
   t.ok(refusedRightly > 0)
+  t.equal(warnings, 0)
 })
 
 t.test('the same load notices a rotation in the wrong order: signed with before all verify, and without an overlap', async t => {
   t.ok((await rotate(t, [[NEW, OLD]])).refused > 0)
   t.ok((await rotate(t, [[NEW]])).refused > 0)
+})
+
+/** A node, and its warnings of others: those that came, and the next. */
+async function startNode (t: Test, database: Database, ...secret: string[]): Promise<TestHost & { warnings: string[], warned: () => Promise<unknown> }> {
+  const log = new EventEmitter()
+  const warnings: string[] = []
+  const stream = {
+    write (line: string) {
+      if (!line.includes(WARNING)) return
+      warnings.push(line)
+      log.emit('warning')
+    }
+  }
+  const host = await buildHost(t, { database, tokens: { secret }, fastify: { logger: { level: 'warn', stream } } })
+  return { ...host, warnings, warned: async () => { if (warnings.length === 0) await once(log, 'warning') } }
+}
+
+t.test('two nodes that sign with different secrets both say so when the second starts, once, and none that knows both', async t => {
+  const database = await createDatabase(t)
+  const knowing = await startNode(t, database, OLD, NEW)
+  const elsewhere = await startNode(t, await createDatabase(t), `elsewhere ${OLD}`)
+  const old = await startNode(t, database, OLD)
+  const [fresh, another] = [await startNode(t, database, NEW), await startNode(t, database, NEW)]
+  await Promise.all([old.warned(), fresh.warned(), another.warned()])
+  // A node of their own kind is heard by all, and nobody answers it but `old`.
+  await (await startNode(t, database, NEW)).warned()
+  for (const { warnings } of [old, fresh, another]) {
+    t.equal(warnings.length, 1)
+    t.match(warnings[0], '"level":40')
+    t.notOk([OLD, NEW].some(secret => warnings[0]?.includes(secret)))
+  }
+  for (const { warnings } of [knowing, elsewhere]) t.strictSame(warnings, [])
+})
+
+t.test('a node that signs with a secret which others do not know yet is warned of by them alone', async t => {
+  const database = await createDatabase(t)
+  const old = await startNode(t, database, OLD)
+  const both = await startNode(t, database, NEW, OLD)
+  await old.warned()
+  t.strictSame(both.warnings, [])
 })

@@ -3,6 +3,7 @@ import { DatabaseError } from '../errors.js'
 import type { Log, PostgresConfig, PostgresPool, Store, Token } from '../types.js'
 import { createConnection } from './connection.js'
 import { bringUpToDate, type MigrateOptions } from './migrate.js'
+import { createNeighbours } from './neighbours.js'
 import { createRevocations, type Revocations } from './revocations.js'
 
 /** Records a page of a list. */
@@ -14,11 +15,13 @@ export interface PostgresStoreOptions extends MigrateOptions {
   postgres: string | PostgresConfig | PostgresPool
   /** A direct connection where `postgres` goes through a pooler. */
   listen: string | PostgresConfig | undefined
+  /** Of the secrets of this node, to be compared with those of others; it signs with the first. */
+  fingerprints: readonly string[]
   log: Log
 }
 
 /** The store on Postgres. Nothing connects before the first call. */
-export function createPostgresStore ({ postgres, listen, log, ...options }: PostgresStoreOptions): Store {
+export function createPostgresStore ({ postgres, listen, fingerprints, log, ...options }: PostgresStoreOptions): Store {
   const connection = createConnection(postgres, log)
   const direct = listen === undefined ? connection : createConnection(listen, log)
   let revocations: Revocations | undefined
@@ -53,7 +56,7 @@ export function createPostgresStore ({ postgres, listen, log, ...options }: Post
     async start (listener) {
       await bringUpToDate(direct, options)
       if (direct !== connection) await bringUpToDate(connection, { ...options, migrate: false })
-      revocations ??= createRevocations(direct.config, direct.place, notify, listener, log)
+      revocations ??= createRevocations(direct.config, direct.place, notify, listener, createNeighbours(options.schema, fingerprints, notify, log), log)
       revocations.start()
     },
     isTrusted: () => revocations?.isTrusted() === true,

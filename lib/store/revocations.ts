@@ -3,6 +3,7 @@ import pg from 'pg'
 import type { ChangeListener, Log, PostgresConfig } from '../types.js'
 import { closeInTime } from './connection.js'
 import { CHANNEL } from './migrations.js'
+import type { Neighbours } from './neighbours.js'
 
 /** Milliseconds between heartbeats. */
 const HEARTBEAT = 500
@@ -29,7 +30,7 @@ export interface Revocations {
  * database and a process that slept look healthy to anything less.
  * @param config direct: a pooler that lends connections by transaction swallows notifications
  */
-export function createRevocations (config: PostgresConfig, place: string, notify: Notify, listener: ChangeListener, log: Log): Revocations {
+export function createRevocations (config: PostgresConfig, place: string, notify: Notify, listener: ChangeListener, neighbours: Neighbours, log: Log): Revocations {
   const ownChannel = `${CHANNEL}_${randomUUID()}`
   /** When each heartbeat that is not back was sent. */
   const sent = new Map<string, number>()
@@ -44,12 +45,13 @@ export function createRevocations (config: PostgresConfig, place: string, notify
     fresh.on('end', () => { lose(fresh, new Error('the connection ended')) })
     fresh.on('notification', ({ channel, payload = '' }) => {
       if (channel === ownChannel) prove(payload)
+      else if (channel === neighbours.channel) neighbours.hear(payload)
       else if (payload === '*') listener.clear()
       else listener.forget(payload)
     })
     try {
       await fresh.connect()
-      await fresh.query(`LISTEN "${CHANNEL}"; LISTEN "${ownChannel}"`)
+      await fresh.query(`LISTEN "${CHANNEL}"; LISTEN "${ownChannel}"; LISTEN "${neighbours.channel}"`)
       // Nobody heard of what changed before.
       listener.clear()
       beat(fresh)
@@ -77,7 +79,10 @@ export function createRevocations (config: PostgresConfig, place: string, notify
     const sentAt = sent.get(id)
     if (sentAt !== undefined) {
       sent.delete(id)
-      if (!isTrusted()) log.info(`hears of revocations from Postgres at ${place}`)
+      if (!isTrusted()) {
+        log.info(`hears of revocations from Postgres at ${place}`)
+        neighbours.greet()
+      }
       trustedUntil = Math.max(trustedUntil, sentAt + LEASE)
       failures = 0
     }

@@ -12,6 +12,11 @@ export function deriveKey (secret: string): Buffer {
   return Buffer.from(hkdfSync('sha256', secret, '', 'fastify-mmc-tokens', 32))
 }
 
+/** Names a secret to other nodes, and says nothing else of it: derived for this purpose alone, and cut short. */
+export function fingerprint (secret: string): string {
+  return Buffer.from(hkdfSync('sha256', secret, '', 'fastify-mmc-tokens fingerprint', 8)).toString('hex')
+}
+
 /** SHA-256 of the whole token string, lower-case hex. */
 export function digest (secret: string): string {
   return hash('sha256', secret, 'hex')
