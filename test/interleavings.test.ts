@@ -49,7 +49,7 @@ interface Node { tokens: Tokens, hasHeard: (hash: string) => boolean }
 /** The rules on a real store that listens, with a cache to be tried. */
 async function createNode (t: Test, { url, schema }: Database, create: (store: Store) => Cache): Promise<Node> {
   const pool = createJitteryPool(url)
-  const store = createPostgresStore({ postgres: pool, listen: undefined, schema, migrate: true, log: Fastify().log })
+  const store = createPostgresStore({ postgres: pool, listen: undefined, schema, migrate: true, fingerprints: [], log: Fastify().log })
   t.teardown(async () => {
     await store.close()
     await pool.end()

@@ -87,7 +87,7 @@ t.test('to write five thousand uses is one statement, notifies nobody and emptie
     t.equal(await use(node, token), 200)
     const watch = setInterval(() => { wasHeld &&= isHeld() }, 1)
     wasHeld = true
-    const usage = createUsage(createPostgresStore({ postgres: pool, listen: undefined, schema: database.schema, migrate: true, log: Fastify().log }), Fastify().log)
+    const usage = createUsage(createPostgresStore({ postgres: pool, listen: undefined, schema: database.schema, migrate: true, fingerprints: [], log: Fastify().log }), Fastify().log)
     const at = Date.now() + 60_000 * ++flushes
     for (const hash of hashes) usage.note(hash, at)
     statements.length = 0
