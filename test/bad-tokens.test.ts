@@ -96,14 +96,14 @@ t.test(`of ${MUTATIONS} strings that are almost a token none is accepted, and no
 t.test('the same attack gets through a store that finds by what a token says, and past signers that do not verify', async t => {
   const find = async (store: Store, credential: string): Promise<Token | null> =>
     await store.find(digest(credential.split('.').map(part => Buffer.from(part, 'base64url').toString('base64url')).join('.')))
-  t.ok((await attack(t, 5000, { find })).accepted.length > 0, 'the unused bits of a signature')
+  t.ok((await attack(t, 4000, { find })).accepted.length > 0, 'the unused bits of a signature')
   const [{ sign, verify }] = await realSigners(t)
   const claims: Claims = { role: 'viewer', iat: 0, exp: 33e9, iss: 'cedalo', jti: '' }
   const reader: Signer = { sign, verify: secret => ({ ...claims, ...JSON.parse(Buffer.from(secret.split('.')[1] ?? '', 'base64url').toString()) as object }) }
-  const unverified = await attack(t, 5000, { signers: [reader] })
+  const unverified = await attack(t, 500, { signers: [reader] })
   t.ok(unverified.forgeriesLookedUp.length > 0)
   t.strictSame(unverified.accepted, [], 'the digest still stands in the way')
-  t.ok((await attack(t, 5000, { signers: [reader], find })).accepted.length > 0)
+  t.ok((await attack(t, 500, { signers: [reader], find })).accepted.length > 0)
   const trimming: Signer = { sign, verify: secret => verify(secret.trim().replace(/=+$/, '')) }
-  t.ok((await attack(t, 5000, { signers: [trimming] })).forgeriesLookedUp.length > 0)
+  t.ok((await attack(t, 2000, { signers: [trimming] })).forgeriesLookedUp.length > 0)
 })
