@@ -1,4 +1,4 @@
-import { hkdfSync, randomBytes } from 'node:crypto'
+import { hkdfSync, randomBytes, randomUUID } from 'node:crypto'
 import { once } from 'node:events'
 import { Agent, type IncomingMessage, request } from 'node:http'
 import type { AddressInfo, Socket } from 'node:net'
@@ -101,16 +101,23 @@ async function release (t: Test, count: number, plant?: (app: FastifyInstance, d
     const ask = createClient(t, app)
 
     const [cookie = ''] = /mmc=[^;]+/.exec(await ask('/auth?json=true', { 'content-type': 'application/x-www-form-urlencoded' }, 'username=cedalo&password=secret')) ?? []
-    const own = await inTurn(Array.from({ length: count / 2 }, (_, n) => async () => {
-      const answer = await ask('/api/tokens', { cookie, 'content-type': 'application/json' }, JSON.stringify({ name: `${level} ${n}`, role: 'admin', validUntil: '2999-01-01T00:00:00Z' }))
+    // Again where Postgres took its second and said nothing, as it may on a busy machine.
+    const patiently = async (status: number, send: () => Promise<string>): Promise<string> => {
+      for (;;) {
+        const answer = await send()
+        if (answer.startsWith(`${status} `)) return answer
+        keep('answers', answer)
+        if (!answer.startsWith('500 ')) throw new Error(`${answer.slice(0, 3)}, not ${status}`)
+      }
+    }
+    const own = await inTurn(Array.from({ length: count / 2 }, () => async () => {
+      const answer = await patiently(200, async () => await ask('/api/tokens', { cookie, 'content-type': 'application/json' }, JSON.stringify({ name: randomUUID(), role: 'admin', validUntil: '2999-01-01T00:00:00Z' })))
       return JSON.parse(answer.slice(answer.indexOf('\n\n'))) as IssuedToken
     }))
     canaries.push(...own)
     await inTurn(own.map((canary, n) => async () => {
       for (const [path, headers, status] of n % 10 === 0 ? [...uses(canary), ...rareUses(canary)] : uses(canary)) {
-        const answer = await ask(path, headers)
-        keep('answers', answer)
-        if (!answer.startsWith(`${status} `)) throw new Error(`${path.split(/[?#]/, 1)[0]} answers ${answer.slice(0, 3)}, not ${status}`)
+        keep('answers', await patiently(status, async () => await ask(path, headers)))
       }
     }))
 
