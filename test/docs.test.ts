@@ -1,4 +1,4 @@
-import { readFile } from 'node:fs/promises'
+import { access, readdir, readFile } from 'node:fs/promises'
 import secureSession from '@fastify/secure-session'
 import Fastify, { type FastifyInstance } from 'fastify'
 import t from 'tap'
@@ -62,4 +62,19 @@ t.test("README.md: its table of options has each of them, with the schema's defa
   for (const [name, schema] of Object.entries(OptionsSchema.properties)) {
     if ('default' in schema && name !== 'roles') t.equal(rows.get(name), JSON.stringify(schema.default), name)
   }
+})
+
+t.test('docs/security.md: every test that it names is there', async t => {
+  const tests = new Set([...(await readFile('docs/security.md', 'utf8')).matchAll(/`(test\/[^`]+\.ts)`/g)].map(([, file = '']) => file))
+  t.ok(tests.size > 10)
+  for (const file of tests) await t.resolves(access(file), file)
+})
+
+t.test('docs/operations.md: the log says what the page says that it says, and nothing else of its own', async t => {
+  const lib = await readdir('lib', { recursive: true, withFileTypes: true })
+  const source = (await Promise.all(lib.filter(entry => entry.isFile()).map(async ({ parentPath, name }) => await readFile(`${parentPath}/${name}`, 'utf8')))).join('')
+  const logged = [...source.matchAll(/log\.(info|warn|error)\([^'`]*['`]([^'`$]+)/g)].map(([, level, line = '']) => `${line.trim()} (${level})`)
+  const told = [...(await readFile('docs/operations.md', 'utf8')).matchAll(/^\| `([^`]+)` \| (info|warn|error) \|/gm)].map(([, line, level]) => `${line} (${level})`)
+  t.equal(told.length, logged.length)
+  for (const line of told) t.ok(logged.some(known => known.startsWith(line.replace(/ \(.*/, '')) && known.endsWith(line.replace(/.* \(/, '('))), line)
 })
