@@ -1,6 +1,6 @@
 import { type ChildProcessByStdio, spawn, type SpawnOptions } from 'node:child_process'
 import { once } from 'node:events'
-import { chmod, mkdir, mkdtemp, readFile, rename, rm, symlink } from 'node:fs/promises'
+import { appendFile, chmod, mkdir, mkdtemp, readFile, rename, rm, symlink, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { basename, dirname, join } from 'node:path'
 import type { Readable, Writable } from 'node:stream'
@@ -55,12 +55,15 @@ interface Options {
   settings?: string[]
   /** Hears what the server writes to its log. */
   onLog?: (text: string) => void
+  /** Follow this server, which must be stopped: begin with a copy of its data. */
+  standbyOf?: Postgres
 }
 
-export async function startPostgres ({ keepAs, settings = [], onLog = () => {} }: Options = {}): Promise<Postgres> {
+export async function startPostgres ({ keepAs, settings = [], onLog = () => {}, standbyOf }: Options = {}): Promise<Postgres> {
   const runtime = await unpack()
+  const server = { runtime, settings, onLog }
   try {
-    return await firstThatStarts({ runtime, settings, onLog }, keepAs)
+    return standbyOf === undefined ? await firstThatStarts(server, keepAs) : await follow(server, standbyOf)
   } catch (error) {
     await rm(runtime, { recursive: true })
     throw error
@@ -83,6 +86,15 @@ async function firstThatStarts (server: Omit<Server, 'folder' | 'keep'>, keepAs:
       if (!String(error).includes('postmaster.pid')) throw error
     }
   }
+}
+
+async function follow (server: Omit<Server, 'folder' | 'keep'>, { folder: from, url }: Postgres): Promise<Postgres> {
+  const folder = await mkdtemp(join(DATA, `${process.pid}-`))
+  await command('cp', ['-R', `${from}/.`, folder])
+  await writeFile(join(folder, 'standby.signal'), '')
+  await appendFile(join(folder, 'postgresql.auto.conf'), `primary_conninfo = 'host=${new URL(url).searchParams.get('host')} user=postgres'\n`)
+  await giveAway(folder)
+  return await run({ ...server, folder, keep: false })
 }
 
 function isDatabase (folder: string): Promise<boolean> {

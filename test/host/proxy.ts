@@ -16,15 +16,25 @@ export interface Proxy {
   /** Connection string through the proxy. */
   url: string
   set: (fault: Fault) => void
+  /** What Postgres sends arrives so much later, in milliseconds. */
+  delay: (milliseconds: number) => void
+  /** Ends every connection on the side of Postgres; the other side hears nothing of it. */
+  halve: () => void
+  /** Where new connections lead from now on. */
+  lead: (url: string) => void
   /** Ends every connection. */
   cut: () => void
 }
 
 /** A TCP proxy before the server at `url`, closed when the test ends. */
 export async function createProxy (t: Test, url: string): Promise<Proxy> {
-  const { host, port, user, password, database } = new pg.Client(url)
+  const { user, password, database } = new pg.Client(url)
+  let { host, port } = new pg.Client(url)
   const sockets = new Set<Socket>()
+  const upstreams = new Set<Socket>()
+  const halved = new WeakSet<Socket>()
   let fault: Fault = 'none'
+  let delay = 0
 
   const server = createServer({ allowHalfOpen: true }, client => {
     if (fault === 'refuse') {
@@ -36,12 +46,25 @@ export async function createProxy (t: Test, url: string): Promise<Proxy> {
       sockets.add(socket)
       socket.on('error', () => {}).on('close', () => {
         sockets.delete(socket)
-        other.destroy()
+        if (!halved.has(socket)) other.destroy()
       })
     }
-    client.on('data', chunk => { if (fault !== 'swallow up') upstream.write(chunk) })
+    upstreams.add(upstream)
+    upstream.on('close', () => { upstreams.delete(upstream) })
+    client.on('data', chunk => { if (fault !== 'swallow up' && !halved.has(upstream)) upstream.write(chunk) })
     // In silence not even the end of a connection is answered.
-    client.on('end', () => { if (!fault.startsWith('swallow')) client.end() })
+    client.on('end', () => { if (!fault.startsWith('swallow') && !halved.has(upstream)) client.end() })
+    let due = 0
+    const send = (message: Buffer): void => {
+      const now = performance.now()
+      if (delay === 0 && due <= now) {
+        client.write(message)
+        return
+      }
+      // What was sent later does not arrive earlier.
+      due = Math.max(due, now + delay)
+      setTimeout(() => { if (client.writable && fault !== 'swallow down') client.write(message) }, due - now).unref()
+    }
     let rest: Buffer = Buffer.alloc(0)
     upstream.on('data', chunk => {
       if (fault === 'swallow down') return
@@ -51,7 +74,7 @@ export async function createProxy (t: Test, url: string): Promise<Proxy> {
         const isNotification = message[0] === 0x41
         if (isNotification && fault === 'swallow notifications') continue
         const isReady = message[0] === 0x5a
-        client.write(isReady && fault === 'end when ready' ? Buffer.concat([message, TERMINATED]) : message)
+        send(isReady && fault === 'end when ready' ? Buffer.concat([message, TERMINATED]) : message)
       }
     })
   }).listen(0, '127.0.0.1')
@@ -63,7 +86,19 @@ export async function createProxy (t: Test, url: string): Promise<Proxy> {
   })
   const through = new URL(`postgres://127.0.0.1:${(server.address() as AddressInfo).port}/${database}`)
   Object.assign(through, { username: user, password: password ?? '' })
-  return { url: String(through), set: value => { fault = value }, cut }
+  return {
+    url: String(through),
+    set: value => { fault = value },
+    delay: value => { delay = value },
+    halve () {
+      for (const upstream of upstreams) {
+        halved.add(upstream)
+        upstream.destroy()
+      }
+    },
+    lead (url) { ({ host, port } = new pg.Client(url)) },
+    cut
+  }
 }
 
 /** The whole messages of Postgres's protocol in some bytes, a byte of type and four of length each, and what is left. */

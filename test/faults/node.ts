@@ -1,0 +1,60 @@
+import { createHook } from 'node:async_hooks'
+import type { IncomingMessage, ServerResponse } from 'node:http'
+import pg from 'pg'
+import { createHost } from '../host/host.js'
+
+/** What a test tells a node to be, in the environment variable `FAULT_NODE`. */
+export interface NodeSettings {
+  postgres: string
+  listen?: string
+  secret: string
+  /** Hand the plugin a pool of the host's own, of this size. */
+  ownPool?: number
+}
+
+/** What a test tells a node to do. */
+export type Order =
+  /** Every connection of the host's own pool is busy for so long, in milliseconds. */
+  | { exhaust: number }
+  /** The clock on the wall is wrong by so much, in milliseconds. */
+  | { clock: number }
+
+const { postgres, ownPool, ...tokens } = JSON.parse(process.env.FAULT_NODE ?? '') as NodeSettings
+const pool = ownPool === undefined ? undefined : new pg.Pool({ connectionString: postgres, max: ownPool })
+
+const now = Date.now
+let offset = 0
+Date.now = () => now() + offset
+
+const app = await createHost({
+  fastify: { logger: { level: 'warn' } },
+  sessionKey: Buffer.alloc(32, 7),
+  tokens: { postgres: pool ?? postgres, ...tokens }
+})
+app.get('/health', async () => ({ ...app.tokens.health(), now: Date.now() }))
+
+// What runs from a request's arrival on, and after each await, is a step; at the one that the request names, the process dies.
+let steps = 0
+app.get('/steps', async () => steps)
+app.server.prependListener('request', (request: IncomingMessage, response: ServerResponse) => {
+  const dieAt = Number(request.headers['die-at'] ?? NaN)
+  if (Number.isNaN(dieAt)) return
+  steps = 0
+  const hook = createHook({ before () { if (++steps === dieAt) process.kill(process.pid, 'SIGKILL') } }).enable()
+  response.once('close', () => { hook.disable() })
+})
+
+const address = await app.listen({ host: '127.0.0.1', port: 0 })
+
+async function exhaust (milliseconds: number): Promise<void> {
+  const busy = async (): Promise<void> => { await pool?.query('SELECT pg_sleep($1)', [milliseconds / 1000]).catch(() => {}) }
+  await Promise.all(Array.from({ length: ownPool ?? 0 }, busy))
+}
+
+process.on('message', (order: Order) => {
+  if ('clock' in order) offset = order.clock
+  else exhaust(order.exhaust).catch(() => {})
+})
+// The test ended.
+process.on('disconnect', () => { process.exit() })
+process.send?.(address)

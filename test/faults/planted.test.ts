@@ -1,0 +1,28 @@
+import t from 'tap'
+import type { BugName } from './bugs.js'
+import { type Fault, isAccepted } from './fault.js'
+import { chosen } from './faults.js'
+import { runFault } from './run-fault.js'
+import { createWorld, startServer } from './world.js'
+
+const postgres = await startServer(t)
+const faults = new Map<BugName, Fault[]>()
+for (const fault of chosen()) faults.set(fault.bug, [...faults.get(fault.bug) ?? [], fault])
+
+for (const [bug, finders] of faults) {
+  t.test(`a planted bug is found: ${bug}`, async t => {
+    const world = await createWorld(t, postgres, bug)
+    for (const fault of finders) {
+      await t.test(fault.name, async t => {
+        // Some show only where a token was looked up, or revoked, in a moment that chance must bring about.
+        for (let run = 1; ; run++) {
+          const { violations, summary } = await runFault(world, { ...fault, name: `${fault.name}, run ${run}` }, fault.caught === isAccepted ? {} : { after: 1500 })
+          const isFound = violations.some(violation => fault.caught.test(violation))
+          if (!isFound && run < 5) continue
+          t.ok(isFound, JSON.stringify(summary))
+          break
+        }
+      })
+    }
+  })
+}
