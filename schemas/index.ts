@@ -1,0 +1,29 @@
+import { FormatRegistry, type Static, type TSchema } from '@sinclair/typebox'
+import { Value } from '@sinclair/typebox/value'
+import { ErrorSchema } from './error.js'
+import { CreateTokenSchema, IssuedTokenSchema, TokenSchema } from './token.js'
+
+export { type ErrorBody, ErrorSchema } from './error.js'
+export { securitySchemes } from './security.js'
+export { type CreateToken, CreateTokenSchema, createTokenSchema, type IssuedToken, IssuedTokenSchema, ROLES, type Token, TokenSchema } from './token.js'
+
+const DATE_TIME = /^\d{4}-\d{2}-\d{2}[Tt ]\d{2}:\d{2}:\d{2}(\.\d+)?([Zz]|[+-]\d{2}:\d{2})$/
+
+// TypeBox brings no formats, and to it what names an unknown one is never valid.
+if (!FormatRegistry.Has('date-time')) {
+  FormatRegistry.Set('date-time', value => DATE_TIME.test(value) && !Number.isNaN(Date.parse(value)))
+}
+
+const check = <Schema extends TSchema>(schema: Schema) => (value: unknown): value is Static<Schema> => Value.Check(schema, value)
+
+/** Whether this is a token as the routes tell it, without its secret. */
+export const isToken = check(TokenSchema)
+
+/** Whether this is the answer to a POST: a token with its secret. */
+export const isIssuedToken = check(IssuedTokenSchema)
+
+/** Whether a POST of this has all its properties. What their values must be besides, the server judges. */
+export const isCreateToken = check(CreateTokenSchema)
+
+/** Whether this is the body of an error. */
+export const isErrorBody = check(ErrorSchema)
