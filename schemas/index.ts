@@ -4,8 +4,8 @@ import { ErrorSchema } from './error.js'
 import { CreateTokenSchema, IssuedTokenSchema, TokenSchema } from './token.js'
 
 export { type ErrorBody, ErrorSchema } from './error.js'
-export { securitySchemes } from './security.js'
-export { type CreateToken, CreateTokenSchema, createTokenSchema, type IssuedToken, IssuedTokenSchema, ROLES, type Token, TokenSchema } from './token.js'
+export { security, securitySchemes } from './security.js'
+export { type CreateToken, CreateTokenSchema, createTokenSchema, type IssuedToken, IssuedTokenSchema, ROLES, type Token, TokenSchema, TokensSchema } from './token.js'
 
 const DATE_TIME = /^\d{4}-\d{2}-\d{2}[Tt ]\d{2}:\d{2}:\d{2}(\.\d+)?([Zz]|[+-]\d{2}:\d{2})$/
 

@@ -1,50 +1,62 @@
-import { type Static, Type } from '@sinclair/typebox'
+import { type Static, type TProperties, Type } from '@sinclair/typebox'
 
 /** The roles of the MMC, from most to fewest rights. */
 export const ROLES = ['admin', 'editor', 'viewer', 'connectionManager', 'monitoringViewer'] as const
 
-const time = (description: string) => Type.String({
+const time = (description: string, example = '2022-09-12T11:11:25.113Z') => Type.String({
   format: 'date-time',
   description: `${description}; UTC, ISO 8601 with milliseconds and Z`,
-  examples: ['2025-06-08T10:54:53.000Z']
+  examples: [example]
 })
 
-/** What everybody who may see tokens sees of one: seven properties, in this order, never the secret. */
-export const TokenSchema = Type.Object({
+/** The first example of each property. */
+const example = (properties: TProperties) => Object.fromEntries(Object.entries(properties).map(([name, { examples }]) => [name, examples[0]]))
+
+const properties = {
   name: Type.String({ description: 'Unique name', examples: ['mytoken1'] }),
   hash: Type.String({
     description: 'SHA-256 of the whole token string, lower-case hex',
     examples: ['5e16b71e4aded06d1231d0b5ce2054475c6de39bf2f7d8f075836c42e67ce0a4']
   }),
-  validUntil: time('When it expires, a whole second'),
+  validUntil: time('When it expires, a whole second', '2025-06-08T10:54:53.000Z'),
   role: Type.String({ description: 'What its holder may do', examples: ['admin'] }),
   requestedBy: Type.String({ description: 'Who created it: a user name, or token:<name>', examples: ['rootUser'] }),
   issueDate: time('When it was created'),
   lastUsed: time('When it was last used; equals issueDate before the first use')
-}, { description: 'An application token, without its secret' })
+}
+
+/** What everybody who may see tokens sees of one: seven properties, in this order, never the secret. */
+export const TokenSchema = Type.Object(properties, { description: 'An application token, without its secret', examples: [example(properties)] })
+
+export const TokensSchema = Type.Array(TokenSchema, { description: 'Application tokens, oldest first', examples: [[example(properties)]] })
 
 export type Token = Static<typeof TokenSchema>
 
+const issued = {
+  token: Type.String({ description: 'The secret: a JWT, shown this once', examples: ['eyJhbGciOiJIUzI1NiIsInR5cCI6IkpXVCJ9.eyJpc3MiOiJjZWRhbG8ifQ.c2lnbmF0dXJl'] }),
+  ...properties
+}
+
 /** The answer to the request that creates a token, and the only place where the secret ever stands. */
-export const IssuedTokenSchema = Type.Object({
-  token: Type.String({ description: 'The secret: a JWT, shown this once' }),
-  ...TokenSchema.properties
-}, { description: 'A new application token with its secret' })
+export const IssuedTokenSchema = Type.Object(issued, { description: 'A new application token with its secret', examples: [example(issued)] })
 
 export type IssuedToken = Static<typeof IssuedTokenSchema>
 
 // Each description continues the sentence "<property> must be …" of a 400. The rules behind the types are in lib/tokens.
-export const createTokenSchema = (roles: readonly string[]) => Type.Object({
-  name: Type.String({
-    description: 'a string of well-formed Unicode with 1 to 255 characters after trimming, none of them a control character',
-    examples: ['mytoken1']
-  }),
-  role: Type.String({ enum: roles, description: `one of ${roles.join(', ')}`, examples: ['viewer'] }),
-  validUntil: Type.String({
-    description: 'a time in the future, up to the year 9999, with a zone: an RFC 3339 date-time such as 2026-11-25T10:05:00Z',
-    examples: ['2026-11-25T10:05:00Z', '2026-11-25 10:05:00000Z']
-  })
-}, { description: 'an object with name, role and validUntil' })
+export function createTokenSchema (roles: readonly string[]) {
+  const properties = {
+    name: Type.String({
+      description: 'a string of well-formed Unicode with 1 to 255 characters after trimming, none of them a control character',
+      examples: ['mytoken1']
+    }),
+    role: Type.String({ enum: roles, description: `one of ${roles.join(', ')}`, examples: ['viewer'] }),
+    validUntil: Type.String({
+      description: 'a time in the future, up to the year 9999, with a zone: an RFC 3339 date-time such as 2026-11-25T10:05:00Z',
+      examples: ['2026-11-25T10:05:00Z', '2026-11-25 10:05:00000Z']
+    })
+  }
+  return Type.Object(properties, { description: 'an object with name, role and validUntil', examples: [example(properties)] })
+}
 
 /** With the roles of the MMC. */
 export const CreateTokenSchema = createTokenSchema(ROLES)
@@ -52,5 +64,5 @@ export const CreateTokenSchema = createTokenSchema(ROLES)
 export type CreateToken = Static<typeof CreateTokenSchema>
 
 export const TokenParamsSchema = Type.Object({
-  tokenHash: Type.String({ description: 'The hash of the token' })
+  tokenHash: Type.String({ description: 'The hash of the token', examples: properties.hash.examples as string[] })
 })

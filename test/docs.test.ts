@@ -1,35 +1,43 @@
+import { randomUUID } from 'node:crypto'
 import { access, readdir, readFile } from 'node:fs/promises'
 import secureSession from '@fastify/secure-session'
+import swagger from '@fastify/swagger'
 import Fastify, { type FastifyInstance } from 'fastify'
+import pg from 'pg'
 import t from 'tap'
-import tokensPlugin from '../lib/index.js'
+import tokensPlugin, { type TokensPluginOptions } from '../lib/index.js'
+import { security, securitySchemes } from '../schemas/index.js'
 import { OptionsSchema } from '../schemas/options.js'
 import { bearer, buildHost, SECRET } from './host/build-host.js'
-import { createDatabase } from './host/database.js'
+import { createDatabase, databaseUrl } from './host/database.js'
 
 /** The code blocks of a page, in their order. */
 async function blocksOf (page: string, language: string): Promise<string[]> {
   return [...(await readFile(page, 'utf8')).matchAll(new RegExp(`\`\`\`${language}\\n([^]*?)\`\`\``, 'g'))].map(([, code = '']) => code)
 }
 
-// The blocks are JavaScript; each sees these names.
-const names = ['app', 'Fastify', 'tokensPlugin', 'options', 'handler']
-async function run (code: string, values: unknown[]): Promise<unknown> {
-  const AsyncFunction = Object.getPrototypeOf(async () => {}).constructor as new (...args: string[]) => (...args: unknown[]) => Promise<unknown>
-  return await new AsyncFunction(...names, code)(...values)
+/** Runs a block, which is JavaScript and sees these values in place of what it imports; answers what it exports. */
+async function run (code: string, values: Record<string, unknown>): Promise<Record<string, unknown>> {
+  const AsyncFunction = Object.getPrototypeOf(async () => {}).constructor as new (...args: string[]) => (...args: unknown[]) => Promise<Record<string, unknown>>
+  const exported = [...code.matchAll(/^export async function (\w+)/gm)].map(([, name]) => name)
+  const body = code.replace(/^import .*$/gm, '').replace(/^export /gm, '')
+  return await new AsyncFunction(...Object.keys(values), `${body}; return { ${exported.join()} }`)(...Object.values(values))
 }
 
 t.test('docs/host-integration.md: its blocks make a host that does what the page says', async t => {
   const { url: postgres, schema } = await createDatabase(t)
-  const [register = '', guard = '', optOut = '', malformed = '', ...more] = await blocksOf('docs/host-integration.md', 'ts')
+  const [register = '', guard = '', optOut = '', malformed = '', openapi = '', , ...more] = await blocksOf('docs/host-integration.md', 'ts')
   t.strictSame(more, [], 'every block is known to this test')
   const handler = async (request: { url: string }): Promise<object> => ({ url: request.url })
 
-  const app = await run(`${malformed.replace('const app', 'app')}; return { app }`, [undefined, Fastify]).then(host => (host as { app: FastifyInstance }).app)
+  const { buildApp = async () => Fastify() } = await run(`export async function buildApp () {${malformed}; return app}`, { Fastify }) as { buildApp?: () => Promise<FastifyInstance> }
+  const app = await buildApp()
   t.teardown(() => app.close())
   await app.register(secureSession, { key: Buffer.alloc(32, 1) })
   app.get('/login/:role', async request => { request.session.set('user' as never, { name: 'me', roles: [(request.params as { role: string }).role] } as never) })
-  for (const block of [register, guard, optOut]) await run(block, [app, Fastify, tokensPlugin, { postgres, schema, secret: SECRET }, handler])
+  for (const block of [openapi, register, guard, optOut]) {
+    await run(block, { app, tokensPlugin, options: { postgres, schema, secret: SECRET }, handler, swagger, security, securitySchemes })
+  }
 
   const login = async (role: string): Promise<{ cookie: string }> => ({ cookie: String((await app.inject({ url: `/login/${role}` })).headers['set-cookie']) })
   t.equal((await app.inject({ url: '/api/tokens', headers: await login('admin') })).statusCode, 200)
@@ -41,6 +49,37 @@ t.test('docs/host-integration.md: its blocks make a host that does what the page
   t.strictSame((await app.inject({ url: `/reset-password?token=${token}` })).json(), { url: `/reset-password?token=${token}` })
   const refused = await app.inject({ url: `/%zz?token=${token}` })
   t.strictSame([refused.statusCode, refused.json()], [400, { code: 'INVALID', message: 'The URL is malformed' }])
+  const described = app.swagger() as { paths?: object, security?: object[] }
+  t.strictSame([Object.keys(described.paths ?? {}).slice(0, 2), described.security], [['/api/tokens', '/api/tokens/{tokenHash}'], security])
+})
+
+t.test("docs/host-integration.md: the harness for a host's own tests makes apps that are apart, mints tokens, and leaves nothing behind", async t => {
+  const { query } = await createDatabase(t)
+  const [, , , , , harness = ''] = await blocksOf('docs/host-integration.md', 'ts')
+  const schemas: string[] = []
+  async function buildApp (options: TokensPluginOptions): Promise<FastifyInstance> {
+    schemas.push(String(options.schema))
+    const app = Fastify()
+    await app.register(tokensPlugin, options)
+    app.get('/settings', { preHandler: app.tokens.requireRole('editor') }, async () => 'settings')
+    return app
+  }
+  const ended: Array<() => Promise<void>> = []
+  const context = { after: (end: () => Promise<void>) => { ended.push(end) } }
+  const process = { env: { DATABASE_URL: await databaseUrl() } }
+  const { buildTestApp, bearer } = await run(harness, { buildApp, randomUUID, pg, process }) as {
+    buildTestApp: (t: typeof context) => Promise<FastifyInstance>
+    bearer: (app: FastifyInstance, role: string) => Promise<{ authorization: string }>
+  }
+  const [one, other] = [await buildTestApp(context), await buildTestApp(context)]
+  const headers = await bearer(one, 'editor')
+  t.equal((await one.inject({ url: '/settings', headers })).statusCode, 200)
+  t.equal((await one.inject({ url: '/settings', headers: await bearer(one, 'viewer') })).statusCode, 403)
+  t.equal((await other.inject({ url: '/settings', headers })).statusCode, 401)
+  const count = async (): Promise<unknown> => (await query('SELECT count(*)::int FROM pg_namespace WHERE nspname = ANY ($1)', [schemas]))[0]?.count
+  t.equal(await count(), 2)
+  for (const end of ended) await end()
+  t.equal(await count(), 0)
 })
 
 t.test('docs/host-integration.md: a role with the rights of the page is enough with migrate: false', async t => {

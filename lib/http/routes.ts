@@ -1,11 +1,14 @@
+import { STATUS_CODES } from 'node:http'
 import { Readable } from 'node:stream'
 import { SerializerSelector } from '@fastify/fast-json-stringify-compiler'
-import { Type } from '@sinclair/typebox'
 import { type TypeBoxTypeProvider, TypeBoxValidatorCompiler } from '@fastify/type-provider-typebox'
 import type { FastifyError, FastifyInstance, FastifyReply, FastifyRequest, FastifySerializerCompiler } from 'fastify'
 import { ErrorSchema } from '../../schemas/error.js'
-import { createTokenSchema, IssuedTokenSchema, TokenParamsSchema, TokenSchema } from '../../schemas/token.js'
-import { InvalidError, NotEnabledError, NotFoundError, TokensError, TooLargeError } from '../errors.js'
+import { createTokenSchema, IssuedTokenSchema, TokenParamsSchema, TokenSchema, TokensSchema } from '../../schemas/token.js'
+import {
+  ConflictError, InternalError, InvalidError, mustBe, NotAcceptableError, NotAllowedError, NotEnabledError, NotFoundError, TokensError, TooLargeError,
+  TwoCredentialsError, UnauthorizedError, UnsupportedMediaTypeError
+} from '../errors.js'
 import type { Tokens } from '../tokens/tokens.js'
 import type { Token, TokenPrincipal } from '../types.js'
 import { requireAdmin, type Session } from './authorize.js'
@@ -23,8 +26,17 @@ interface Parts {
   sendError: SendError
 }
 
-const answers = (...statusCodes: number[]) => Object.fromEntries(statusCodes.map(code => [code, ErrorSchema]))
-const EVERY = [400, 401, 403, 404, 406, 500]
+// How the routes describe themselves, for @fastify/swagger. They name no security scheme: it throws where the host did not declare that.
+const common = { tags: ['tokens'], description: 'For admins, by session or by token. `Accept: application/json;version=1` picks the representation.' }
+const EVERY = [
+  new TwoCredentialsError(), new UnauthorizedError(), new NotAllowedError('Only an admin may manage tokens'), new NotEnabledError(),
+  new NotAcceptableError('Accept must allow one of: application/json;version=1'), new InternalError()
+]
+const describe = (...errors: TokensError[]) => Object.fromEntries(errors.map(({ statusCode, code, message }) => [statusCode, {
+  ...ErrorSchema,
+  description: STATUS_CODES[statusCode],
+  examples: [{ code, message, ...statusCode === 401 && { data: { session: false } } }]
+}]))
 
 /**
  * The four routes, for a child of the host that is not wrapped by fastify-plugin: its parsers and its error handler are its own.
@@ -64,9 +76,10 @@ export function createRoutes ({ tokens, isEnabled, session, roles, versions, sen
     app.get('/api/tokens', {
       preHandler: judge,
       schema: {
+        ...common,
+        operationId: 'listApplicationTokens',
         summary: 'List all tokens, oldest first',
-        tags: ['tokens'],
-        response: { 200: Type.Array(TokenSchema), ...answers(...EVERY) }
+        response: { 200: TokensSchema, ...describe(...EVERY) }
       }
     }, async (_request, reply) => await sendList(reply))
 
@@ -74,10 +87,14 @@ export function createRoutes ({ tokens, isEnabled, session, roles, versions, sen
       preHandler: [judge, async request => { checkBody(request, createToken) }],
       attachValidation: true,
       schema: {
+        ...common,
+        operationId: 'createApplicationToken',
         summary: 'Create a token; the answer is the only place where its secret ever stands',
-        tags: ['tokens'],
         body: createToken,
-        response: { 200: IssuedTokenSchema, ...answers(...EVERY, 409, 413, 415) }
+        response: {
+          200: IssuedTokenSchema,
+          ...describe(...EVERY, mustBe('name', createToken.properties.name), new ConflictError(), new TooLargeError(), new UnsupportedMediaTypeError())
+        }
       }
     }, async request => {
       const { name, role, validUntil } = request.body
@@ -87,10 +104,11 @@ export function createRoutes ({ tokens, isEnabled, session, roles, versions, sen
     app.get('/api/tokens/:tokenHash', {
       preHandler: judge,
       schema: {
+        ...common,
+        operationId: 'getApplicationToken',
         summary: 'Get the token with this hash',
-        tags: ['tokens'],
         params: TokenParamsSchema,
-        response: { 200: TokenSchema, ...answers(...EVERY) }
+        response: { 200: TokenSchema, ...describe(...EVERY, new NotFoundError()) }
       }
     }, async request => {
       const token = await tokens.get(request.params.tokenHash)
@@ -101,10 +119,11 @@ export function createRoutes ({ tokens, isEnabled, session, roles, versions, sen
     app.delete('/api/tokens/:tokenHash', {
       preHandler: judge,
       schema: {
+        ...common,
+        operationId: 'revokeApplicationToken',
         summary: 'Revoke the token with this hash; the answer lists the tokens that remain',
-        tags: ['tokens'],
         params: TokenParamsSchema,
-        response: { 200: Type.Array(TokenSchema), ...answers(...EVERY) }
+        response: { 200: TokensSchema, ...describe(...EVERY) }
       }
     }, async (request, reply) => {
       await tokens.revoke(request.params.tokenHash)
