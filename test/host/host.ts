@@ -3,6 +3,7 @@ import secureSession from '@fastify/secure-session'
 import websocket from '@fastify/websocket'
 import Fastify, { type FastifyInstance, type FastifyReply, type FastifyRequest, type FastifyServerOptions } from 'fastify'
 import tokensPlugin, { type TokenPrincipal, type TokensPluginOptions } from '../../lib/index.js'
+import { addPage } from './page.js'
 
 declare module '@fastify/secure-session' {
   interface SessionData { username: string }
@@ -35,15 +36,10 @@ export async function createHost ({ fastify, tokens, sessionKey, basePath = '', 
     const user = username === undefined ? undefined : users.get(username)
     if (username !== undefined && user !== undefined) setUser(request, { username, roles: user.roles })
   })
+  await addPage(app, basePath)
   await app.register(tokensPlugin, { prefix: basePath, ...tokens })
 
   await app.register(async routes => {
-    routes.get('/', async (request, reply) => {
-      const name = request.session.get('username')
-      return await reply.type('text/html').send(name === undefined ? LOGIN : '<!doctype html><title>MMC</title><p>You are logged in. <a href="logout">Log out</a>')
-    })
-    routes.get('/login', async (_request, reply) => await reply.type('text/html').send(LOGIN))
-
     routes.post<{ Body: { username?: string, password?: string } | null, Querystring: { json?: string } }>('/auth', async (request, reply) => {
       const { username = '', password } = request.body ?? {}
       const user = users.get(username)
@@ -69,9 +65,6 @@ export async function createHost ({ fastify, tokens, sessionKey, basePath = '', 
   }, { prefix: basePath })
   return app
 }
-
-const LOGIN = `<!doctype html><title>MMC</title><form method="post" action="auth">
-<label>User <input name="username"></label> <label>Password <input name="password" type="password"></label> <button>Log in</button></form>`
 
 // Fastify's own answer to malformed percent-encoding repeats the whole URL, which may hold a token.
 function frameworkErrors (_error: unknown, _request: FastifyRequest, reply: FastifyReply): void {

@@ -1,0 +1,45 @@
+import { existsSync } from 'node:fs'
+import { fileURLToPath } from 'node:url'
+import axe from 'axe-core'
+import { type Browser, type BrowserContextOptions, chromium, type Page } from 'playwright-core'
+import t, { type Test } from 'tap'
+
+const CHROMIUM = ['/usr/bin/chromium', '/usr/bin/chromium-browser', '/usr/bin/google-chrome', '/opt/google/chrome/chrome',
+  '/Applications/Google Chrome.app/Contents/MacOS/Google Chrome'].find(path => existsSync(path))
+const SCREENSHOTS = fileURLToPath(new URL('../../.data/screenshots/', import.meta.url))
+const FLAGS = ['--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run', '--disable-background-networking', '--disable-component-update', '--disable-sync']
+
+/** Why the tests of the page can not run here, or false. */
+export const skip = CHROMIUM === undefined && 'NO CHROMIUM: the tests of the page did not run. Install it: apt-get install chromium'
+if (skip !== false) console.error(`\n\n==== ${skip}\n\n`)
+
+let browser: Promise<Browser> | undefined
+
+/** A page of a browser that has never been here; closed with the test, and complaining of every error that it meets. */
+export async function openPage (t: Test, options: BrowserContextOptions = {}): Promise<Page> {
+  browser ??= launch()
+  const context = await (await browser).newContext({ colorScheme: 'light', locale: 'en-GB', ...options })
+  t.teardown(() => context.close())
+  context.setDefaultTimeout(20_000)
+  const page = await context.newPage()
+  page.on('pageerror', error => { t.fail(`the page threw: ${error.message}`) })
+  page.on('console', message => {
+    // An answer that is an error is for the page to show.
+    if (message.type() === 'error' && !message.text().startsWith('Failed to load resource')) t.fail(`the browser complains: ${message.text()}`)
+  })
+  return page
+}
+
+async function launch (): Promise<Browser> {
+  const launched = await chromium.launch({ executablePath: CHROMIUM as string, args: FLAGS })
+  t.teardown(() => launched.close())
+  return launched
+}
+
+/** Keeps a picture for people to look at, and lets axe-core judge what can be seen: WCAG 2.2 AA and its own best practices. */
+export async function judge (t: Test, page: Page, name: string): Promise<void> {
+  await page.screenshot({ path: `${SCREENSHOTS}${name}.png`, animations: 'disabled' })
+  await page.evaluate(axe.source)
+  const { violations } = await page.evaluate(() => (globalThis as unknown as { axe: typeof axe }).axe.run())
+  t.strictSame(violations.map(({ id, nodes }) => `${id}: ${nodes.map(node => node.html).join(' ')}`), [], `accessible: ${name}`)
+}

@@ -1,0 +1,158 @@
+import { nothing, render } from './lit-html.js'
+import { dialogView, pageView } from './views.js'
+import { DAY } from './time.js'
+
+const page = document.querySelector('#page')
+const dialog = document.querySelector('#dialog')
+
+/** All that is shown. `list` is "loading", "ready", or the answer that stands in its way; `dialog` what lies above it. */
+const state = { user: null, list: 'loading', tokens: [], newest: null, message: '', dialog: null }
+
+function draw () {
+  const kind = state.dialog?.kind
+  render(pageView(state, actions), page)
+  render(state.dialog === null ? nothing : dialogView(state.dialog, actions), dialog)
+  if (kind === undefined) dialog.close()
+  else if (!dialog.open) dialog.showModal()
+  if (kind !== undefined && kind !== dialog.dataset.kind) dialog.querySelector('[data-focus]').focus()
+  dialog.dataset.kind = kind ?? ''
+}
+
+/** Asks the host; an error is a message for people. */
+async function ask (path, method = 'GET', body = undefined) {
+  const headers = { accept: 'application/json;version=1', ...body !== undefined && { 'content-type': 'application/json' } }
+  let response
+  let answer
+  try {
+    response = await fetch(path, { method, headers, body: JSON.stringify(body) })
+    answer = await response.json()
+  } catch {
+    throw Object.assign(new Error('The host can not be reached.'), { status: 0 })
+  }
+  if (response.ok) return answer
+  if (answer.data?.session === false) {
+    window.location.assign('login')
+    // The page is left.
+    await new Promise(() => {})
+  }
+  throw Object.assign(new Error(answer.message), { status: response.status })
+}
+
+const actions = {
+  async load () {
+    try {
+      state.user ??= await ask('api/profile')
+      state.tokens = await ask('api/tokens')
+      state.list = 'ready'
+    } catch ({ status, message }) {
+      state.list = { status, message }
+    }
+    draw()
+  },
+
+  startCreation () {
+    state.dialog = { kind: 'create', error: '', isBusy: false, isCustom: false }
+    draw()
+  },
+  chooseExpiry (value) {
+    state.dialog.isCustom = value === 'custom'
+    draw()
+  },
+  async create (form) {
+    const { name, role, days, until } = Object.fromEntries(new FormData(form))
+    const validUntil = new Date(days === 'custom' ? until : Date.now() + days * DAY).toISOString()
+    await attempt(async () => {
+      const { token, ...record } = await ask('api/tokens', 'POST', { name, role, validUntil })
+      state.tokens = [...state.tokens, record]
+      state.newest = record.hash
+      state.dialog = { kind: 'secret', name: record.name, token, curl: curlFor(token), copied: '', isLeaving: false }
+    })
+  },
+
+  startRevocation (token) {
+    state.dialog = { kind: 'revoke', token, error: '', isBusy: false }
+    draw()
+  },
+  async revoke ({ name, hash }) {
+    await attempt(async () => {
+      state.tokens = await ask(`api/tokens/${hash}`, 'DELETE')
+      state.message = `The token “${name}” is revoked.`
+      state.dialog = null
+    })
+    if (state.dialog === null) document.querySelector('h1').focus()
+  },
+
+  async copy (what) {
+    const field = document.getElementById(what)
+    field.select()
+    // The clipboard is closed to pages that came without TLS; the field is selected for Ctrl-C then.
+    try {
+      await navigator.clipboard.writeText(field.value)
+      actions.noteCopy(what)
+    } catch {
+      document.execCommand('copy')
+    }
+  },
+  noteCopy (what) {
+    Object.assign(state.dialog, { copied: what, isLeaving: false })
+    draw()
+  },
+
+  /** Closes what lies above the page; a secret that was never copied asks once more. */
+  close ({ isSure = false } = {}) {
+    if (state.dialog?.isBusy) return
+    if (state.dialog?.kind === 'secret') {
+      if (state.dialog.copied === '' && !isSure) {
+        state.dialog.isLeaving = true
+        draw()
+        document.getElementById('leave').focus()
+        return
+      }
+      // Somebody may have used it meanwhile.
+      actions.load()
+    }
+    state.dialog = null
+    draw()
+  }
+}
+
+/** Does what a dialog is for; an error is shown in it. */
+async function attempt (action) {
+  const { dialog } = state
+  if (dialog.isBusy) return
+  Object.assign(dialog, { error: '', isBusy: true })
+  state.message = ''
+  draw()
+  try {
+    await action()
+  } catch ({ message }) {
+    dialog.error = message
+  }
+  dialog.isBusy = false
+  draw()
+}
+
+function curlFor (token) {
+  return `curl -H 'authorization: Bearer ${token}' '${new URL('api/profile', document.baseURI)}'`
+}
+
+// A browser closes a dialog on Escape by itself, and asks nobody the second time.
+dialog.addEventListener('keydown', event => {
+  if (event.key !== 'Escape') return
+  event.preventDefault()
+  actions.close()
+})
+dialog.addEventListener('cancel', event => {
+  event.preventDefault()
+  actions.close()
+})
+dialog.addEventListener('close', () => { if (state.dialog !== null) draw() })
+window.addEventListener('beforeunload', event => {
+  if (state.dialog?.kind === 'secret' && state.dialog.copied === '') event.preventDefault()
+})
+document.addEventListener('visibilitychange', () => {
+  if (!document.hidden && state.list === 'ready' && state.dialog === null) actions.load()
+})
+setInterval(draw, 20_000)
+draw()
+actions.load()

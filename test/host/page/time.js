@@ -1,0 +1,33 @@
+const SECOND = 1000
+const MINUTE = 60 * SECOND
+const HOUR = 60 * MINUTE
+export const DAY = 24 * HOUR
+
+const UNITS = [['year', 365 * DAY], ['month', 30 * DAY], ['day', DAY], ['hour', HOUR], ['minute', MINUTE], ['second', SECOND]]
+const relative = new Intl.RelativeTimeFormat('en', { numeric: 'auto' })
+const absolute = new Intl.DateTimeFormat('en-GB', { dateStyle: 'medium', timeStyle: 'short' })
+
+/** A time as people say it, such as "in 3 months". */
+export function fromNow (time, now) {
+  const difference = Date.parse(time) - now
+  const [unit, length] = UNITS.find(([, length]) => Math.abs(difference) >= length) ?? UNITS.at(-1)
+  return relative.format(Math.round(difference / length), unit)
+}
+
+/** A time in full, where the reader is. */
+export function inFull (time) {
+  return absolute.format(new Date(time))
+}
+
+/** What a field of type `datetime-local` holds for a time. */
+export function toLocalField (time) {
+  const date = new Date(time)
+  return new Date(date.getTime() - date.getTimezoneOffset() * MINUTE).toISOString().slice(0, 16)
+}
+
+/** A token is active, soon to expire (within a week), or expired. */
+export function stateOf ({ validUntil }, now) {
+  const left = Date.parse(validUntil) - now
+  if (left <= 0) return 'expired'
+  return left < 7 * DAY ? 'expires soon' : 'active'
+}
