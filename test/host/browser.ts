@@ -18,7 +18,7 @@ let browser: Promise<Browser> | undefined
 /** A page of a browser that has never been here; closed with the test, and complaining of every error that it meets. */
 export async function openPage (t: Test, options: BrowserContextOptions = {}): Promise<Page> {
   browser ??= launch()
-  const context = await (await browser).newContext({ colorScheme: 'light', locale: 'en-GB', ...options })
+  const context = await (await browser).newContext({ colorScheme: 'light', locale: 'en-GB', permissions: ['clipboard-read', 'clipboard-write'], ...options })
   t.teardown(() => context.close())
   context.setDefaultTimeout(20_000)
   const page = await context.newPage()
@@ -36,10 +36,15 @@ async function launch (): Promise<Browser> {
   return launched
 }
 
-/** Keeps a picture for people to look at, and lets axe-core judge what can be seen: WCAG 2.2 AA and its own best practices. */
-export async function judge (t: Test, page: Page, name: string): Promise<void> {
-  await page.screenshot({ path: `${SCREENSHOTS}${name}.png`, animations: 'disabled' })
+/** Keeps a picture for people to look at, and lets axe-core judge what can be seen. */
+export async function judge (t: Test, page: Page, name: string, { axe: isJudged = true } = {}): Promise<void> {
+  await page.screenshot({ path: `${SCREENSHOTS}${name}.png`, animations: 'disabled', caret: 'initial' })
+  if (!isJudged) return
   await page.evaluate(axe.source)
-  const { violations } = await page.evaluate(() => (globalThis as unknown as { axe: typeof axe }).axe.run())
+  const violations = await page.evaluate<Array<{ id: string, nodes: Array<{ html: string }> }>>('axe.run({ resultTypes: ["violations"] }).then(({ violations }) => violations)')
   t.strictSame(violations.map(({ id, nodes }) => `${id}: ${nodes.map(node => node.html).join(' ')}`), [], `accessible: ${name}`)
+}
+
+export async function readClipboard (page: Page): Promise<string> {
+  return await page.evaluate('navigator.clipboard.readText()')
 }

@@ -18,10 +18,12 @@ export interface HostOptions {
   basePath?: string
   /** The login of the admin. */
   admin?: { username: string, password: string }
+  /** Serve a description of the four routes at `/api-docs`. Default: false. */
+  apiReference?: boolean
 }
 
 /** The smallest honest MMC host: sessions, guards on `request.user`, a few routes, and the plugin. */
-export async function createHost ({ fastify, tokens, sessionKey, basePath = '', admin = { username: 'cedalo', password: 'secret' } }: HostOptions): Promise<FastifyInstance> {
+export async function createHost ({ fastify, tokens, sessionKey, basePath = '', admin = { username: 'cedalo', password: 'secret' }, apiReference = false }: HostOptions): Promise<FastifyInstance> {
   const users = new Map([
     ['editor', { password: 'secret', roles: ['editor'] }],
     ['viewer', { password: 'secret', roles: ['viewer'] }],
@@ -36,10 +38,11 @@ export async function createHost ({ fastify, tokens, sessionKey, basePath = '', 
     const user = username === undefined ? undefined : users.get(username)
     if (username !== undefined && user !== undefined) setUser(request, { username, roles: user.roles })
   })
-  await addPage(app, basePath)
+  if (apiReference) await (await import('./api-reference.js')).addApiReference(app, basePath)
   await app.register(tokensPlugin, { prefix: basePath, ...tokens })
 
   await app.register(async routes => {
+    await addPage(routes, basePath)
     routes.post<{ Body: { username?: string, password?: string } | null, Querystring: { json?: string } }>('/auth', async (request, reply) => {
       const { username = '', password } = request.body ?? {}
       const user = users.get(username)

@@ -1,33 +1,25 @@
-import { fileURLToPath } from 'node:url'
-import fastifyStatic from '@fastify/static'
-import swagger from '@fastify/swagger'
-import swaggerUi from '@fastify/swagger-ui'
+import { readFile } from 'node:fs/promises'
 import type { FastifyInstance, FastifyReply } from 'fastify'
 
-const FOLDERS = ['page/', '../../node_modules/lit-html/', '../../node_modules/@picocss/pico/css/'].map(path => fileURLToPath(new URL(path, import.meta.url)))
-const FILES = ['/page.js', '/views.js', '/time.js', '/page.css', '/icon.svg', '/lit-html.js', '/pico.min.css']
+const LIBRARIES = { 'lit-html.js': 'lit-html/lit-html.js', 'pico.min.css': '@picocss/pico/css/pico.min.css' }
+const FILES = new Map([
+  ...['page.js', 'views.js', 'time.js', 'page.css', 'icon.svg'].map(name => [name, new URL(`page/${name}`, import.meta.url)] as const),
+  ...Object.entries(LIBRARIES).map(([name, path]) => [name, new URL(`../../node_modules/${path}`, import.meta.url)] as const)
+])
+const TYPES: Record<string, string> = { js: 'text/javascript', css: 'text/css', svg: 'image/svg+xml' }
 
-/** The demo's login, its page of tokens and the reference of the API. Comes before the routes that the reference describes. */
+/** The demo's login and its page of tokens, which are files as they stand: nothing is built. */
 export async function addPage (app: FastifyInstance, basePath: string): Promise<void> {
-  await app.register(swagger, {
-    hideUntagged: true,
-    openapi: {
-      info: { title: 'Application tokens', version: '1', description: 'The four routes of fastify-mmc-tokens, as this host serves them to admins.' },
-      servers: [{ url: `${basePath}/` }],
-      components: { securitySchemes: { token: { type: 'http', scheme: 'bearer' }, session: { type: 'apiKey', in: 'cookie', name: 'mmc' } } },
-      security: [{ token: [] }, { session: [] }]
-    }
+  app.get('/', async (request, reply) => send(reply, request.session.get('username') === undefined ? loginPage() : TOKENS))
+  app.get<{ Querystring: { error?: string } }>('/login', async (request, reply) => send(reply, loginPage(request.query.error !== undefined)))
+  app.get<{ Params: { name: string } }>('/page/:name', { logLevel: 'warn' }, async (request, reply) => {
+    const { name } = request.params
+    const file = FILES.get(name)
+    if (file === undefined) return reply.callNotFound()
+    return await reply.headers(HEADERS).type(`${TYPES[name.slice(name.lastIndexOf('.') + 1)]}; charset=utf-8`).send(await readFile(file))
   })
-  await app.register(async routes => {
-    await routes.register(swaggerUi, { routePrefix: '/api-docs', staticCSP: true, theme: { title: 'Application tokens: the API' } })
-    await routes.register(fastifyStatic, { root: FOLDERS, prefix: '/page/', allowedPath: path => FILES.includes(path), index: false, decorateReply: false })
-    const isLoggedIn = (request: { session: { get: (key: 'username') => string | undefined } }): boolean => request.session.get('username') !== undefined
 
-    routes.get('/', async (request, reply) => await send(reply, isLoggedIn(request) ? TOKENS : loginPage()))
-    routes.get<{ Querystring: { error?: string } }>('/login', async (request, reply) => await send(reply, loginPage(request.query.error !== undefined)))
-  }, { prefix: basePath })
-
-  const send = (reply: FastifyReply, body: string): FastifyReply => reply.type('text/html').headers(HEADERS).send(`<!doctype html>
+  const send = (reply: FastifyReply, body: string): FastifyReply => reply.type('text/html; charset=utf-8').headers(HEADERS).send(`<!doctype html>
 <html lang="en">
 <head>
 <meta charset="utf-8">

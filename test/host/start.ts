@@ -21,7 +21,8 @@ const app = await createHost({
   tokens: { postgres: url, enabled: TOKENS_ENABLED !== 'false', secret: await sharedKey('secret') },
   sessionKey: Buffer.from(await sharedKey('session'), 'base64'),
   basePath,
-  admin: { username, password }
+  admin: { username, password },
+  apiReference: true
 })
 for (const signal of ['SIGINT', 'SIGTERM'] as const) process.once(signal, stop)
 await app.listen({ host: 'localhost', port: Number(CEDALO_MC_PROXY_PORT) })

@@ -5,6 +5,8 @@ import { DAY } from './time.js'
 const page = document.querySelector('#page')
 const dialog = document.querySelector('#dialog')
 
+/** Lists asked for or changed so far: an answer that another has overtaken is not shown. */
+let turn = 0
 /** All that is shown. `list` is "loading", "ready", or the answer that stands in its way; `dialog` what lies above it. */
 const state = { user: null, list: 'loading', tokens: [], newest: null, message: '', dialog: null }
 
@@ -40,13 +42,16 @@ async function ask (path, method = 'GET', body = undefined) {
 
 const actions = {
   async load () {
+    const mine = ++turn
+    let found
     try {
       state.user ??= await ask('api/profile')
-      state.tokens = await ask('api/tokens')
-      state.list = 'ready'
+      found = { tokens: await ask('api/tokens'), list: 'ready' }
     } catch ({ status, message }) {
-      state.list = { status, message }
+      found = { list: { status, message } }
     }
+    if (mine !== turn) return
+    Object.assign(state, found)
     draw()
   },
 
@@ -99,21 +104,23 @@ const actions = {
   },
 
   /** Closes what lies above the page; a secret that was never copied asks once more. */
-  close ({ isSure = false } = {}) {
-    if (state.dialog?.isBusy) return
-    if (state.dialog?.kind === 'secret') {
-      if (state.dialog.copied === '' && !isSure) {
-        state.dialog.isLeaving = true
-        draw()
-        document.getElementById('leave').focus()
-        return
-      }
-      // Somebody may have used it meanwhile.
-      actions.load()
-    }
+  close () {
+    if (state.dialog.isBusy) return
+    if (!isUncopied()) return actions.leave()
+    state.dialog.isLeaving = true
+    draw()
+    document.getElementById('leave').focus()
+  },
+  leave () {
     state.dialog = null
     draw()
+    // The token may have been used meanwhile.
+    actions.load()
   }
+}
+
+function isUncopied () {
+  return state.dialog?.kind === 'secret' && state.dialog.copied === ''
 }
 
 /** Does what a dialog is for; an error is shown in it. */
@@ -123,6 +130,7 @@ async function attempt (action) {
   Object.assign(dialog, { error: '', isBusy: true })
   state.message = ''
   draw()
+  turn++
   try {
     await action()
   } catch ({ message }) {
@@ -148,7 +156,7 @@ dialog.addEventListener('cancel', event => {
 })
 dialog.addEventListener('close', () => { if (state.dialog !== null) draw() })
 window.addEventListener('beforeunload', event => {
-  if (state.dialog?.kind === 'secret' && state.dialog.copied === '') event.preventDefault()
+  if (isUncopied()) event.preventDefault()
 })
 document.addEventListener('visibilitychange', () => {
   if (!document.hidden && state.list === 'ready' && state.dialog === null) actions.load()

@@ -4,13 +4,14 @@ const HOUR = 60 * MINUTE
 export const DAY = 24 * HOUR
 
 const UNITS = [['year', 365 * DAY], ['month', 30 * DAY], ['day', DAY], ['hour', HOUR], ['minute', MINUTE], ['second', SECOND]]
-const relative = new Intl.RelativeTimeFormat('en', { numeric: 'auto' })
+const relative = new Intl.RelativeTimeFormat('en')
 const absolute = new Intl.DateTimeFormat('en-GB', { dateStyle: 'medium', timeStyle: 'short' })
 
 /** A time as people say it, such as "in 3 months". */
 export function fromNow (time, now) {
   const difference = Date.parse(time) - now
-  const [unit, length] = UNITS.find(([, length]) => Math.abs(difference) >= length) ?? UNITS.at(-1)
+  if (Math.abs(difference) < SECOND) return 'now'
+  const [unit, length] = UNITS.find(([, length]) => Math.abs(difference) >= length)
   return relative.format(Math.round(difference / length), unit)
 }
 

@@ -9,11 +9,14 @@ export function pageView (state, actions) {
   return html`
     <header class="container">
       <nav aria-label="Main">
-        <ul><li><strong>MMC demo host</strong></li></ul>
         <ul>
+          <li><strong>MMC demo host</strong></li>
           <li><a href="" aria-current="page">Tokens</a></li>
           <li><a href="api-docs/">API reference</a></li>
-          <li>${user === null ? nothing : html`<span class="user">${user.username} (${user.roles.join(', ')})</span> `}<a href="logout">Log out</a></li>
+        </ul>
+        <ul>
+          ${user === null ? nothing : html`<li class="user"><bdi>${user.username}</bdi> (${user.roles.join(', ')})</li>`}
+          <li><a href="logout">Log out</a></li>
         </ul>
       </nav>
     </header>
@@ -50,7 +53,7 @@ function rowView (token, isNewest, now, actions) {
       <th scope="row"><bdi>${name}</bdi></th>
       <td data-label="Role">${role}</td>
       <td data-label="State"><span class="state ${state.replace(' ', '-')}">${state}</span></td>
-      <td data-label="Expires">${timeView(validUntil, now)}</td>
+      <td data-label="Expires">${timeView(validUntil, now)}<small>${inFull(validUntil)}</small></td>
       <td data-label="Last used">${lastUsed === issueDate ? 'never' : timeView(lastUsed, now)}</td>
       <td data-label="Created">${timeView(issueDate, now)}<small>by <bdi>${requestedBy}</bdi></small></td>
       <td><button class="outline danger" aria-label="Revoke ${name}" @click=${() => actions.startRevocation(token)}>Revoke</button></td>
@@ -69,7 +72,7 @@ function troubleView ({ status, message }, actions) {
   if (status === 403) {
     return html`<article class="note"><h2>For admins only</h2><p>Your role may not manage tokens. <a href="logout">Log in as an admin</a> to see them.</p></article>`
   }
-  return html`<article class="note" role="alert"><h2>The tokens can not be shown</h2><p>${message}</p><button @click=${actions.load}>Try again</button></article>`
+  return html`<article class="note"><div role="alert"><h2>The tokens can not be shown</h2><p>${message}</p></div><button @click=${actions.load}>Try again</button></article>`
 }
 
 export function dialogView (dialog, actions) {
@@ -86,14 +89,14 @@ function createView ({ error, isBusy, isCustom }, actions) {
       <h2 id="dialog-title">Create token</h2>
       <form @submit=${submit}>
         ${errorView(error)}
-        <label>Name <input name="name" data-focus required maxlength="255" autocomplete="off" spellcheck="false" aria-describedby="name-help">
+        <label>Name <input name="name" data-focus required autocomplete="off" spellcheck="false" aria-describedby="name-help">
           <small id="name-help">What will use it, such as “nightly backup”</small></label>
         <label>Role <select name="role">${ROLES.map(role => html`<option>${role}</option>`)}</select></label>
         <label>Expires in <select name="days" @change=${event => actions.chooseExpiry(event.target.value)}>
           ${EXPIRIES.map(([value, text]) => html`<option value=${value} ?selected=${value === 90}>${text}</option>`)}</select></label>
         ${isCustom ? html`<label>Expires at <input name="until" type="datetime-local" required min=${toLocalField(Date.now())} value=${toLocalField(Date.now() + 90 * DAY)}></label>` : nothing}
         <footer>
-          <button type="button" class="secondary" @click=${actions.close}>Cancel</button>
+          <button type="button" class="outline secondary" @click=${actions.close}>Cancel</button>
           <button aria-busy=${isBusy}>Create</button>
         </footer>
       </form>
@@ -104,7 +107,7 @@ function secretView ({ name, token, curl, copied, isLeaving }, actions) {
   const field = (id, label, value) => html`
     <label for=${id}>${label}</label>
     <div class="copy">
-      <textarea id=${id} readonly spellcheck="false" rows="4" .value=${value} @focus=${event => event.target.select()} @copy=${() => actions.noteCopy(id)}></textarea>
+      <textarea id=${id} readonly spellcheck="false" rows="6" .value=${value} @focus=${event => event.target.select()} @copy=${event => { if (isWhole(event.target)) actions.noteCopy(id) }}></textarea>
       <button type="button" ?data-focus=${id === 'secret'} class=${id === 'secret' ? nothing : 'outline'} @click=${() => actions.copy(id)}>${copied === id ? 'Copied' : 'Copy'}<span class="hidden"> ${label}</span></button>
     </div>`
   return html`
@@ -117,11 +120,15 @@ function secretView ({ name, token, curl, copied, isLeaving }, actions) {
       <footer>
         ${isLeaving
           ? html`<p role="alert">You have not copied the token. Once this is closed, it is gone.</p>
-            <button type="button" id="leave" class="secondary" @click=${() => { actions.close({ isSure: true }) }}>Close without a copy</button>
+            <button type="button" id="leave" class="outline secondary" @click=${actions.leave}>Close without a copy</button>
             <button type="button" @click=${() => actions.copy('secret')}>Copy the token</button>`
-          : html`<button type="button" @click=${() => { actions.close() }}>Done</button>`}
+          : html`<button type="button" @click=${actions.close}>Done</button>`}
       </footer>
     </article>`
+}
+
+function isWhole ({ selectionStart, selectionEnd, value }) {
+  return selectionStart === 0 && selectionEnd === value.length
 }
 
 function revokeView ({ token, error, isBusy }, actions) {
@@ -129,9 +136,9 @@ function revokeView ({ token, error, isBusy }, actions) {
     <article>
       <h2 id="dialog-title">Revoke “<bdi>${token.name}</bdi>”?</h2>
       ${errorView(error)}
-      <p>Every program that uses this token is refused from now on. It can not be undone.</p>
+      <p>Every program that uses this token is refused from now on. This can not be undone.</p>
       <footer>
-        <button class="secondary" data-focus @click=${() => { actions.close() }}>Keep it</button>
+        <button class="outline secondary" data-focus @click=${actions.close}>Keep it</button>
         <button class="danger" aria-busy=${isBusy} @click=${() => actions.revoke(token)}>Revoke</button>
       </footer>
     </article>`
