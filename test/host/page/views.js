@@ -72,7 +72,7 @@ function troubleView ({ status, message }, actions) {
   if (status === 403) {
     return html`<article class="note"><h2>For admins only</h2><p>Your role may not manage tokens. <a href="logout">Log in as an admin</a> to see them.</p></article>`
   }
-  return html`<article class="note"><div role="alert"><h2>The tokens can not be shown</h2><p>${message}</p></div><button @click=${actions.load}>Try again</button></article>`
+  return html`<article class="note"><div role="alert"><h2>The tokens can not be shown</h2><p>${message}${status === 500 ? ': the log of the host says why.' : ''}</p></div><button @click=${actions.load}>Try again</button></article>`
 }
 
 export function dialogView (dialog, actions) {
