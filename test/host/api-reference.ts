@@ -1,6 +1,7 @@
 import swagger from '@fastify/swagger'
 import swaggerUi from '@fastify/swagger-ui'
 import type { FastifyInstance } from 'fastify'
+import { security, securitySchemes } from '../../schemas/index.js'
 
 /** A page that describes the four routes, and tries them out. Comes before the routes that it describes. */
 export async function addApiReference (app: FastifyInstance, basePath: string): Promise<void> {
@@ -13,8 +14,8 @@ export async function addApiReference (app: FastifyInstance, basePath: string): 
         description: `What [the page of tokens](${basePath}/) speaks: the routes of fastify-mmc-tokens, for admins. Who is logged in there can try them out here.`
       },
       servers: [{ url: basePath || '/' }],
-      components: { securitySchemes: { token: { type: 'http', scheme: 'bearer' }, session: { type: 'apiKey', in: 'cookie', name: 'mmc' } } },
-      security: [{ token: [] }, { session: [] }]
+      components: { securitySchemes: { session: { type: 'apiKey', in: 'cookie', name: 'mmc' }, ...securitySchemes } },
+      security: [{ session: [] }, ...security]
     }
   })
   await app.register(swaggerUi, {
