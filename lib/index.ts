@@ -4,7 +4,7 @@ import fp from 'fastify-plugin'
 import { NotEnabledError } from './errors.js'
 import { addAuthentication } from './http/authenticate.js'
 import { createRequireRole, createSession } from './http/authorize.js'
-import { checkHost } from './http/host.js'
+import { checkHost, explainRoutes } from './http/host.js'
 import { redactParameter } from './http/redact.js'
 import { createRoutes } from './http/routes.js'
 import { createSendError } from './http/send-error.js'
@@ -76,7 +76,11 @@ const register: FastifyPluginAsync<TokensPluginOptions> = async (app, options) =
   const sendError = createSendError(issuer, session)
   if (queryParameter !== false) redactParameter(app.log, queryParameter)
   addAuthentication(app, { tokens, isEnabled: () => isEnabled, hook, parameter: queryParameter, sendError })
-  await app.register(createRoutes({ tokens, isEnabled: () => isEnabled, session, roles, versions, sendError }), { prefix })
+  try {
+    await app.register(createRoutes({ tokens, isEnabled: () => isEnabled, session, roles, versions, sendError }), { prefix })
+  } catch (cause) {
+    throw explainRoutes(cause, prefix)
+  }
 
   app.addHook('onClose', async () => {
     await usage.close()

@@ -135,6 +135,13 @@ t.test('registered in a child, twice, or beside a decorator "tokens" of the host
   await t.rejects(async () => { await decorated.register(tokensPlugin, OFFLINE) }, { code, message })
 })
 
+t.test('an error of the host while our routes are added is its own, as it is', async t => {
+  const app = Fastify()
+  t.teardown(() => app.close())
+  app.addHook('onRoute', () => { throw new RangeError('of the host') })
+  await t.rejects(async () => { await app.register(tokensPlugin, OFFLINE) }, { name: 'RangeError', message: 'of the host' })
+})
+
 const DECORATORS: Record<string, unknown> = { 'an object': { sign: () => 'signed' }, 'a frozen object': Object.freeze({ sign: () => 'signed' }), 'a function': () => 'signed', 'a text': 'signed' }
 for (const [what, own] of Object.entries(DECORATORS)) {
   t.test(`a host with a decorator "jwt" of its own that is no @fastify/jwt, ${what}, keeps it as it is`, async t => {

@@ -26,9 +26,7 @@ export function addAuthentication (app: FastifyInstance, { tokens, isEnabled, ho
     // Undecorated in a child of the host that was there before us.
     request.applicationToken ??= null
     if (!isEnabled()) leaveAlone(request)
-    else if (mayPresent(request, parameter) && request.routeOptions.config?.applicationTokens !== false) {
-      findPresented(request, parameter, tokens.recognize)
-    }
+    else look(request, parameter)
     done()
   })
 
@@ -38,6 +36,7 @@ export function addAuthentication (app: FastifyInstance, { tokens, isEnabled, ho
       done()
       return
     }
+    presented.isJudged = true
     const outcome = presented.credential === null ? new TwoCredentialsError() : tokens.authenticate(presented.credential, Date.now())
     if (outcome instanceof Promise) {
       outcome.catch((cause: unknown) => new InternalError({ cause })).then(found => { settle(request, reply, found, done) }).catch(done)
@@ -45,6 +44,10 @@ export function addAuthentication (app: FastifyInstance, { tokens, isEnabled, ho
       settle(request, reply, outcome, done)
     }
   })
+
+  function look (request: FastifyRequest, parameter: string | false): void {
+    if (mayPresent(request, parameter) && request.routeOptions.config?.applicationTokens !== false) findPresented(request, parameter, tokens.recognize)
+  }
 
   function settle (request: FastifyRequest, reply: FastifyReply, outcome: Outcome, done: HookHandlerDoneFunction): void {
     if (!isEnabled()) {
@@ -73,6 +76,12 @@ export function addAuthentication (app: FastifyInstance, { tokens, isEnabled, ho
     await sendError(request, reply, error)
   }
 
+  /** Whether a guard of the host refused before our hook came to the token, which nobody can tell from its answer. */
+  function isOverlooked (request: FastifyRequest): boolean {
+    if (isEnabled() && presentedBy(request) === null) look(request, false)
+    return presentedBy(request)?.isJudged === false
+  }
+
   // A session that is restored after `onRequest` does not take the token's place.
   if (hook === 'onRequest') {
     app.addHook('preHandler', (request, _reply, done) => {
@@ -81,8 +90,13 @@ export function addAuthentication (app: FastifyInstance, { tokens, isEnabled, ho
     })
   }
 
+  let isWarned = false
   app.addHook('onSend', (request, reply, payload, done) => {
     if (presentedBy(request)?.taken) keepToItself(reply)
+    if (reply.statusCode === 401 && !isWarned && isOverlooked(request)) {
+      isWarned = true
+      request.log.warn(`a request with a token was answered 401 before the token was looked at, in the hook "${hook}": register fastify-mmc-tokens with await before guards are added at the root, and set the option "hook" to "onRequest" for guards that run before preHandler`)
+    }
     done(null, payload)
   })
 }

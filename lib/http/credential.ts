@@ -7,6 +7,8 @@ export interface Presented {
   readonly credential: Credential | null
   /** The query and the URLs as they were, where a credential stood in them. */
   readonly taken: Taken | null
+  /** Whether our hook came to it: a guard that runs earlier may have answered. */
+  isJudged: boolean
 }
 
 interface Taken { parameter: string, value: unknown, url: string | undefined, originalUrl: string | undefined }
@@ -52,7 +54,7 @@ export function findPresented (request: FastifyRequest, parameter: string | fals
   if (request.raw.headers.authorization !== undefined) addBearers(request.raw.rawHeaders, recognize, found)
   const taken = parameter === false ? null : takeFromQuery(request, parameter, recognize, found)
   const [credential, second] = found
-  if (credential !== undefined) (request as unknown as State)[PRESENTED] = { credential: second === undefined ? credential : null, taken }
+  if (credential !== undefined) (request as unknown as State)[PRESENTED] = { credential: second === undefined ? credential : null, taken, isJudged: false }
 }
 
 /** Makes the request what it would be without us. */

@@ -18,6 +18,12 @@ export function checkHost (app: FastifyInstance): void {
   }
 }
 
+/** Why the four routes could not be added, as far as the host has one of them. */
+export function explainRoutes (cause: unknown, prefix: string): unknown {
+  if ((cause as { code?: string }).code !== 'FST_ERR_DUPLICATED_ROUTE') return cause
+  return new HostError(`the host has a route of its own at ${prefix}/api/tokens, or below: remove it, or move ours with the option "prefix"`, { cause })
+}
+
 /** Whether a property of requests can't be assigned. Fastify has no public way to ask. */
 function isReadOnly (app: FastifyInstance, property: string): boolean {
   const symbol = Object.getOwnPropertySymbols(app).find(({ description }) => description === 'fastify.Request')
