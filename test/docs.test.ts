@@ -1,5 +1,7 @@
+import { execFile } from 'node:child_process'
 import { randomUUID } from 'node:crypto'
 import { access, readdir, readFile } from 'node:fs/promises'
+import { promisify } from 'node:util'
 import secureSession from '@fastify/secure-session'
 import swagger from '@fastify/swagger'
 import Fastify, { type FastifyInstance } from 'fastify'
@@ -10,6 +12,7 @@ import { security, securitySchemes } from '../schemas/index.js'
 import { OptionsSchema } from '../schemas/options.js'
 import { bearer, buildHost, SECRET } from './host/build-host.js'
 import { createDatabase, databaseUrl } from './host/database.js'
+import { lacks } from './host/tools.js'
 
 /** The code blocks of a page, in their order. */
 async function blocksOf (page: string, language: string): Promise<string[]> {
@@ -93,6 +96,23 @@ t.test('docs/host-integration.md: a role with the rights of the page is enough w
   const { token, hash } = await issue()
   t.equal((await app.inject({ url: '/api/viewer', headers: bearer(token) })).statusCode, 200)
   t.equal(await app.tokens.revoke(hash), true)
+})
+
+t.test('docs/http-api.md: its lines, run one after another, are answered as the page says', { skip: lacks('curl') }, async t => {
+  const { app } = await buildHost(t)
+  const host = await app.listen({ host: '127.0.0.1', port: 0 })
+  const lines = await blocksOf('docs/http-api.md', 'sh')
+  const script = lines.join('\necho\n').replace(/^HOST=.*$/m, `HOST=${host}`)
+  const { stdout } = await promisify(execFile)('sh', ['-ec', `${script}\nrm "$JAR"`])
+  const [login, created = {}, list, one, remaining] = stdout.split('\n').map(line => line === '' ? undefined : JSON.parse(line) as object)
+  const [shown = ''] = await blocksOf('docs/http-api.md', 'json')
+  const example = JSON.parse(shown) as Record<string, string>
+  const { token, ...record } = created as Record<string, string>
+  t.strictSame(login, { username: 'cedalo', roles: ['admin'] })
+  t.strictSame(Object.keys(created), Object.keys(example))
+  for (const name of ['name', 'validUntil', 'role', 'requestedBy']) t.equal(record[name], example[name])
+  t.ok(token?.startsWith(example.token?.replace('…', '') ?? 'none'))
+  t.strictSame([list, one, remaining], [[record], record, []])
 })
 
 t.test("README.md: its table of options has each of them, with the schema's default", async t => {
