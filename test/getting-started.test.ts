@@ -1,6 +1,6 @@
 import { execFile } from 'node:child_process'
 import { once } from 'node:events'
-import { mkdir, mkdtemp, readFile, rm } from 'node:fs/promises'
+import { copyFile, mkdir, mkdtemp, readFile, rm, symlink } from 'node:fs/promises'
 import { type AddressInfo, createServer } from 'node:net'
 import { promisify } from 'node:util'
 import t from 'tap'
@@ -15,9 +15,12 @@ t.test('docs/getting-started.md: its blocks, run one after another in a new fold
   const [make = '', start = '', ...rest] = [...page.matchAll(/```sh\n([^]*?)```/g)].map(([, code = '']) => code)
   const host = /```js\n([^]*?)```/.exec(page)?.[1] ?? ''
   const { url } = await createSeparateDatabase(t)
-  await run('npm', ['run', 'build'])
   await mkdir('.data', { recursive: true })
   const folder = await mkdtemp(`${process.cwd()}/.data/start-`)
+  // Not in dist/, which other tests build at the same time.
+  await run('npx', ['tsc', '-p', 'lib', '--outDir', `${folder}/package/dist`])
+  await copyFile('package.json', `${folder}/package/package.json`)
+  await symlink(`${process.cwd()}/node_modules`, `${folder}/package/node_modules`)
   t.teardown(() => rm(folder, { recursive: true }))
   const reserved = createServer().listen(0, 'localhost')
   await once(reserved, 'listening')
@@ -26,7 +29,7 @@ t.test('docs/getting-started.md: its blocks, run one after another in a new fold
 
   // Nothing comes from the registry, the database is the tests', the port a free one, and the host is waited for and ended.
   const install = /^npm install (.*)$/m.exec(make)?.[1] ?? ''
-  const links = install.split(' ').map(name => `ln -s "${process.cwd()}${name === 'fastify-mmc-tokens' ? '' : `/node_modules/${name}`}" node_modules/${name}`)
+  const links = install.split(' ').map(name => `ln -s "${name === 'fastify-mmc-tokens' ? `${folder}/package` : `${process.cwd()}/node_modules/${name}`}" node_modules/${name}`)
   const script = [
     'set -e', make.replace(/^npm init.*$/m, '$& > init.log').replace(/^npm install.*$/m, ['mkdir node_modules', ...links].join('\n')),
     `cat > host.mjs <<'END'\n${host}END`,
