@@ -1,4 +1,4 @@
-// npm run bench -- [--cycles 15] [--slice 1] [--revocations 200] [--only hit]… [--part compare]…
+// npm run bench -- [--cycles 15] [--slice 1] [--revocations 1000] [--only hit]… [--part compare]…
 import { cpus } from 'node:os'
 import { parseArgs } from 'node:util'
 import { startPostgres } from '../host/postgres.js'
@@ -18,7 +18,7 @@ const { values: { cycles, slice, revocations, only, part } } = parseArgs({
     cycles: { type: 'string', default: '15' },
     /** Whole seconds of a turn. */
     slice: { type: 'string', default: '1' },
-    revocations: { type: 'string', default: '200' },
+    revocations: { type: 'string', default: '1000' },
     /** Compare only contenders with this in their name, and bare Fastify. */
     only: { type: 'string', multiple: true },
     /** Only these parts. Default: all. */
