@@ -2,6 +2,7 @@ import fc from 'fast-check'
 import t from 'tap'
 import type { Cache, Known } from '../lib/tokens/cache.js'
 import { createCache } from '../lib/tokens/cache.js'
+import { createNaiveCache } from './host/naive-cache.js'
 
 const known = (name: string): Known => ({ token: { name, hash: name, validUntil: '', role: 'viewer', requestedBy: '', issueDate: '', lastUsed: '' }, endsAt: Infinity, lastUsed: 0 })
 
@@ -78,21 +79,6 @@ t.test('a lookup that lost the race against a change asks once more, unless the 
     t.equal(lookups, 1)
   }
 })
-
-/** Looks up, then stores: the cache that everybody writes first. */
-function createNaiveCache (): Cache {
-  const entries = new Map<string, Known | null>()
-  return {
-    get: hash => entries.get(hash),
-    async load (hash, find) {
-      const found = await find()
-      entries.set(hash, found)
-      return found
-    },
-    forget: hash => { entries.delete(hash) },
-    clear: () => { entries.clear() }
-  }
-}
 
 /** A token is used while it is revoked, in every order that a scheduler finds; afterwards it must not be believed. */
 async function raceOf (create: () => Cache): Promise<void> {

@@ -1,20 +1,19 @@
 import { type ChildProcess, spawn, spawnSync } from 'node:child_process'
-import { createHash, randomBytes } from 'node:crypto'
+import { createHash } from 'node:crypto'
 import { type EventEmitter, once } from 'node:events'
 import { createRequire } from 'node:module'
 import { type AddressInfo, createServer } from 'node:net'
 import { text } from 'node:stream/consumers'
 import { fileURLToPath } from 'node:url'
-import pg from 'pg'
 import t, { type Test } from 'tap'
 import { bearer, buildHost, NO_COVERAGE } from './host/build-host.js'
-import { databaseUrl } from './host/database.js'
+import { createSeparateDatabase } from './host/database.js'
 
 const START = fileURLToPath(new URL('host/start.ts', import.meta.url))
 const MMC_401 = { code: 'UNAUTHORIZED', message: String, data: { session: false } }
 
 t.test('the lines that npm start prints, run as they stand, log in, create a token, use it twice, revoke it and are refused', async t => {
-  const demo = await startDemo(t, { DATABASE_URL: await createEmptyDatabase(t) })
+  const demo = await startDemo(t, { DATABASE_URL: (await createSeparateDatabase(t)).url })
   t.match(demo.output(), `The demo host listens at ${demo.address}/\nLogins: cedalo / secret (admin), editor / secret, viewer / secret\n`)
 
   const lines = /^JAR=[^]*^curl .*$/m.exec(demo.output())?.[0] ?? ''
@@ -38,7 +37,7 @@ t.test('the lines that npm start prints, run as they stand, log in, create a tok
 
 t.test('npm start takes the login of the admin and the base path from its environment', async t => {
   const demo = await startDemo(t, {
-    DATABASE_URL: await createEmptyDatabase(t), CEDALO_MC_PROXY_BASE_PATH: '/mmc/', CEDALO_MC_USERNAME: 'root user', CEDALO_MC_PASSWORD: 'a better one'
+    DATABASE_URL: (await createSeparateDatabase(t)).url, CEDALO_MC_PROXY_BASE_PATH: '/mmc/', CEDALO_MC_USERNAME: 'root user', CEDALO_MC_PASSWORD: 'a better one'
   })
   t.match(demo.address, /\/mmc$/)
   t.match(demo.output(), `listens at ${demo.address}/\nLogins: root user / a better one (admin)`)
@@ -50,7 +49,7 @@ t.test('npm start takes the login of the admin and the base path from its enviro
 })
 
 t.test('npm start with TOKENS_ENABLED=false answers 404 on the four routes, and the rest of the host as ever', async t => {
-  const demo = await startDemo(t, { DATABASE_URL: await createEmptyDatabase(t), TOKENS_ENABLED: 'false' })
+  const demo = await startDemo(t, { DATABASE_URL: (await createSeparateDatabase(t)).url, TOKENS_ENABLED: 'false' })
   const { headers } = await logIn(demo.address)
   for (const [method, path] of [['GET', ''], ['POST', ''], ['GET', `/${digest('')}`], ['DELETE', `/${digest('')}`]]) {
     const response = await fetch(`${demo.address}/api/tokens${path}`, { method: String(method), headers })
@@ -61,7 +60,7 @@ t.test('npm start with TOKENS_ENABLED=false answers 404 on the four routes, and 
 })
 
 t.test('two demo hosts on one database are two nodes: they share their sessions and their tokens', async t => {
-  const DATABASE_URL = await createEmptyDatabase(t)
+  const DATABASE_URL = (await createSeparateDatabase(t)).url
   const [one, other] = await Promise.all([startDemo(t, { DATABASE_URL }), startDemo(t, { DATABASE_URL })])
   const { headers } = await logIn(one.address)
   const profile = await fetch(`${other.address}/api/profile`, { headers })
@@ -188,20 +187,6 @@ async function startDemo (t: Test, environment: NodeJS.ProcessEnv) {
 async function end (child: ChildProcess, closed: Promise<unknown>, signal: NodeJS.Signals): Promise<void> {
   child.kill(signal)
   await closed
-}
-
-/** The address of a database of its own, dropped when the test ends. */
-async function createEmptyDatabase (t: Test): Promise<string> {
-  const name = `test_${randomBytes(6).toString('hex')}`
-  const url = await databaseUrl()
-  const ask = async (statement: string): Promise<void> => {
-    const client = new pg.Client(url)
-    await client.connect()
-    await client.query(statement).finally(() => client.end())
-  }
-  await ask(`CREATE DATABASE ${name}`)
-  t.teardown(() => ask(`DROP DATABASE ${name} WITH (FORCE)`))
-  return Object.assign(new URL(url), { pathname: `/${name}` }).href
 }
 
 async function logIn (address: string, username = 'cedalo', password = 'secret') {

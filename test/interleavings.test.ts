@@ -3,28 +3,14 @@ import Fastify from 'fastify'
 import pg from 'pg'
 import t, { type Test } from 'tap'
 import { createPostgresStore } from '../lib/store/postgres.js'
-import { type Cache, createCache, type Known } from '../lib/tokens/cache.js'
+import { type Cache, createCache } from '../lib/tokens/cache.js'
 import { createTokens, type Tokens } from '../lib/tokens/tokens.js'
 import type { Claims, Signer, Store } from '../lib/types.js'
 import { createSeparateDatabase, type Database } from './host/database.js'
+import { createNaiveCache } from './host/naive-cache.js'
 
 /** Races at once; no more, or their queries would wait for each other and not meet. */
 const AT_ONCE = 3
-
-/** Looks up, then stores: the cache that everybody writes first. */
-function createNaiveCache (): Cache {
-  const entries = new Map<string, Known | null>()
-  return {
-    get: hash => entries.get(hash),
-    async load (hash, find) {
-      const found = await find()
-      entries.set(hash, found)
-      return found
-    },
-    forget: hash => { entries.delete(hash) },
-    clear: () => { entries.clear() }
-  }
-}
 
 /** Signatures are not what is raced. */
 const SIGNER: Signer = {
