@@ -29,7 +29,7 @@ export interface World {
   untilLost: () => Promise<void>
 }
 
-export const SETTINGS = ['max_connections=200']
+export const SETTINGS = ['max_connections=1000']
 
 export async function startServer (t: Test): Promise<Postgres> {
   const postgres = await startPostgres({ settings: SETTINGS })

@@ -33,6 +33,7 @@ export async function createProxy (t: Test, url: string): Promise<Proxy> {
   const sockets = new Set<Socket>()
   const upstreams = new Set<Socket>()
   const halved = new WeakSet<Socket>()
+  const ended = new Set<Socket>()
   let fault: Fault = 'none'
   let delay = 0
 
@@ -52,8 +53,11 @@ export async function createProxy (t: Test, url: string): Promise<Proxy> {
     upstreams.add(upstream)
     upstream.on('close', () => { upstreams.delete(upstream) })
     client.on('data', chunk => { if (fault !== 'swallow up' && !halved.has(upstream)) upstream.write(chunk) })
-    // In silence not even the end of a connection is answered.
-    client.on('end', () => { if (!fault.startsWith('swallow') && !halved.has(upstream)) client.end() })
+    // In silence not even the end of a connection is answered: it arrives when the silence is over.
+    client.on('end', () => {
+      if (fault.startsWith('swallow')) ended.add(client)
+      else if (!halved.has(upstream)) client.end()
+    })
     let due = 0
     const send = (message: Buffer): void => {
       const now = performance.now()
@@ -88,7 +92,12 @@ export async function createProxy (t: Test, url: string): Promise<Proxy> {
   Object.assign(through, { username: user, password: password ?? '' })
   return {
     url: String(through),
-    set: value => { fault = value },
+    set (value) {
+      fault = value
+      if (fault.startsWith('swallow')) return
+      for (const client of ended) client.end()
+      ended.clear()
+    },
     delay: value => { delay = value },
     halve () {
       for (const upstream of upstreams) {
