@@ -4,6 +4,8 @@ import createError from '@fastify/error'
 export class TokensError extends Error {
   declare readonly code: string
   declare readonly statusCode: number
+  /** The token that was refused, for the log. */
+  declare token?: { name: string, role: string }
 }
 
 // Errors of the hot path carry no stack: making one costs more than all the rest of a refusal.
@@ -59,6 +61,9 @@ function operatorError<Arg extends unknown[] = [message: string, options?: Error
 
 /** The plugin was registered with an option that it can't take. */
 export const OptionError = operatorError('MMC_TOKENS_INVALID_OPTION')
+
+/** A file of the option `bootstrap`, or an entry of it, is no good; the message names it. */
+export const BootstrapError = operatorError('MMC_TOKENS_BOOTSTRAP')
 
 /** Postgres can't be used; the message names host, port and database. */
 export const DatabaseError = operatorError('MMC_TOKENS_DATABASE')

@@ -10,30 +10,43 @@ import { createRoutes } from './http/routes.js'
 import { createSendError } from './http/send-error.js'
 import { checkOptions } from './options.js'
 import { createPostgresStore } from './store/postgres.js'
+import { bootstrap as addBootstrap } from './tokens/bootstrap.js'
 import { createCache } from './tokens/cache.js'
+import { createEvents, NOBODY } from './tokens/events.js'
 import { deriveKey, fingerprint } from './tokens/jwt.js'
+import { createPurge } from './tokens/purge.js'
 import { createTokens } from './tokens/tokens.js'
 import { createUsage } from './tokens/usage.js'
 import type { ApplicationTokens, Claims, Signer, Token, TokensPluginOptions } from './types.js'
 
-export type { ApplicationTokens, CreateToken, Guard, Health, IssuedToken, PostgresConfig, PostgresPool, Token, TokenPrincipal, TokensPluginOptions } from './types.js'
+export type { ApplicationTokens, CreateToken, Guard, Health, IssuedToken, Metrics, PostgresConfig, PostgresPool, Token, TokenEvent, TokenPrincipal, TokensPluginOptions } from './types.js'
 
 const register: FastifyPluginAsync<TokensPluginOptions> = async (app, options) => {
   checkHost(app)
-  const { postgres, listen, migrate, schema, secrets, issuer, roles, hook, queryParameter, versions, enabled, prefix, session: ask } = checkOptions(options)
+  const {
+    postgres, listen, migrate, schema, secrets, issuer, roles, hook, queryParameter, versions, enabled, prefix, session: ask,
+    bootstrap, bootstrapStrict, onEvent, maxLifetime, tokensMayManageTokens, purgeExpiredAfter, expiryHeader
+  } = checkOptions(options)
 
   const store = createPostgresStore({ postgres, listen, migrate, schema, fingerprints: secrets.map(fingerprint), log: app.log })
   const usage = createUsage(store, app.log)
   const signers = await createSigners(app, secrets.map(deriveKey), issuer)
   const cache = createCache(store.isTrusted, () => performance.now())
-  const tokens = createTokens({ store, cache, signers, usage, issuer, roles })
+  const events = createEvents(store, onEvent, app.log)
+  const purge = createPurge(store, purgeExpiredAfter, events.ended, app.log)
+  const tokens = createTokens({ store, cache, signers, usage, events, issuer, roles, maxLifetime })
 
   let isWanted = false
   let isEnabled = false
   let isReady = false
   async function enable (): Promise<void> {
     isWanted = true
-    if (!isReady) await store.start(cache)
+    if (!isReady) {
+      await store.start(cache, events.ended)
+      if (bootstrap !== undefined) await addBootstrap({ store, events, roles, log: app.log, file: bootstrap, isStrict: bootstrapStrict }, Date.now())
+      events.start()
+      purge.start()
+    }
     isReady = true
     // Somebody may have called `disable` meanwhile.
     isEnabled = isWanted
@@ -56,37 +69,60 @@ const register: FastifyPluginAsync<TokensPluginOptions> = async (app, options) =
       requireEnabled()
       return await tokens.issue(token, Date.now())
     },
+    sign: token => tokens.sign(token, Date.now()),
     async list () {
       requireEnabled()
       const list: Token[] = []
-      for await (const page of tokens.list()) list.push(...page)
+      for await (const page of tokens.list({}, Date.now())) list.push(...page)
       return list
     },
     async get (hash) {
       requireEnabled()
       return await tokens.get(hash)
     },
-    async revoke (hash) {
+    async revoke (hash, by) {
       requireEnabled()
-      return await tokens.revoke(hash)
+      return await tokens.revoke(hash, by && { ...NOBODY, actor: by.revokedBy })
+    },
+    async metrics () {
+      const { authentications, cacheHits, lookups } = tokens.counts
+      const { isHeld, losses } = store.lease()
+      return {
+        authentications: { ...authentications },
+        cacheHits,
+        lookups,
+        lease: { held: Number(isHeld), losses },
+        usage: usage.lag(),
+        tokens: isEnabled ? await store.count(Date.now()).catch(() => null) : null
+      }
     }
   }
   app.decorate('tokens', applicationTokens)
 
   const sendError = createSendError(issuer, session)
   if (queryParameter !== false) redactParameter(app.log, queryParameter)
-  addAuthentication(app, { tokens, isEnabled: () => isEnabled, hook, parameter: queryParameter, sendError })
+  addAuthentication(app, { tokens, isEnabled: () => isEnabled, hook, parameter: queryParameter, events, expiryHeader, sendError })
   try {
-    await app.register(createRoutes({ tokens, isEnabled: () => isEnabled, session, roles, versions, sendError }), { prefix })
+    await app.register(createRoutes({ tokens, isEnabled: () => isEnabled, session, roles, versions, tokensMayManageTokens, sendError }), { prefix })
   } catch (cause) {
     throw explainRoutes(cause, prefix)
   }
 
-  app.addHook('onClose', async () => {
-    await usage.close()
+  let closing: Promise<void> | undefined
+  async function close (): Promise<void> {
+    await Promise.all([usage.close(), purge.close()])
+    await events.close()
     await store.close()
-  })
-  if (enabled) await enable()
+  }
+  app.addHook('onClose', async () => { await (closing ??= close()) })
+  if (!enabled) return
+  try {
+    await enable()
+  } catch (error) {
+    // A host that lives on without us keeps no connection of ours.
+    await (closing ??= close())
+    throw error
+  }
 }
 
 /**

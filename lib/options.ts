@@ -3,11 +3,11 @@ import { type DataOptions, OptionsSchema } from '../schemas/options.js'
 import { OptionError } from './errors.js'
 import type { TokensPluginOptions } from './types.js'
 
-export type Settings = Omit<DataOptions, 'secret'> & Pick<TokensPluginOptions, 'postgres' | 'listen' | 'session'> & { secrets: string[] }
+export type Settings = Omit<DataOptions, 'secret'> & Pick<TokensPluginOptions, 'postgres' | 'listen' | 'session' | 'onEvent'> & { secrets: string[] }
 
 /** What Fastify's `register` finds in the same object. */
 const REGISTER_KEYS = new Set(['logLevel', 'logSerializers'])
-const KNOWN = ['postgres', 'listen', 'session', ...Object.keys(OptionsSchema.properties)]
+const KNOWN = ['postgres', 'listen', 'session', 'onEvent', ...Object.keys(OptionsSchema.properties)]
 
 /**
  * Checks the options and fills in the defaults. The caller's object stays as it is.
@@ -18,7 +18,7 @@ export function checkOptions (options: TokensPluginOptions): Settings {
   const unknown = given.find(([name]) => !KNOWN.includes(name))
   if (unknown !== undefined) throw new OptionError(`there is no option "${unknown[0]}": the options are ${KNOWN.join(', ')}`)
 
-  const { postgres, listen, session, ...data } = Object.fromEntries(given) as unknown as TokensPluginOptions
+  const { postgres, listen, session, onEvent, ...data } = Object.fromEntries(given) as unknown as TokensPluginOptions
   if (!isConfig(postgres) && !isPool(postgres)) {
     throw mustBe('postgres', 'a connection string such as postgres://user:password@host:5432/database, a configuration object for pg, or a Pool of pg')
   }
@@ -28,12 +28,15 @@ export function checkOptions (options: TokensPluginOptions): Settings {
   if (session !== undefined && typeof session !== 'function') {
     throw mustBe('session', 'a function that takes the request and returns { username, roles } or null, or a promise of it')
   }
+  if (onEvent !== undefined && typeof onEvent !== 'function') {
+    throw mustBe('onEvent', 'a function that takes an event, such as { type: "token.issued", name, … }')
+  }
   const settings = Value.Default(OptionsSchema, data) as DataOptions
   for (const { path } of Value.Errors(OptionsSchema, settings)) refuse(path.split('/')[1] as keyof DataOptions)
   const { secret, ...others } = settings
   const secrets = [secret].flat()
   if (!secrets.every(isSecret) || new Set(secrets).size < secrets.length) refuse('secret')
-  return { ...others, secrets, postgres, ...listen && { listen }, ...session && { session } }
+  return { ...others, secrets, postgres, ...listen && { listen }, ...session && { session }, ...onEvent && { onEvent } }
 }
 
 function isConfig (value: unknown): boolean {

@@ -50,6 +50,30 @@ export const OptionsSchema = Type.Object({
   migrate: Type.Boolean({
     default: true,
     description: 'true, or false for an operator who brings the tables up to date before the nodes start'
+  }),
+  bootstrap: Type.Optional(Type.String({
+    minLength: 1,
+    description: 'the path of a JSON file, an array of { name, role, validUntil, hash }'
+  })),
+  bootstrapStrict: Type.Boolean({
+    default: false,
+    description: 'true, so that a bootstrap file or entry that is no good rejects the start, or false, so that the log tells of it'
+  }),
+  maxLifetime: Type.Optional(Type.Integer({
+    minimum: 1,
+    description: 'a whole number of seconds from 1 on, such as 7776000 for 90 days'
+  })),
+  tokensMayManageTokens: Type.Boolean({
+    default: true,
+    description: 'true, or false so that the four routes take a session'
+  }),
+  purgeExpiredAfter: Type.Optional(Type.Integer({
+    minimum: 0,
+    description: 'a whole number of seconds from 0 on, such as 2592000 for 30 days'
+  })),
+  expiryHeader: Type.Boolean({
+    default: false,
+    description: 'true or false; true tells in the header application-token-expires when the token of a request expires'
   })
 }, { additionalProperties: false })
 

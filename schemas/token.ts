@@ -63,6 +63,24 @@ export const CreateTokenSchema = createTokenSchema(ROLES)
 
 export type CreateToken = Static<typeof CreateTokenSchema>
 
+/** What a list may be asked for. */
+export const ListQuerySchema = Type.Object({
+  // Not an integer: TypeBox would take 1.5 and 1e9 for 1.
+  limit: Type.Optional(Type.String({ pattern: '^([1-9][0-9]{0,2}|1000)$', description: 'a whole number from 1 to 1000: how many to list, with a Link to the next' })),
+  cursor: Type.Optional(Type.String({ description: 'what the Link to the next had' })),
+  state: Type.Optional(Type.String({ enum: ['active', 'expired'], pattern: '^(active|expired)$', description: 'active or expired' })),
+  unusedSince: Type.Optional(Type.String({ description: 'an RFC 3339 date-time such as 2026-11-25T10:05:00Z: to list what was last used before' }))
+})
+
+export type ListQuery = Static<typeof ListQuerySchema>
+
+/** An entry of the file of the option `bootstrap`. It holds no secret. */
+export const BootstrapEntrySchema = Type.Object({
+  ...CreateTokenSchema.properties,
+  role: Type.String({ description: 'one of the roles' }),
+  hash: Type.String({ pattern: '^[0-9a-f]{64}$', description: 'the SHA-256 of the token in 64 lower-case hexadecimal digits' })
+}, { additionalProperties: false, description: 'an object with name, role, validUntil and hash, and nothing else' })
+
 export const TokenParamsSchema = Type.Object({
   tokenHash: Type.String({ description: 'The hash of the token', examples: properties.hash.examples as string[] })
 })

@@ -60,7 +60,8 @@ async function attack (t: Test, count: number, plant: Plant = {}): Promise<Outco
   await store.start(cache)
   const usage = createUsage(store, log)
   t.teardown(() => usage.close())
-  const rules = createTokens({ store, cache, signers: plant.signers ?? await realSigners(t), usage, issuer: 'cedalo', roles: ['admin', 'viewer'] })
+  const events = { issued () {}, ended () {} }
+  const rules = createTokens({ store, cache, signers: plant.signers ?? await realSigners(t), usage, events, issuer: 'cedalo', roles: ['admin', 'viewer'] })
 
   const tokens: string[] = []
   for (const role of ['viewer', 'admin', 'viewer', 'admin', 'viewer']) {

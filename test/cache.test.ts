@@ -4,7 +4,7 @@ import type { Cache, Known } from '../lib/tokens/cache.js'
 import { createCache } from '../lib/tokens/cache.js'
 import { createNaiveCache } from './host/naive-cache.js'
 
-const known = (name: string): Known => ({ token: { name, hash: name, validUntil: '', role: 'viewer', requestedBy: '', issueDate: '', lastUsed: '' }, endsAt: Infinity, lastUsed: 0 })
+const known = (name: string): Known => ({ token: { name, hash: name, validUntil: '', role: 'viewer', requestedBy: '', issueDate: '', lastUsed: '' }, endsAt: Infinity, expires: '', lastUsed: 0 })
 
 t.test('a token that is known is there at once; what is not known, or while changes are not heard of, is undefined', async t => {
   let isTrusted = true

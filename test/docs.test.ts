@@ -6,6 +6,7 @@ import secureSession from '@fastify/secure-session'
 import swagger from '@fastify/swagger'
 import Fastify, { type FastifyInstance } from 'fastify'
 import pg from 'pg'
+import * as prometheus from 'prom-client'
 import t from 'tap'
 import tokensPlugin, { type TokensPluginOptions } from '../lib/index.js'
 import { security, securitySchemes } from '../schemas/index.js'
@@ -99,12 +100,12 @@ t.test('docs/host-integration.md: a role with the rights of the page is enough w
 })
 
 t.test('docs/http-api.md: its lines, run one after another, are answered as the page says', { skip: lacks('curl') }, async t => {
-  const { app } = await buildHost(t)
+  const { app, issue } = await buildHost(t, { tokens: { expiryHeader: true } })
   const host = await app.listen({ host: '127.0.0.1', port: 0 })
   const lines = await blocksOf('docs/http-api.md', 'sh')
-  const script = lines.join('\necho\n').replace(/^HOST=.*$/m, `HOST=${host}`)
-  const { stdout } = await promisify(execFile)('sh', ['-ec', `${script}\nrm "$JAR"`])
-  const [login, created = {}, list, one, remaining] = stdout.split('\n').map(line => line === '' ? undefined : JSON.parse(line) as object)
+  const expiry = lines.pop() ?? ''
+  const { stdout } = await promisify(execFile)('sh', ['-ec', `${lines.join('\necho\n').replace(/^HOST=.*$/m, `HOST=${host}`)}\nrm "$JAR"`])
+  const [login, created = {}, list, page, unused, one, remaining] = stdout.split('\n').filter(line => /^[{[]/.test(line)).map(line => JSON.parse(line) as object)
   const [shown = ''] = await blocksOf('docs/http-api.md', 'json')
   const example = JSON.parse(shown) as Record<string, string>
   const { token, ...record } = created as Record<string, string>
@@ -112,12 +113,17 @@ t.test('docs/http-api.md: its lines, run one after another, are answered as the 
   t.strictSame(Object.keys(created), Object.keys(example))
   for (const name of ['name', 'validUntil', 'role', 'requestedBy']) t.equal(record[name], example[name])
   t.ok(token?.startsWith(example.token?.replace('…', '') ?? 'none'))
-  t.strictSame([list, one, remaining], [[record], record, []])
+  t.strictSame([list, page, unused, one, remaining], [[record], [record], [], record, []])
+
+  for (const [days, warning] of [[3, /^this token expires at \w{3}, \d\d \w{3} \d{4} [\d:]{8} GMT\n$/], [30, /^$/]] as const) {
+    const { token } = await issue({ validUntil: new Date(Date.now() + days * 24 * 60 * 60 * 1000).toISOString() })
+    t.match((await promisify(execFile)('sh', ['-ec', expiry], { env: { ...process.env, HOST: host, TOKEN: token } })).stdout, warning)
+  }
 })
 
 t.test("README.md: its table of options has each of them, with the schema's default", async t => {
   const rows = new Map([...(await readFile('README.md', 'utf8')).matchAll(/^\| `(\w+)` \| (.*?) \|/gm)].map(([, name = '', value = '']) => [name, value.replaceAll('`', '')]))
-  t.strictSame([...rows.keys()].sort(), ['postgres', 'listen', 'session', ...Object.keys(OptionsSchema.properties)].sort())
+  t.strictSame([...rows.keys()].sort(), ['postgres', 'listen', 'session', 'onEvent', ...Object.keys(OptionsSchema.properties)].sort())
   for (const [name, schema] of Object.entries(OptionsSchema.properties)) {
     if ('default' in schema && name !== 'roles') t.equal(rows.get(name), JSON.stringify(schema.default), name)
   }
@@ -129,10 +135,43 @@ t.test('docs/security.md: every test that it names is there', async t => {
   for (const file of tests) await t.resolves(access(file), file)
 })
 
+t.test('docs/operations.md: the lines for a leaked token find it and end it; the blocks for an audit and for metrics work in a host', { skip: lacks('curl', 'sha256sum') }, async t => {
+  const [, leaked = ''] = await blocksOf('docs/operations.md', 'sh')
+  const { app, issue } = await buildHost(t)
+  const host = await app.listen({ host: '127.0.0.1', port: 0 })
+  const { token, ...record } = await issue()
+  const login = 'JAR=$(mktemp); curl -s -o /dev/null -c $JAR -d \'username=cedalo&password=secret\' "$HOST/auth?json=true"'
+  const { stdout } = await promisify(execFile)('sh', ['-ec', `${login}\n${leaked}\nrm "$JAR"`], { env: { ...process.env, HOST: host, TOKEN: token } })
+  t.strictSame([JSON.parse(stdout), await app.tokens.list()], [record, []])
+
+  const [audit = '', metrics = ''] = await blocksOf('docs/operations.md', 'ts')
+  const { url: postgres, schema } = await createDatabase(t)
+  const own = Fastify()
+  t.teardown(() => own.close())
+  const told: string[] = []
+  const values = { app: own, tokensPlugin, options: { postgres, schema, secret: SECRET }, audit: { write: (line: string) => { told.push(line) } }, Gauge: prometheus.Gauge, register: prometheus.register }
+  await run(audit, values)
+  await run(metrics, values)
+  const monitor = await own.tokens.issue({ name: 'prometheus', role: 'monitoringViewer', validUntil: '2999-01-01T00:00:00Z', requestedBy: 'x' })
+  t.match(told.map(line => JSON.parse(line) as object), [{ type: 'token.issued', name: 'prometheus' }])
+  t.equal((await own.inject('/metrics')).statusCode, 401)
+  t.match((await own.inject({ url: '/metrics', headers: bearer(monitor.token) })).body, 'mmc_tokens_authentications{outcome="accepted"} 1')
+})
+
+t.test('docs/operations.md: the line for what a backup brings back is SQL', async t => {
+  const { database, issue, app } = await buildHost(t)
+  const [one, other] = [await issue(), await issue()]
+  const [statement = '', ...more] = await blocksOf('docs/operations.md', 'sql')
+  t.strictSame(more, [])
+  await database.query(statement.replace('mmc_tokens.', '').replace('…', one.hash).replace('…', '0'.repeat(64)))
+  t.match(await app.tokens.list(), [{ hash: other.hash }])
+})
+
 t.test('docs/operations.md: the log says what the page says that it says, and nothing else of its own', async t => {
   const lib = await readdir('lib', { recursive: true, withFileTypes: true })
   const source = (await Promise.all(lib.filter(entry => entry.isFile()).map(async ({ parentPath, name }) => await readFile(`${parentPath}/${name}`, 'utf8')))).join('')
-  const logged = [...source.matchAll(/log\.(info|warn|error)\([^'`]*['`]([^'`$]+)/g)].map(([, level, line = '']) => `${line.trim()} (${level})`)
+  const logged = [...source.matchAll(/log\.(info|warn|error)\([^'`\n]*['`]([^'`$]+)/g)].map(([, level, line = '']) => `${line.trim()} (${level})`)
+  for (const [, line] of source.matchAll(/^ {2}'(?:token|authentication)\.[\w-]+': '([^']+)'/gm)) logged.push(`${line} (info)`)
   const told = [...(await readFile('docs/operations.md', 'utf8')).matchAll(/^\| `([^`]+)` \| (info|warn|error) \|/gm)].map(([, line, level]) => `${line} (${level})`)
   t.equal(told.length, logged.length)
   for (const line of told) t.ok(logged.some(known => known.startsWith(line.replace(/ \(.*/, '')) && known.endsWith(line.replace(/.* \(/, '('))), line)

@@ -41,7 +41,8 @@ async function createNode (t: Test, { url, schema }: Database, create: (store: S
     await pool.end()
   })
   const cache = create(store)
-  const usage = { note () {}, apply: <T>(token: T): T => token, async close () {} }
+  const usage = { note () {}, apply: <T>(token: T): T => token, async close () {}, lag: () => ({ waiting: 0, lagSeconds: 0 }) }
+  const events = { issued () {}, ended () {} }
   const heard = new Set<string>()
   await store.start({
     forget (hash) {
@@ -51,7 +52,7 @@ async function createNode (t: Test, { url, schema }: Database, create: (store: S
     clear: cache.clear
   })
   while (!store.isTrusted()) await turn()
-  const tokens = createTokens({ store, cache, signers: [SIGNER], usage, issuer: 'cedalo', roles: ['viewer'] })
+  const tokens = createTokens({ store, cache, signers: [SIGNER], usage, events, issuer: 'cedalo', roles: ['viewer'] })
   return { tokens, hasHeard: hash => heard.has(hash) }
 }
 

@@ -41,7 +41,7 @@ t.test('it names both ways to present a token, and declares what it names', asyn
   t.strictSame(security.flatMap(one => Object.keys(one)), Object.keys(components.securitySchemes))
 })
 
-t.test('each operation has an id, a summary and a tag, and each status a body with an example that fits it', async t => {
+t.test('each operation has an id, a summary and a tag, and each status but 204 a body with an example that fits it', async t => {
   const operations = Object.values((await readDocument()).paths).flatMap(path => Object.values(path))
   const isList = (value: unknown): boolean => Array.isArray(value) && value.every(isToken)
   const answers: Record<string, (value: unknown) => boolean> = {
@@ -52,6 +52,7 @@ t.test('each operation has an id, a summary and a tag, and each status a body wi
     t.ok(summary !== '' && tags.length === 1, operationId)
     if (requestBody !== undefined) t.ok(isCreateToken(requestBody.content['application/json']?.example))
     for (const [status, { content }] of Object.entries(responses)) {
+      if (status === '204') continue
       const example = content['application/json']?.example
       const fits = status === '200' ? answers[operationId]?.(example) : isErrorBody(example) && (status === '401') === (example.data !== undefined)
       t.ok(fits, `${operationId} ${status}: ${JSON.stringify(example)}`)

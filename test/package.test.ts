@@ -1,4 +1,5 @@
 import { execFile, spawn } from 'node:child_process'
+import { createHash } from 'node:crypto'
 import { once } from 'node:events'
 import { cp, mkdir, mkdtemp, readdir, readFile, rm, stat, symlink, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
@@ -86,6 +87,13 @@ for (const [language, file] of [['js', 'host.mjs'], ['cjs', 'host.cjs']] as cons
     t.equal((await fetch(address, { headers: { authorization: authorization.slice(0, -9) } })).status, 401)
   })
 }
+
+t.test('the line of docs/operations.md mints a token and its entry of a bootstrap file beside the installed package, without a database', async t => {
+  const [, line = ''] = /```sh\n(node -e .*)\n```/.exec(await readFile('docs/operations.md', 'utf8')) ?? []
+  const { stdout } = await run('sh', ['-ec', line], { cwd: consumer, env: { ...env, TOKENS_SECRET: SECRET } })
+  const { token, entry } = JSON.parse(stdout) as { token: string, entry: object }
+  t.strictSame(entry, { name: 'ci', role: 'viewer', validUntil: '2099-01-01T00:00:00.000Z', hash: createHash('sha256').update(token).digest('hex') })
+})
 
 for (const neighbour of ['@fastify/jwt', '@fastify/passport']) {
   t.test(`beside ${neighbour}, strict and with every declaration checked, what test/consumer says of our types holds`, async t => {

@@ -1,9 +1,11 @@
 import type { FastifyInstance, FastifyReply, FastifyRequest, HookHandlerDoneFunction } from 'fastify'
-import { InternalError, InvalidTokenError, TokensError, TwoCredentialsError } from '../errors.js'
-import type { Outcome, Tokens } from '../tokens/tokens.js'
+import { InternalError, TokensError, TwoCredentialsError } from '../errors.js'
+import type { Events } from '../tokens/events.js'
+import { EXPIRED, type Outcome, type Tokens, UNKNOWN } from '../tokens/tokens.js'
 import type { Token } from '../types.js'
 import { toPrincipal } from './authorize.js'
 import { decoratePresented, findPresented, leaveAlone, presentedBy, withdraw } from './credential.js'
+import { originOf } from './origin.js'
 import type { SendError } from './send-error.js'
 
 interface Parts {
@@ -11,14 +13,20 @@ interface Parts {
   isEnabled: () => boolean
   hook: 'preHandler' | 'onRequest'
   parameter: string | false
+  events: Pick<Events, 'rejected'>
+  /** Whether an answer tells when the token expires. */
+  expiryHeader: boolean
   sendError: SendError
 }
+
+/** Tells when the token of a request expires. GitHub has one like it; the form is that of all dates in HTTP (RFC 9110 §5.6.7). */
+const EXPIRY_HEADER = 'application-token-expires'
 
 /**
  * Adds the hooks through which every request of the host passes: credential → principal. A credential of ours that does not hold is
  * refused whatever stands beside it; without one the request goes on as it came.
  */
-export function addAuthentication (app: FastifyInstance, { tokens, isEnabled, hook, parameter, sendError }: Parts): void {
+export function addAuthentication (app: FastifyInstance, { tokens, isEnabled, hook, parameter, events, expiryHeader, sendError }: Parts): void {
   app.decorateRequest('applicationToken', null)
   decoratePresented(app)
 
@@ -59,12 +67,14 @@ export function addAuthentication (app: FastifyInstance, { tokens, isEnabled, ho
       return
     } else {
       try {
-        becomeUser(request, outcome)
+        becomeUser(request, outcome.token)
       } catch (cause) {
         refuse(request, reply, new InternalError({ cause })).catch(done)
         return
       }
-      request.applicationToken = outcome
+      tokens.counts.authentications.accepted++
+      request.applicationToken = outcome.token
+      if (expiryHeader) reply.header(EXPIRY_HEADER, outcome.expires)
     }
     done()
   }
@@ -72,8 +82,16 @@ export function addAuthentication (app: FastifyInstance, { tokens, isEnabled, ho
   async function refuse (request: FastifyRequest, reply: FastifyReply, error: TokensError): Promise<void> {
     // @fastify/websocket may not have seen this upgrade yet, and so would leave its socket open for ever.
     if ((request.raw as { upgrade?: boolean }).upgrade === true) reply.raw.once('finish', () => { request.raw.socket.destroySoon() })
-    if (error instanceof InvalidTokenError) request.log.info({ reason: error.cause }, 'application token refused')
+    note(request, error)
     await sendError(request, reply, error)
+  }
+
+  function note (request: FastifyRequest, error: TokensError): void {
+    const kind = kindOf(error)
+    tokens.counts.authentications[kind]++
+    if (kind === 'failed') return
+    const reason = kind === 'several' ? 'several tokens in one request' : String(error.cause)
+    events.rejected(reason, { hash: presentedBy(request)?.credential?.hash ?? null, ...error.token }, originOf(request, null))
   }
 
   /** Whether a guard of the host refused before our hook came to the token, which nobody can tell from its answer. */
@@ -99,6 +117,14 @@ export function addAuthentication (app: FastifyInstance, { tokens, isEnabled, ho
     }
     done(null, payload)
   })
+}
+
+/** What became of a request whose token was refused. */
+function kindOf (error: TokensError): 'unknown' | 'expired' | 'invalid' | 'several' | 'failed' {
+  if (error.statusCode === 500) return 'failed'
+  if (error.statusCode === 400) return 'several'
+  if (error.cause === UNKNOWN) return 'unknown'
+  return error.cause === EXPIRED ? 'expired' : 'invalid'
 }
 
 function becomeUser (request: FastifyRequest, token: Token): void {

@@ -69,11 +69,13 @@ export function createRequireRole (session: Session, realm: string): (...roles: 
 
 /**
  * The admin who makes this request.
+ * @param mayBeToken whether a token will do
  * @throws UnauthorizedError, NotAllowedError
  */
-export async function requireAdmin (request: FastifyRequest, session: Session): Promise<TokenPrincipal> {
+export async function requireAdmin (request: FastifyRequest, session: Session, mayBeToken: boolean): Promise<TokenPrincipal> {
   const principal = await principalOf(request, session)
   if (principal === null) throw new UnauthorizedError()
+  if (!mayBeToken && hasToken(request)) throw new NotAllowedError('Tokens must not manage tokens here: log in')
   if (!principal.roles.includes('admin')) throw new NotAllowedError('Only an admin may manage tokens')
   // A browser sends a session's cookie along whoever made it ask, and says so (Fetch Metadata). Nobody makes it send a token.
   if (!hasToken(request) && request.method !== 'GET' && request.method !== 'HEAD' && request.headers['sec-fetch-site'] === 'cross-site') {

@@ -1,5 +1,5 @@
+import type { TObject } from '@sinclair/typebox'
 import type { FastifyInstance, FastifyRequest } from 'fastify'
-import type { CreateTokenSchema } from '../../schemas/token.js'
 import { InvalidError, mustBe, type TokensError, UnsupportedMediaTypeError } from '../errors.js'
 
 /** Stands in for a body that can't be read, until it is its turn to be judged. */
@@ -40,11 +40,20 @@ function isJson (contentType: string): boolean {
  * Judges the body of a request for a new token.
  * @throws UnsupportedMediaTypeError, InvalidError, which names the property and says what it must be
  */
-export function checkBody ({ body, validationError }: FastifyRequest, schema: typeof CreateTokenSchema): void {
-  if (body instanceof Unreadable) throw body.reason
+export function checkBody (request: FastifyRequest, schema: TObject): void {
+  if (request.body instanceof Unreadable) throw request.body.reason
+  checkInput(request, 'The body', schema)
+}
+
+/**
+ * Throws what validation found, now that it is its turn.
+ * @param whole what the schema describes
+ * @throws InvalidError
+ */
+export function checkInput ({ validationError }: FastifyRequest, whole: string, schema: TObject): void {
   if (validationError === undefined) return
   const [error] = validationError.validation as [{ instancePath: string }]
   const property = error.instancePath.slice(1)
   const properties: Record<string, { description?: string }> = schema.properties
-  throw mustBe(property === '' ? 'The body' : property, properties[property] ?? schema)
+  throw mustBe(property === '' ? whole : property, properties[property] ?? schema)
 }

@@ -4,16 +4,18 @@ import { SerializerSelector } from '@fastify/fast-json-stringify-compiler'
 import { type TypeBoxTypeProvider, TypeBoxValidatorCompiler } from '@fastify/type-provider-typebox'
 import type { FastifyError, FastifyInstance, FastifyReply, FastifyRequest, FastifySerializerCompiler } from 'fastify'
 import { ErrorSchema } from '../../schemas/error.js'
-import { createTokenSchema, IssuedTokenSchema, TokenParamsSchema, TokenSchema, TokensSchema } from '../../schemas/token.js'
+import { createTokenSchema, IssuedTokenSchema, ListQuerySchema, TokenParamsSchema, TokenSchema, TokensSchema } from '../../schemas/token.js'
 import {
   ConflictError, InternalError, InvalidError, mustBe, NotAcceptableError, NotAllowedError, NotEnabledError, NotFoundError, TokensError, TooLargeError,
   TwoCredentialsError, UnauthorizedError, UnsupportedMediaTypeError
 } from '../errors.js'
 import type { Tokens } from '../tokens/tokens.js'
-import type { Token, TokenPrincipal } from '../types.js'
+import type { Filter, Origin, Token, TokenPrincipal } from '../types.js'
 import { requireAdmin, type Session } from './authorize.js'
-import { checkBody, deferBodyErrors } from './body.js'
+import { checkBody, checkInput, deferBodyErrors } from './body.js'
 import { isLeftAlone } from './credential.js'
+import { linkToNext, parseListQuery } from './list-query.js'
+import { originOf } from './origin.js'
 import type { SendError } from './send-error.js'
 import { checkVersion } from './version.js'
 
@@ -23,6 +25,7 @@ interface Parts {
   session: Session
   roles: readonly string[]
   versions: readonly number[]
+  tokensMayManageTokens: boolean
   sendError: SendError
 }
 
@@ -38,25 +41,43 @@ const describe = (...errors: TokensError[]) => Object.fromEntries(errors.map(({ 
   examples: [{ code, message, ...statusCode === 401 && { data: { session: false } } }]
 }]))
 
+/** What of RFC 7240 asks for an answer without a body. */
+const MINIMAL = /(^|[,;])\s*return\s*=\s*("minimal"|minimal)\s*($|[,;])/i
+
 /**
  * The four routes, for a child of the host that is not wrapped by fastify-plugin: its parsers and its error handler are its own.
  */
-export function createRoutes ({ tokens, isEnabled, session, roles, versions, sendError }: Parts) {
+export function createRoutes ({ tokens, isEnabled, session, roles, versions, tokensMayManageTokens, sendError }: Parts) {
   const createToken = createTokenSchema(roles)
   const admins = new WeakMap<FastifyRequest, TokenPrincipal>()
 
   /** Judges everything but the body, in the order of the contract, once the host has restored its session. */
   async function judge (request: FastifyRequest): Promise<void> {
     if (!isEnabled() || isLeftAlone(request)) throw new NotEnabledError()
-    admins.set(request, await requireAdmin(request, session))
+    admins.set(request, await requireAdmin(request, session, tokensMayManageTokens))
     checkVersion(request, versions)
   }
 
   /** The first page is waited for, so that a database out of reach is a 500; the others follow as fast as they are read. */
-  async function sendList (reply: FastifyReply): Promise<FastifyReply> {
-    const pages = tokens.list()[Symbol.asyncIterator]()
+  async function sendList (reply: FastifyReply, filter: Filter = {}): Promise<FastifyReply> {
+    const pages = tokens.list(filter, Date.now())[Symbol.asyncIterator]()
     const first = await pages.next()
     return reply.type('application/json; charset=utf-8').send(Readable.from(toJson(first, pages)))
+  }
+
+  /** So many at most, with a link to the next where there are more. */
+  async function takePage (limit: number, filter: Filter): Promise<{ page: Token[], last: Token | undefined }> {
+    const found: Token[] = []
+    for await (const some of tokens.list({ ...filter, pageSize: limit + 1 }, Date.now())) {
+      found.push(...some)
+      if (found.length > limit) break
+    }
+    return { page: found.slice(0, limit), last: found.length > limit ? found[limit - 1] : undefined }
+  }
+
+  function originOfAdmin (request: FastifyRequest): Origin & { actor: string } {
+    const { username: actor } = admins.get(request) as TokenPrincipal
+    return { ...originOf(request, actor), actor }
   }
 
   return async function routes (host: FastifyInstance): Promise<void> {
@@ -74,14 +95,22 @@ export function createRoutes ({ tokens, isEnabled, session, roles, versions, sen
     })
 
     app.get('/api/tokens', {
-      preHandler: judge,
+      preHandler: [judge, async request => { checkInput(request, 'The query', ListQuerySchema) }],
+      attachValidation: true,
       schema: {
         ...common,
         operationId: 'listApplicationTokens',
         summary: 'List all tokens, oldest first',
+        querystring: ListQuerySchema,
         response: { 200: TokensSchema, ...describe(...EVERY) }
       }
-    }, async (_request, reply) => await sendList(reply))
+    }, async ({ query }, reply) => {
+      const filter = parseListQuery(query)
+      if (query.limit === undefined) return await sendList(reply, filter)
+      const { page, last } = await takePage(Number(query.limit), filter)
+      if (last !== undefined) reply.header('link', linkToNext(query, last))
+      return page
+    })
 
     app.post('/api/tokens', {
       preHandler: [judge, async request => { checkBody(request, createToken) }],
@@ -98,7 +127,8 @@ export function createRoutes ({ tokens, isEnabled, session, roles, versions, sen
       }
     }, async request => {
       const { name, role, validUntil } = request.body
-      return await tokens.issue({ name, role, validUntil, requestedBy: (admins.get(request) as TokenPrincipal).username }, Date.now())
+      const origin = originOfAdmin(request)
+      return await tokens.issue({ name, role, validUntil, requestedBy: origin.actor }, Date.now(), origin)
     })
 
     app.get('/api/tokens/:tokenHash', {
@@ -123,10 +153,11 @@ export function createRoutes ({ tokens, isEnabled, session, roles, versions, sen
         operationId: 'revokeApplicationToken',
         summary: 'Revoke the token with this hash; the answer lists the tokens that remain',
         params: TokenParamsSchema,
-        response: { 200: TokensSchema, ...describe(...EVERY) }
+        response: { 200: TokensSchema, 204: { type: 'null', description: 'As 200, for a request with `Prefer: return=minimal`' }, ...describe(...EVERY) }
       }
     }, async (request, reply) => {
-      await tokens.revoke(request.params.tokenHash)
+      await tokens.revoke(request.params.tokenHash, originOfAdmin(request))
+      if (MINIMAL.test(request.raw.headers.prefer as string | undefined ?? '')) return await reply.code(204).header('preference-applied', 'return=minimal').send()
       return await sendList(reply)
     })
   }

@@ -2,7 +2,7 @@ import { randomUUID } from 'node:crypto'
 import pg from 'pg'
 import type { ChangeListener, Log, PostgresConfig } from '../types.js'
 import { closeInTime } from './connection.js'
-import { CHANNEL } from './migrations.js'
+import { CHANNEL, ENDED } from './migrations.js'
 import type { Neighbours } from './neighbours.js'
 
 /** Milliseconds between heartbeats. */
@@ -19,6 +19,8 @@ type Notify = (channel: string, payload: string) => Promise<unknown>
 export interface Revocations {
   /** Whether every change is heard of before the lease ends. */
   isTrusted: () => boolean
+  /** How often it became so. */
+  gains: () => number
   start: () => void
   close: () => Promise<void>
 }
@@ -30,7 +32,7 @@ export interface Revocations {
  * database and a process that slept look healthy to anything less.
  * @param config direct: a pooler that lends connections by transaction swallows notifications
  */
-export function createRevocations (config: PostgresConfig, place: string, notify: Notify, listener: ChangeListener, neighbours: Neighbours, log: Log): Revocations {
+export function createRevocations (config: PostgresConfig, place: string, notify: Notify, listener: ChangeListener & { ended: () => void }, neighbours: Neighbours, log: Log): Revocations {
   const ownChannel = `${CHANNEL}_${randomUUID()}`
   /** When each heartbeat that is not back was sent. */
   const sent = new Map<string, number>()
@@ -38,6 +40,7 @@ export function createRevocations (config: PostgresConfig, place: string, notify
   let timer: NodeJS.Timeout | undefined
   let trustedUntil = -Infinity
   let failures = 0
+  let gains = 0
 
   async function connect (): Promise<void> {
     const fresh = client = new pg.Client({ ...config, application_name: 'fastify-mmc-tokens listener', keepAlive: true, connectionTimeoutMillis: SILENCE, query_timeout: SILENCE })
@@ -46,6 +49,7 @@ export function createRevocations (config: PostgresConfig, place: string, notify
     fresh.on('notification', ({ channel, payload = '' }) => {
       if (channel === ownChannel) prove(payload)
       else if (channel === neighbours.channel) neighbours.hear(payload)
+      else if (payload === ENDED) listener.ended()
       else if (payload === '*') listener.clear()
       else listener.forget(payload)
     })
@@ -82,6 +86,8 @@ export function createRevocations (config: PostgresConfig, place: string, notify
       if (!isTrusted()) {
         log.info(`hears of revocations from Postgres at ${place}`)
         neighbours.greet()
+        listener.ended()
+        gains++
       }
       trustedUntil = Math.max(trustedUntil, sentAt + LEASE)
       failures = 0
@@ -106,6 +112,7 @@ export function createRevocations (config: PostgresConfig, place: string, notify
 
   return {
     isTrusted,
+    gains: () => gains,
     start () {
       if (client === undefined && timer === undefined) connect()
     },

@@ -14,6 +14,8 @@ export interface Known {
   token: Readonly<Token>
   /** When it ends, by row and claim. */
   endsAt: number
+  /** The same as an HTTP-date (RFC 9110 §5.6.7). */
+  expires: string
   lastUsed: number
 }
 

@@ -1,5 +1,5 @@
 import { createTokenSchema, CreateTokenSchema } from '../../schemas/token.js'
-import { mustBe } from '../errors.js'
+import { InvalidError, mustBe } from '../errors.js'
 
 const DATE_TIME = /^(\d{4}-\d{2}-\d{2})[Tt ](\d{2}:\d{2}:\d{2})(?:\.\d+)?([Zz]|[+-]([01]\d|2[0-3]):([0-5]\d))$/
 
@@ -22,20 +22,27 @@ export function parseRole (value: unknown, roles: readonly string[]): string {
   return value
 }
 
-/**
- * A time in milliseconds, cut to the whole second, which lies after `now`: an RFC 3339 §5.6 date-time up to the year 9999, or the
- * frontend's form of it.
- */
-export function parseValidUntil (value: unknown, now: number): number {
-  if (typeof value !== 'string') throw mustBe('validUntil', properties.validUntil)
-  const match = DATE_TIME.exec(value.replace(FRONTEND, '$1Z'))
-  if (match === null) throw mustBe('validUntil', properties.validUntil)
+/** A time in milliseconds, cut to the whole second: an RFC 3339 §5.6 date-time; `NaN` where it is none. */
+export function parseTime (value: string): number {
+  const match = DATE_TIME.exec(value)
+  if (match === null) return NaN
   const [, date, time, zone = '', hours, minutes] = match
   const wall = Date.parse(`${date}T${time}Z`)
   // V8 takes 30 February for 2 March and 24:00 for the next day.
-  if (Number.isNaN(wall) || new Date(wall).toISOString() !== `${date}T${time}.000Z`) throw mustBe('validUntil', properties.validUntil)
+  if (Number.isNaN(wall) || new Date(wall).toISOString() !== `${date}T${time}.000Z`) return NaN
   const offset = hours === undefined ? 0 : (Number(hours) * 60 + Number(minutes)) * 60_000
-  const validUntil = zone.startsWith('-') ? wall + offset : wall - offset
-  if (validUntil <= now || validUntil >= Date.UTC(10000, 0)) throw mustBe('validUntil', properties.validUntil)
+  return zone.startsWith('-') ? wall + offset : wall - offset
+}
+
+/**
+ * A time in milliseconds, which lies after `now` and in the year 9999 at the latest. It may also have the frontend's form.
+ * @param maxLifetime how far ahead it may lie, in seconds
+ */
+export function parseValidUntil (value: unknown, now: number, maxLifetime = Infinity): number {
+  const validUntil = typeof value === 'string' ? parseTime(value.replace(FRONTEND, '$1Z')) : NaN
+  if (!(validUntil > now && validUntil < Date.UTC(10000, 0))) throw mustBe('validUntil', properties.validUntil)
+  if (validUntil - now > maxLifetime * 1000) {
+    throw new InvalidError(`validUntil must be at most ${maxLifetime} seconds ahead, that is no later than ${new Date(now + maxLifetime * 1000).toISOString()}`)
+  }
   return validUntil
 }

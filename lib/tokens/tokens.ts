@@ -1,8 +1,9 @@
 import { randomUUID } from 'node:crypto'
 import { LruMap } from 'toad-cache'
 import { ConflictError, InvalidTokenError, type TokensError } from '../errors.js'
-import type { CreateToken, Credential, IssuedToken, Signer, Store, Token } from '../types.js'
+import type { CreateToken, Credential, Filter, IssuedToken, Metrics, Origin, Signer, Store, Token } from '../types.js'
 import type { Cache, Known } from './cache.js'
+import { type Events, NOBODY } from './events.js'
 import { digest, isOurs, verify } from './jwt.js'
 import { parseName, parseRole, parseValidUntil } from './new-token.js'
 import type { Usage } from './usage.js'
@@ -10,13 +11,21 @@ import type { Usage } from './usage.js'
 /** Digests of which the signature was verified. */
 const VERIFIED_SIZE = 10_000
 
+/** Why a token is refused, beside what its verification says. */
+export const UNKNOWN = 'unknown or revoked'
+export const EXPIRED = 'expired'
+
 const HASH = /^[0-9a-f]{64}$/
 
 /** An `InvalidTokenError` is a refusal. */
-export type Outcome = Token | TokensError
+export type Outcome = Known | TokensError
+
+/** What happened since the process began. */
+export type Counts = Pick<Metrics, 'authentications' | 'cacheHits' | 'lookups'>
 
 /** The rules. Time is an argument, in milliseconds since 1970. */
 export interface Tokens {
+  readonly counts: Counts
   /** The credential that a string is, or `null` where it does not claim to be ours. */
   recognize: (secret: string) => Credential | null
   /**
@@ -25,25 +34,41 @@ export interface Tokens {
    */
   authenticate: (credential: Credential, now: number) => Outcome | Promise<Outcome>
   /** @throws InvalidError, ConflictError */
-  issue: (token: CreateToken & { requestedBy: string }, now: number) => Promise<IssuedToken>
+  issue: (token: CreateToken & { requestedBy: string }, now: number, origin?: Origin) => Promise<IssuedToken>
+  /**
+   * A token that is not stored, and what is to be stored of it.
+   * @throws InvalidError
+   */
+  sign: (token: CreateToken, now: number) => { token: string, entry: CreateToken & { hash: string } }
   /** Oldest first, by page. */
-  list: () => AsyncIterable<Token[]>
+  list: (filter: Filter, now: number) => AsyncIterable<Token[]>
   get: (hash: string) => Promise<Token | null>
-  revoke: (hash: string) => Promise<boolean>
+  revoke: (hash: string, origin?: Origin) => Promise<boolean>
 }
 
-interface Parts { store: Store, cache: Cache, signers: readonly [Signer, ...Signer[]], usage: Usage, issuer: string, roles: readonly string[] }
+interface Parts {
+  store: Store
+  cache: Cache
+  signers: readonly [Signer, ...Signer[]]
+  usage: Usage
+  events: Pick<Events, 'issued' | 'ended'>
+  issuer: string
+  roles: readonly string[]
+  /** Of a new token, in seconds. */
+  maxLifetime?: number | undefined
+}
 
-export function createTokens ({ store, cache, signers, usage, issuer, roles }: Parts): Tokens {
+export function createTokens ({ store, cache, signers, usage, events, issuer, roles, maxLifetime }: Parts): Tokens {
+  const counts: Counts = { authentications: { accepted: 0, unknown: 0, expired: 0, invalid: 0, several: 0, failed: 0 }, cacheHits: 0, lookups: 0 }
   /** When the claims of a credential end, by its digest, which no change of a row makes untrue: signature and issuer held once. */
   const expiries = new LruMap<number>(VERIFIED_SIZE)
 
   function judge (known: Known | null, now: number): Outcome {
-    if (known === null) return new InvalidTokenError({ cause: 'unknown or revoked' })
-    if (now >= known.endsAt) return new InvalidTokenError({ cause: 'expired' })
+    if (known === null) return new InvalidTokenError({ cause: UNKNOWN })
+    if (now >= known.endsAt) return Object.assign(new InvalidTokenError({ cause: EXPIRED }), { token: known.token })
     if (now > known.lastUsed) known.lastUsed = now
     usage.note(known.token.hash, now)
-    return known.token
+    return known
   }
 
   /** When the claims of a secret end, in milliseconds since 1970, or why they do not hold. */
@@ -58,11 +83,20 @@ export function createTokens ({ store, cache, signers, usage, issuer, roles }: P
   }
 
   async function find (hash: string, expiry: number): Promise<Known | null> {
+    counts.lookups++
     const token = await store.find(hash)
     return token && toKnown(usage.apply(token), expiry)
   }
 
+  function mint ({ name, role, validUntil }: CreateToken, now: number): { token: string, entry: CreateToken & { hash: string } } {
+    const entry = { name: parseName(name), role: parseRole(role, roles), validUntil: parseValidUntil(validUntil, now, maxLifetime) }
+    const token = signers[0].sign({ role, iat: Math.floor(now / 1000), exp: entry.validUntil / 1000, iss: issuer, jti: randomUUID() })
+    return { token, entry: { ...entry, validUntil: new Date(entry.validUntil).toISOString(), hash: digest(token) } }
+  }
+
   return {
+    counts,
+
     recognize (secret) {
       const hash = digest(secret)
       // To read its payload again would cost more than all the rest of a hit.
@@ -71,35 +105,34 @@ export function createTokens ({ store, cache, signers, usage, issuer, roles }: P
 
     authenticate ({ secret, hash }, now) {
       const known = cache.get(hash)
-      if (known !== undefined) return judge(known, now)
+      if (known !== undefined) {
+        counts.cacheHits++
+        return judge(known, now)
+      }
       const expiry = expiryOf(secret, hash)
       if (typeof expiry === 'string') return new InvalidTokenError({ cause: expiry })
       // Also where it is no number.
-      if (!(now < expiry)) return new InvalidTokenError({ cause: 'expired' })
+      if (!(now < expiry)) return new InvalidTokenError({ cause: EXPIRED })
       return cache.load(hash, async () => await find(hash, expiry)).then(loaded => judge(loaded, now))
     },
 
-    async issue ({ requestedBy, ...input }, now) {
-      const name = parseName(input.name)
-      const role = parseRole(input.role, roles)
-      const validUntil = parseValidUntil(input.validUntil, now)
-      const secret = signers[0].sign({ role, iat: Math.floor(now / 1000), exp: validUntil / 1000, iss: issuer, jti: randomUUID() })
+    async issue ({ requestedBy, ...input }, now, origin = { ...NOBODY, actor: requestedBy }) {
+      const { token: secret, entry: { name, hash, validUntil, role } } = mint(input, now)
       const issueDate = new Date(now).toISOString()
-      const token: Token = {
-        name,
-        hash: digest(secret),
-        validUntil: new Date(validUntil).toISOString(),
-        role,
-        requestedBy,
-        issueDate,
-        lastUsed: issueDate
-      }
+      const token: Token = { name, hash, validUntil, role, requestedBy, issueDate, lastUsed: issueDate }
       if (!await store.insert(token)) throw new ConflictError()
+      events.issued(token, origin)
       return { token: secret, ...token }
     },
 
-    async * list () {
-      for await (const page of store.list()) yield page.map(usage.apply)
+    sign: mint,
+
+    async * list (filter, now) {
+      const { unusedSince } = filter
+      for await (const page of store.list(filter, now)) {
+        const tokens = page.map(usage.apply)
+        yield unusedSince === undefined ? tokens : tokens.filter(({ lastUsed }) => lastUsed < unusedSince)
+      }
     },
 
     async get (hash) {
@@ -107,10 +140,12 @@ export function createTokens ({ store, cache, signers, usage, issuer, roles }: P
       return token && usage.apply(token)
     },
 
-    async revoke (hash) {
+    async revoke (hash, origin = NOBODY) {
       if (!HASH.test(hash)) return false
       try {
-        return await store.remove(hash)
+        const isEnded = await store.remove(hash, origin)
+        if (isEnded) events.ended(hash)
+        return isEnded
       } finally {
         // Also where nobody can tell whether it was done.
         cache.forget(hash)
@@ -121,9 +156,11 @@ export function createTokens ({ store, cache, signers, usage, issuer, roles }: P
 
 /** The row may be shortened with SQL, the claim can't be: the earlier of the two wins. Many requests share the record, so it is frozen. */
 function toKnown (token: Token, expiry: number): Known {
+  const endsAt = Math.min(expiry, Date.parse(token.validUntil))
   const known: Known = {
     token: Object.freeze({ ...token, get lastUsed () { return new Date(known.lastUsed).toISOString() } }),
-    endsAt: Math.min(expiry, Date.parse(token.validUntil)),
+    endsAt,
+    expires: new Date(endsAt).toUTCString(),
     lastUsed: Date.parse(token.lastUsed)
   }
   return known

@@ -12,6 +12,8 @@ export interface Usage {
   note: (hash: string, now: number) => void
   /** The token with what is remembered of its use. */
   apply: (token: Token) => Token
+  /** What is not written, and how long the first of it has waited. */
+  lag: () => { waiting: number, lagSeconds: number }
   /** Writes what is remembered, for the last time. */
   close: () => Promise<void>
 }
@@ -19,12 +21,15 @@ export interface Usage {
 /** `lastUsed`: collected in memory, written within 5 s in one statement for all, never backwards in time. */
 export function createUsage (store: Store, log: Log): Usage {
   const waiting = new Map<string, number>()
+  /** When what waits began to, by the monotonic clock. */
+  let since = 0
   let timer: NodeJS.Timeout | undefined
   let flushing: Promise<void> | undefined
 
   async function write (): Promise<void> {
     clearTimeout(timer)
     timer = undefined
+    const begun = performance.now()
     try {
       // What waits now: a token in steady use would keep this busy for ever.
       const uses = [...waiting]
@@ -33,6 +38,7 @@ export function createUsage (store: Store, log: Log): Usage {
         await store.touch(new Map(batch.map(([hash, at]) => [hash, new Date(at).toISOString()])))
         for (const [hash, at] of batch) if (waiting.get(hash) === at) waiting.delete(hash)
       }
+      since = begun
     } catch (error) {
       log.warn({ err: error }, 'could not write when tokens were last used; it is kept for the next try')
     }
@@ -54,6 +60,7 @@ export function createUsage (store: Store, log: Log): Usage {
   return {
     note (hash, now) {
       const before = waiting.get(hash)
+      if (waiting.size === 0) since = performance.now()
       if (before === undefined ? waiting.size < MAX_WAITING : before < now) waiting.set(hash, now)
       schedule()
     },
@@ -63,6 +70,7 @@ export function createUsage (store: Store, log: Log): Usage {
       const lastUsed = new Date(at).toISOString()
       return lastUsed > token.lastUsed ? { ...token, lastUsed } : token
     },
+    lag: () => ({ waiting: waiting.size, lagSeconds: waiting.size === 0 ? 0 : (performance.now() - since) / 1000 }),
     async close () {
       await flushing
       await flush()

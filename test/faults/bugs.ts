@@ -17,9 +17,9 @@ export const BUGS = {
   'an error of the database is a 401': { file: rules, from: 'const token = await store.find(hash)\n    return token && toKnown', to: 'const token = await store.find(hash).catch(() => null)\n    return token && toKnown' },
   'a standby is believed': { file: 'lib/store/postgres.ts', from: "row?.is_standby !== 'f'", to: 'row === undefined' },
   'a failed insert is a 200': { file: rules, from: '!await store.insert(token)', to: '!await store.insert(token).catch(() => true)' },
-  'a failed delete is a 200': { file: rules, from: 'return await store.remove(hash)', to: 'return await store.remove(hash).catch(() => false)' },
+  'a failed delete is a 200': { file: rules, from: 'await store.remove(hash, origin)', to: 'await store.remove(hash, origin).catch(() => false)' },
   'a token is answered first, and stored afterwards': { file: rules, from: 'if (!await store.insert(token)) throw new ConflictError()', to: 'setTimeout(() => { store.insert(token).catch(() => {}) }, 1000)' },
-  'a revocation is answered first, and stored afterwards': { file: rules, from: 'return await store.remove(hash)', to: 'setTimeout(() => { store.remove(hash).catch(() => {}) }, 1000)\n        return true' },
+  'a revocation is answered first, and stored afterwards': { file: rules, from: 'const isEnded = await store.remove(hash, origin)', to: 'setTimeout(() => { store.remove(hash, origin).catch(() => {}) }, 1000)\n        const isEnded = true' },
   'a request without a credential asks Postgres': { file: 'lib/http/authenticate.ts', from: 'if (presented === null) {\n      done()', to: 'if (presented === null) {\n      tokens.list()[Symbol.asyncIterator]().next().then(() => { done() }, done)' },
   'all secrets make one key': { file: 'lib/tokens/jwt.ts', from: "secret, '', 'fastify-mmc-tokens', 32", to: "'one for all', '', 'fastify-mmc-tokens', 32" }
 } satisfies Record<string, Bug>

@@ -33,14 +33,20 @@ const store: Store = {
   isTrusted: () => true,
   insert: async () => true,
   find: async hash => good.has(hash) ? { name: hash, hash, validUntil: '2999-01-01T00:00:00.000Z', role: 'viewer', requestedBy: 'test', issueDate: iso, lastUsed: iso } satisfies Token : null,
+  lease: () => ({ isHeld: true, losses: 0 }),
+  bootstrap: async () => 'stored',
   list: async function * () {},
+  purge: async () => 0,
+  takeEnded: async () => [],
+  count: async () => [],
   remove: async () => true,
   touch: async () => {},
   close: async () => {}
 }
 const log = Fastify({ logger: false }).log
 const usage = createUsage(store, log)
-const tokens = createTokens({ store, cache: createCache(() => true, () => performance.now()), signers: [signer], usage, issuer: 'cedalo', roles: ['viewer'] })
+const events = { issued () {}, ended () {} }
+const tokens = createTokens({ store, cache: createCache(() => true, () => performance.now()), signers: [signer], usage, events, issuer: 'cedalo', roles: ['viewer'] })
 
 const gc = (globalThis as { gc?: () => void }).gc
 if (gc === undefined) throw new Error('run with --expose-gc')

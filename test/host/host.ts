@@ -3,6 +3,7 @@ import secureSession from '@fastify/secure-session'
 import websocket from '@fastify/websocket'
 import Fastify, { type FastifyInstance, type FastifyReply, type FastifyRequest, type FastifyServerOptions } from 'fastify'
 import tokensPlugin, { type TokenPrincipal, type TokensPluginOptions } from '../../lib/index.js'
+import { addMetrics } from './metrics.js'
 import { addPage } from './page.js'
 
 declare module '@fastify/secure-session' {
@@ -43,6 +44,7 @@ export async function createHost ({ fastify, tokens, sessionKey, basePath = '', 
 
   await app.register(async routes => {
     await addPage(routes, basePath)
+    addMetrics(routes)
     routes.post<{ Body: { username?: string, password?: string } | null, Querystring: { json?: string } }>('/auth', async (request, reply) => {
       const { username = '', password } = request.body ?? {}
       const user = users.get(username)

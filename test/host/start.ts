@@ -18,7 +18,7 @@ const basePath = CEDALO_MC_PROXY_BASE_PATH.replace(/^\/*(.*?)\/*$/, '/$1').repla
 
 const app = await createHost({
   fastify: { logger: true },
-  tokens: { postgres: url, enabled: TOKENS_ENABLED !== 'false', secret: await sharedKey('secret') },
+  tokens: { postgres: url, enabled: TOKENS_ENABLED !== 'false', expiryHeader: true, secret: await sharedKey('secret') },
   sessionKey: Buffer.from(await sharedKey('session'), 'base64'),
   basePath,
   admin: { username, password },
@@ -60,9 +60,11 @@ curl -s -c $JAR -d '${form}' '${address}/auth?json=true'; echo
 ANSWER=$(curl -s -b $JAR -H 'content-type: application/json' -d '{"name":"try '$(date +%s)'","role":"viewer","validUntil":"${validUntil}"}' ${address}/api/tokens); echo $ANSWER
 TOKEN=$(echo $ANSWER | sed 's/.*"token":"\\([^"]*\\)".*/\\1/')
 
-# Use it, in the header and in the query:
+# Use it, in the header and in the query, see when it expires, and how the host counts:
 curl -s -H "authorization: Bearer $TOKEN" ${address}/api/viewer; echo
 curl -s "${address}/api/profile?token=$TOKEN"; echo
+curl -s -o /dev/null -D - -H "authorization: Bearer $TOKEN" ${address}/api/viewer | grep application-token-expires
+curl -s ${address}/metrics | grep authentications
 
 # Revoke it by its hash, and be refused:
 HASH=$(printf %s "$TOKEN" | sha256sum | cut -d ' ' -f 1)

@@ -1,0 +1,39 @@
+import { type ListQuery, ListQuerySchema } from '../../schemas/token.js'
+import { mustBe } from '../errors.js'
+import { parseTime } from '../tokens/new-token.js'
+import type { Filter, Token } from '../types.js'
+
+const CURSOR = /^(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z)([0-9a-f]{64})$/
+
+const properties = ListQuerySchema.properties
+
+/**
+ * What a request asks of a list, once its types were checked.
+ * @throws InvalidError, which names the parameter and says what it must be
+ */
+export function parseListQuery ({ state, cursor, unusedSince }: ListQuery): Filter {
+  return {
+    state: state as Filter['state'],
+    after: cursor === undefined ? undefined : parseCursor(cursor),
+    unusedSince: unusedSince === undefined ? undefined : parseUnusedSince(unusedSince)
+  }
+}
+
+/** What follows this token, as a link relative to the request (RFC 8288 §3.1): a proxy may have changed the path. */
+export function linkToNext ({ limit, state, unusedSince }: ListQuery, { issueDate, hash }: Token): string {
+  const cursor = Buffer.from(issueDate + hash).toString('base64url')
+  const query = new URLSearchParams({ ...limit && { limit }, cursor, ...state && { state }, ...unusedSince && { unusedSince } })
+  return `<?${query.toString()}>; rel="next"`
+}
+
+function parseCursor (cursor: string): Filter['after'] {
+  const [, issueDate = '', hash = ''] = CURSOR.exec(Buffer.from(cursor, 'base64url').toString()) ?? []
+  if (Number.isNaN(parseTime(issueDate))) throw mustBe('cursor', properties.cursor)
+  return { issueDate, hash }
+}
+
+function parseUnusedSince (value: string): string {
+  const time = parseTime(value)
+  if (Number.isNaN(time)) throw mustBe('unusedSince', properties.unusedSince)
+  return new Date(time).toISOString()
+}

@@ -1,0 +1,7 @@
+import type { FastifyRequest } from 'fastify'
+import type { Origin } from '../types.js'
+
+/** Who makes this request, for those who read what happened. The address is as trustworthy as the host's option `trustProxy`. */
+export function originOf ({ ip, id }: FastifyRequest, actor: string | null): Origin {
+  return { actor, address: ip, requestId: id }
+}
