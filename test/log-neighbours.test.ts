@@ -179,7 +179,7 @@ t.test("the query as an object, as pino's own serializer of requests writes it, 
   const { token } = await app.tokens.issue({ name: 'query', role: 'viewer', validUntil: '2999-01-01T00:00:00Z', requestedBy: 'x' })
   for (const value of [token, 'canary', 'canary&tok%65n=canary']) await app.inject({ url: `/out?a=1&token=${value}` })
   await app.inject({ url: `/x?token=${token}` })
-  t.match(lines(), [{ req: { query: { a: '1' } } }], 'this test would notice')
+  t.match(lines().filter(({ req }) => req), [{ req: { query: { a: '1' } } }], 'this test would notice')
   t.notOk(token.split('.').slice(1).some(part => text().includes(part)), 'a token of ours')
   t.notOk(text().includes('canary'), 'what is not ours')
 })
