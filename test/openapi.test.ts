@@ -60,6 +60,13 @@ t.test('each operation has an id, a summary and a tag, and each status but 204 a
   }
 })
 
+t.test('where the host serves other versions, what is described names those', async t => {
+  const told = JSON.stringify(await createOpenapi('3.1.0', { versions: [2, 3] }))
+  t.notMatch(told, /version=1/)
+  t.match(told, 'Accept must allow one of: application/json;version=3, application/json;version=2')
+  t.match(told, '`Accept: application/json;version=3` picks the representation')
+})
+
 t.test('a client that is generated from it creates, lists, gets and revokes a token', async t => {
   const { app, issue } = await buildHost(t)
   await mkdir('.data', { recursive: true })

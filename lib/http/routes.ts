@@ -6,7 +6,7 @@ import type { FastifyError, FastifyInstance, FastifyReply, FastifyRequest, Fasti
 import { ErrorSchema } from '../../schemas/error.js'
 import { createTokenSchema, IssuedTokenSchema, ListQuerySchema, TokenParamsSchema, TokenSchema, TokensSchema } from '../../schemas/token.js'
 import {
-  ConflictError, InternalError, InvalidError, mustBe, NotAcceptableError, NotAllowedError, NotEnabledError, NotFoundError, TokensError, TooLargeError,
+  ConflictError, InternalError, InvalidError, mustBe, NotAllowedError, NotEnabledError, NotFoundError, TokensError, TooLargeError,
   TwoCredentialsError, UnauthorizedError, UnsupportedMediaTypeError
 } from '../errors.js'
 import type { Tokens } from '../tokens/tokens.js'
@@ -17,7 +17,7 @@ import { isLeftAlone } from './credential.js'
 import { linkToNext, parseListQuery } from './list-query.js'
 import { originOf } from './origin.js'
 import type { SendError } from './send-error.js'
-import { checkVersion } from './version.js'
+import { checkVersion, mediaTypes, notAcceptable } from './version.js'
 
 interface Parts {
   tokens: Tokens
@@ -30,10 +30,12 @@ interface Parts {
 }
 
 // How the routes describe themselves, for @fastify/swagger. They name no security scheme: it throws where the host did not declare that.
-const common = { tags: ['tokens'], description: 'For admins, by session or by token. `Accept: application/json;version=1` picks the representation.' }
-const EVERY = [
+const describeEvery = (served: string[]) => ({
+  tags: ['tokens'], description: `For admins, by session or by token. \`Accept: ${served[0]}\` picks the representation.`
+})
+const errorsOfEvery = (served: string[]) => [
   new TwoCredentialsError(), new UnauthorizedError(), new NotAllowedError('Only an admin may manage tokens'), new NotEnabledError(),
-  new NotAcceptableError('Accept must allow one of: application/json;version=1'), new InternalError()
+  notAcceptable(served), new InternalError()
 ]
 const describe = (...errors: TokensError[]) => Object.fromEntries(errors.map(({ statusCode, code, message }) => [statusCode, {
   ...ErrorSchema,
@@ -49,6 +51,8 @@ const MINIMAL = /(^|[,;])\s*return\s*=\s*("minimal"|minimal)\s*($|[,;])/i
  */
 export function createRoutes ({ tokens, isEnabled, session, roles, versions, tokensMayManageTokens, sendError }: Parts) {
   const createToken = createTokenSchema(roles)
+  const served = mediaTypes(versions)
+  const [common, every] = [describeEvery(served), errorsOfEvery(served)]
   const admins = new WeakMap<FastifyRequest, TokenPrincipal>()
 
   /** Judges everything but the body, in the order of the contract, once the host has restored its session. */
@@ -102,7 +106,7 @@ export function createRoutes ({ tokens, isEnabled, session, roles, versions, tok
         operationId: 'listApplicationTokens',
         summary: 'List all tokens, oldest first',
         querystring: ListQuerySchema,
-        response: { 200: TokensSchema, ...describe(...EVERY) }
+        response: { 200: TokensSchema, ...describe(...every) }
       }
     }, async ({ query }, reply) => {
       const filter = parseListQuery(query)
@@ -122,7 +126,7 @@ export function createRoutes ({ tokens, isEnabled, session, roles, versions, tok
         body: createToken,
         response: {
           200: IssuedTokenSchema,
-          ...describe(...EVERY, mustBe('name', createToken.properties.name), new ConflictError(), new TooLargeError(), new UnsupportedMediaTypeError())
+          ...describe(...every, mustBe('name', createToken.properties.name), new ConflictError(), new TooLargeError(), new UnsupportedMediaTypeError())
         }
       }
     }, async request => {
@@ -138,7 +142,7 @@ export function createRoutes ({ tokens, isEnabled, session, roles, versions, tok
         operationId: 'getApplicationToken',
         summary: 'Get the token with this hash',
         params: TokenParamsSchema,
-        response: { 200: TokenSchema, ...describe(...EVERY, new NotFoundError()) }
+        response: { 200: TokenSchema, ...describe(...every, new NotFoundError()) }
       }
     }, async request => {
       const token = await tokens.get(request.params.tokenHash)
@@ -153,7 +157,7 @@ export function createRoutes ({ tokens, isEnabled, session, roles, versions, tok
         operationId: 'revokeApplicationToken',
         summary: 'Revoke the token with this hash; the answer lists the tokens that remain',
         params: TokenParamsSchema,
-        response: { 200: TokensSchema, 204: { type: 'null', description: 'As 200, for a request with `Prefer: return=minimal`' }, ...describe(...EVERY) }
+        response: { 200: TokensSchema, 204: { type: 'null', description: 'As 200, for a request with `Prefer: return=minimal`' }, ...describe(...every) }
       }
     }, async (request, reply) => {
       await tokens.revoke(request.params.tokenHash, originOfAdmin(request))

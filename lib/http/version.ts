@@ -1,6 +1,6 @@
 import type { FastifyRequest } from 'fastify'
 import Negotiator from 'negotiator'
-import { NotAcceptableError } from '../errors.js'
+import { NotAcceptableError, type TokensError } from '../errors.js'
 
 /**
  * Checks that `Accept` asks for a version of the representation that is served (RFC 9110 §12.5.1); without a version it is the newest.
@@ -9,7 +9,17 @@ import { NotAcceptableError } from '../errors.js'
 export function checkVersion (request: FastifyRequest, versions: readonly number[]): void {
   const { accept } = request.headers
   if (accept === undefined || accept.trim() === '') return
-  const served = versions.toSorted((a, b) => b - a).map(version => `application/json;version=${version}`)
+  const served = mediaTypes(versions)
   if (new Negotiator(request.raw).mediaTypes(served).length > 0) return
-  throw new NotAcceptableError(`Accept must allow one of: ${served.join(', ')}`)
+  throw notAcceptable(served)
+}
+
+/** What is served, the newest version first. */
+export function mediaTypes (versions: readonly number[]): string[] {
+  return versions.toSorted((a, b) => b - a).map(version => `application/json;version=${version}`)
+}
+
+/** 406: names what is served. */
+export function notAcceptable (served: string[]): TokensError {
+  return new NotAcceptableError(`Accept must allow one of: ${served.join(', ')}`)
 }

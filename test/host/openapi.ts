@@ -1,11 +1,11 @@
 import swagger from '@fastify/swagger'
 import Fastify from 'fastify'
-import tokensPlugin from '../../lib/index.js'
+import tokensPlugin, { type TokensPluginOptions } from '../../lib/index.js'
 import { security, securitySchemes } from '../../schemas/index.js'
 import { SECRET } from './build-host.js'
 
 /** What @fastify/swagger tells of the plugin in a host that has nothing else, as docs/openapi.json holds it. */
-export async function createOpenapi (openapi: '3.0.3' | '3.1.0' = '3.1.0'): Promise<object> {
+export async function createOpenapi (openapi: '3.0.3' | '3.1.0' = '3.1.0', options: Partial<TokensPluginOptions> = {}): Promise<object> {
   const app = Fastify()
   await app.register(swagger, {
     openapi: {
@@ -18,7 +18,7 @@ export async function createOpenapi (openapi: '3.0.3' | '3.1.0' = '3.1.0'): Prom
     }
   })
   // Switched off, it needs no Postgres.
-  await app.register(tokensPlugin, { postgres: 'postgres://localhost/none', secret: SECRET, enabled: false })
+  await app.register(tokensPlugin, { postgres: 'postgres://localhost/none', secret: SECRET, enabled: false, ...options })
   await app.ready()
   const document = app.swagger()
   await app.close()
