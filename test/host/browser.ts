@@ -25,7 +25,7 @@ export async function openPage (t: Test, options: BrowserContextOptions = {}): P
   page.on('pageerror', error => { t.fail(`the page threw: ${error.message}`) })
   page.on('console', message => {
     // An answer that is an error is for the page to show.
-    if (message.type() === 'error' && !message.text().startsWith('Failed to load resource')) t.fail(`the browser complains: ${message.text()}`)
+    if (message.type() === 'error' && !/^(Failed to load resource|WebSocket connection to \S+ failed)/.test(message.text())) t.fail(`the browser complains: ${message.text()}`)
   })
   return page
 }
