@@ -28,7 +28,7 @@ t.test('docs/host-integration.md: with its lines an EventSource and a WebSocket 
       target.addEventListener('error', ({ type }) => { if (target.readyState !== EventSource.CONNECTING) resolve(type) })
     })
     const heard = await Promise.all([once(socket), once(events)])
-    for (let turn = 0; turn < ${turns}; turn++) heard.push(await once(events))
+    for (let turn = 0; turn < ${turns} && events.readyState !== EventSource.CLOSED; turn++) heard.push(await once(events))
     events.close()
     socket.close()
     return heard
