@@ -11,6 +11,7 @@ import { publint } from 'publint'
 import t, { type Test } from 'tap'
 import { databaseUrl } from './host/database.js'
 import { SECRET } from './host/build-host.js'
+import { findDeadLinks } from './host/docs.js'
 
 const run = promisify(execFile)
 const env = { ...process.env, NODE_OPTIONS: '' }
@@ -112,7 +113,14 @@ t.test('publint and attw find nothing wrong with the tarball', async t => {
 t.test('the tarball holds what users need, and no demo and no tests', async t => {
   const paths = files.map(({ path }) => path)
   t.ok(paths.includes('dist/lib/index.js') && paths.includes('dist/lib/index.d.ts') && paths.includes('LICENSE'))
-  t.strictSame(paths.filter(path => !/^(dist\/(lib|schemas)\/|LICENSE$|README\.md$|package\.json$)/.test(path)), [])
+  t.strictSame(paths.filter(path => !/^(dist\/(lib|schemas)\/|docs\/[\w-]+\.(md|json)$|LICENSE$|[A-Z]+\.md$|package\.json$)/.test(path)), [])
+})
+
+t.test('its README and documents link to nothing that is not in it: there is no repository where they would be looked for', async t => {
+  const folder = join(consumer, 'node_modules/fastify-mmc-tokens')
+  const pages = files.map(({ path }) => path).filter(path => path.endsWith('.md'))
+  t.ok(pages.includes('README.md') && pages.includes('docs/options.md'))
+  for (const page of pages) t.strictSame(await findDeadLinks(page, await readFile(join(folder, page), 'utf8'), folder), [], page)
 })
 
 t.test("beyond fastify's own it brings as many packages and megabytes as the README says, at most 40 and 10", async t => {
@@ -122,6 +130,7 @@ t.test("beyond fastify's own it brings as many packages and megabytes as the REA
   const sizes = await Promise.all(ours.map(path => sizeOf(join(consumer, path))))
   const size = sizes.reduce((sum, one) => sum + one, 0) / 2 ** 20
   const [, packages, megabytes] = /brings (\d+) packages and ([\d.]+) MB on disk/.exec(await readFile('README.md', 'utf8')) ?? []
+  t.comment(`${ours.length} packages, ${size.toFixed(2)} MB`)
   t.equal(ours.length, Number(packages))
   t.ok(Math.abs(size - Number(megabytes)) < 0.3, `${size} MB, ${megabytes} in the README`)
   t.ok(ours.length <= 40 && size <= 10)
