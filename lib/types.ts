@@ -76,8 +76,8 @@ export interface Store {
   remove: (hash: string, origin: Origin) => Promise<boolean>
   /** Removes some of what expired before this time; tells how many. One node at a time: none where another is at it. */
   purge: (before: string) => Promise<number>
-  /** Tokens that ended and were not told of: each is given to one caller. This one, or some of those that nobody else will ask for. */
-  takeEnded: (hash?: string) => Promise<Ended[]>
+  /** Some of the tokens that ended and were not told of: each is given to one caller. */
+  takeEnded: () => Promise<Ended[]>
   /** How many tokens there are of each role, by whether they have expired. */
   count: (now: number) => Promise<Array<{ role: string, state: 'active' | 'expired', count: number }>>
   /** Moves `lastUsed` forward, by hash; tokens that are gone stay gone. */

@@ -1,6 +1,6 @@
 import { execFile } from 'node:child_process'
 import { randomUUID } from 'node:crypto'
-import { access, readdir, readFile } from 'node:fs/promises'
+import { access, readdir, readFile, rm, writeFile } from 'node:fs/promises'
 import { promisify } from 'node:util'
 import secureSession from '@fastify/secure-session'
 import swagger from '@fastify/swagger'
@@ -11,6 +11,7 @@ import t from 'tap'
 import tokensPlugin, { type TokensPluginOptions } from '../lib/index.js'
 import { security, securitySchemes } from '../schemas/index.js'
 import { bearer, buildHost, SECRET } from './host/build-host.js'
+import { collectEvents } from './host/events.js'
 import { createDatabase, createSeparateDatabase, databaseUrl } from './host/database.js'
 import { blocksOf, runBlock } from './host/docs.js'
 import { lacks } from './host/tools.js'
@@ -91,18 +92,24 @@ t.test('docs/host-integration.md: an owner who may do no more than the page says
   await query(named(forOwner))
   await runBlock(migrate, { Fastify, tokensPlugin, process: { env: { OWNER_DATABASE_URL: as(owner), TOKENS_SECRET: SECRET } } })
   await query(named(forNode))
-  t.strictSame(await query("SELECT tableowner FROM pg_tables WHERE schemaname = 'mmc_tokens'"), [{ tableowner: owner }, { tableowner: owner }])
+  t.strictSame(await query("SELECT DISTINCT tableowner FROM pg_tables WHERE schemaname = 'mmc_tokens'"), [{ tableowner: owner }])
   t.strictSame(await query('SELECT rolsuper FROM pg_roles WHERE rolname = ANY ($1)', [[owner, node]]), [{ rolsuper: false }, { rolsuper: false }])
 
   const app = Fastify()
   t.teardown(() => app.close())
-  await app.register(tokensPlugin, { postgres: as(node), secret: SECRET, migrate: false })
+  const events = collectEvents()
+  const bootstrap = `.data/bootstrap-${node}.json`
+  await writeFile(bootstrap, JSON.stringify([{ name: 'expired', role: 'viewer', validUntil: '2020-01-01T00:00:00Z', hash: '0'.repeat(64) }]))
+  t.teardown(() => rm(bootstrap))
+  await app.register(tokensPlugin, { postgres: as(node), secret: SECRET, migrate: false, bootstrap, bootstrapStrict: true, purgeExpiredAfter: 0, onEvent: events.onEvent })
+  await events.until(1, 'token.expired-purged')
   app.get('/', { preHandler: app.tokens.requireRole('viewer') }, async () => 'in')
   const { token, hash } = await app.tokens.issue({ name: 'x', role: 'viewer', validUntil: '2999-01-01T00:00:00Z', requestedBy: 'x' })
   t.equal((await app.inject({ url: '/', headers: bearer(token) })).statusCode, 200)
   t.equal((await app.tokens.list()).length, 1)
   t.equal(await app.tokens.revoke(hash), true)
   t.equal((await app.inject({ url: '/', headers: bearer(token) })).statusCode, 401)
+  await events.until(1, 'token.revoked')
 })
 
 t.test('docs/http-api.md: its lines, run one after another, are answered as the page says', { skip: lacks('curl') }, async t => {
@@ -148,8 +155,8 @@ t.test('docs/operations.md: the lines for a leaked token find it and end it; the
   t.teardown(() => own.close())
   const told: string[] = []
   const values = { app: own, tokensPlugin, options: { postgres, schema, secret: SECRET }, audit: { write: (line: string) => { told.push(line) } }, Gauge: prometheus.Gauge, register: prometheus.register }
-  await run(audit, values)
-  await run(metrics, values)
+  await runBlock(audit, values)
+  await runBlock(metrics, values)
   const monitor = await own.tokens.issue({ name: 'prometheus', role: 'monitoringViewer', validUntil: '2999-01-01T00:00:00Z', requestedBy: 'x' })
   t.match(told.map(line => JSON.parse(line) as object), [{ type: 'token.issued', name: 'prometheus' }])
   t.equal((await own.inject('/metrics')).statusCode, 401)

@@ -9,8 +9,6 @@ import { createRevocations, type Revocations } from './revocations.js'
 
 /** Records a page of a list; also how many are purged, or told of, in one statement. */
 const PAGE = 500
-/** Milliseconds after which a token that a node ended, and did not tell of, is told of by another. */
-const LEFT_AFTER = 10_000
 
 /** Postgres's code where a UNIQUE is violated. */
 const UNIQUE_VIOLATION = '23505'
@@ -69,10 +67,7 @@ export function createPostgresStore ({ postgres, listen, fingerprints, log, ...o
     WHERE is_alone AND hash IN (SELECT hash FROM ${schema}.tokens WHERE valid_until < $1 ORDER BY valid_until LIMIT ${PAGE}) RETURNING hash`)
   const takeEnded = statement<EndedRow>('take_ended', `
     DELETE FROM ${schema}.ended WHERE ctid = ANY (ARRAY(
-      SELECT ctid FROM ${schema}.ended
-      WHERE CASE WHEN $1::text IS NOT NULL THEN hash = $1
-        ELSE origin IS NULL OR origin ? 'isPurged' OR ended_at < now() - interval '${LEFT_AFTER} milliseconds' END
-      ORDER BY ended_at LIMIT ${PAGE} FOR UPDATE SKIP LOCKED))
+      SELECT ctid FROM ${schema}.ended ORDER BY ended_at LIMIT ${PAGE} FOR UPDATE SKIP LOCKED))
     RETURNING hash, name, role, ${time('ended_at')}, origin`)
   const count = statement<{ role: string, is_active: string, count: string }>('count', `
     SELECT role, valid_until > $1 AS is_active, count(*) AS count FROM ${schema}.tokens GROUP BY 1, 2 ORDER BY 1, 2`)
@@ -125,8 +120,8 @@ export function createPostgresStore ({ postgres, listen, fingerprints, log, ...o
     async purge (before) {
       return (await purge(before, `${options.schema} purge`)).length
     },
-    async takeEnded (hash) {
-      return (await takeEnded(hash)).map(toEnded).sort((a, b) => a.at.localeCompare(b.at))
+    async takeEnded () {
+      return (await takeEnded()).map(toEnded).sort((a, b) => a.at.localeCompare(b.at))
     },
     async count (now) {
       return (await count(new Date(now))).map(({ role, is_active: isActive, count }) => ({ role, state: isActive === 't' ? 'active' : 'expired', count: Number(count) }))

@@ -19,17 +19,16 @@ export const NOBODY: Origin = { actor: null, address: null, requestId: null }
 export interface Events {
   issued: (token: Token, origin: Origin) => void
   rejected: (reason: string, token: { hash: string | null, name?: string, role?: string }, origin: Origin) => void
-  /** Tells of this token, which ended, or of all that nobody told of; returns at once. */
-  ended: (hash?: string) => void
+  /** Tells of tokens that ended and that nobody told of; returns at once. */
+  ended: () => void
   start: () => void
   /** Ends when all is told that was under way. */
   close: () => Promise<void>
 }
 
 export function createEvents (store: Store, onEvent: ((event: TokenEvent) => unknown) | undefined, log: Log): Events {
-  const underWay = new Set<Promise<void>>()
   let timer: NodeJS.Timeout | undefined
-  let isSweeping = false
+  let sweeping: Promise<void> | undefined
   let isDue = false
   let second = 0
   let told = 0
@@ -51,23 +50,22 @@ export function createEvents (store: Store, onEvent: ((event: TokenEvent) => unk
   }
 
   async function sweep (): Promise<void> {
-    isDue = true
-    if (isSweeping) return
-    isSweeping = true
     try {
       while (isDue) {
         isDue = false
-        for (let ended = await store.takeEnded(); ended.length > 0; ended = await store.takeEnded()) ended.forEach(tellOfEnd)
+        for (let some = await store.takeEnded(); some.length > 0; some = await store.takeEnded()) some.forEach(tellOfEnd)
       }
+    } catch (error) {
+      log.warn({ err: error }, 'could not tell of ended tokens; it is tried again')
     } finally {
-      isSweeping = false
+      // In the same turn in which nothing was due any more.
+      sweeping = undefined
     }
   }
 
-  function follow (work: Promise<void>): void {
-    const done = work.catch((err: unknown) => { log.warn({ err }, 'could not tell of ended tokens; it is tried again') })
-    underWay.add(done)
-    done.finally(() => { underWay.delete(done) }).catch(() => {})
+  function ended (): void {
+    isDue = true
+    sweeping ??= sweep()
   }
 
   return {
@@ -88,15 +86,13 @@ export function createEvents (store: Store, onEvent: ((event: TokenEvent) => unk
       tell({ type: 'authentication.rejected', at: new Date(now).toISOString(), name, hash, role, ...origin, reason, ...suppressed > 0 && { suppressed } })
       suppressed = 0
     },
-    ended (hash) {
-      follow(hash === undefined ? sweep() : store.takeEnded(hash).then(ended => { ended.forEach(tellOfEnd) }))
-    },
+    ended,
     start () {
-      timer ??= setInterval(() => { follow(sweep()) }, INTERVAL).unref()
+      timer ??= setInterval(ended, INTERVAL).unref()
     },
     async close () {
       clearInterval(timer)
-      await Promise.all(underWay)
+      await sweeping
     }
   }
 }

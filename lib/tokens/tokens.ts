@@ -144,7 +144,7 @@ export function createTokens ({ store, cache, signers, usage, events, issuer, ro
       if (!HASH.test(hash)) return false
       try {
         const isEnded = await store.remove(hash, origin)
-        if (isEnded) events.ended(hash)
+        if (isEnded) events.ended()
         return isEnded
       } finally {
         // Also where nobody can tell whether it was done.
