@@ -1,3 +1,4 @@
+import { setImmediate as turn } from 'node:timers/promises'
 import Fastify from 'fastify'
 import t from 'tap'
 import { createEvents } from '../lib/tokens/events.js'
@@ -172,6 +173,25 @@ t.test('what can not be told now is a warning, and told later', async t => {
   await events.close()
   t.strictSame([warnings, told], [['could not tell of ended tokens; it is tried again'], []])
   events.ended()
+  events.ended()
+  await events.close()
+  t.strictSame(told, ['n'])
+})
+
+t.test('what ends while a node looks is not forgotten', async t => {
+  const told: unknown[] = []
+  const ended = { hash: 'h', name: 'n', role: 'viewer', at: '', actor: null, address: null, requestId: null, isPurged: false }
+  let looks = 0
+  const store = {
+    async takeEnded () {
+      const look = ++looks
+      await turn()
+      // It finds nothing, and is told of more before it has said so.
+      if (look === 1) events.ended()
+      return look === 2 ? [ended] : []
+    }
+  } as unknown as Store
+  const events = createEvents(store, event => { told.push(event.name) }, Fastify().log)
   events.ended()
   await events.close()
   t.strictSame(told, ['n'])

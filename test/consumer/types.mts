@@ -1,5 +1,5 @@
 import Fastify from 'fastify'
-import tokensPlugin, { type IssuedToken, type Token, type TokenPrincipal, type TokensPluginOptions } from 'fastify-mmc-tokens'
+import tokensPlugin, { type IssuedToken, type Metrics, type Token, type TokenEvent, type TokenPrincipal, type TokensPluginOptions } from 'fastify-mmc-tokens'
 import pg from 'pg'
 
 type Is<A, B> = (<T>() => T extends A ? 1 : 2) extends (<T>() => T extends B ? 1 : 2) ? true : false
@@ -37,6 +37,13 @@ yes<Is<keyof Token, 'name' | 'hash' | 'validUntil' | 'role' | 'requestedBy' | 'i
 yes<Is<ReturnType<typeof app.tokens.revoke>, Promise<boolean>>>()
 // @ts-expect-error who requests it is required
 await app.tokens.issue({ name: 'ci', role: 'viewer', validUntil: '2099-01-01T00:00:00Z' })
+
+yes<Is<ReturnType<typeof app.tokens.metrics>, Promise<Metrics>>>()
+yes<Is<keyof ReturnType<typeof app.tokens.sign>, 'token' | 'entry'>>()
+await app.tokens.revoke(issued.hash, { revokedBy: 'me' })
+await app.register(tokensPlugin, { ...options, maxLifetime: 60, purgeExpiredAfter: 0, bootstrap: 'tokens.json', onEvent: event => { yes<Is<typeof event, TokenEvent>>() } })
+// @ts-expect-error seconds are a number
+await app.register(tokensPlugin, { ...options, maxLifetime: '90d' })
 
 const principal: TokenPrincipal = { username: 'token:ci', roles: ['viewer'] }
 app.log.info(principal.username)
