@@ -3,6 +3,25 @@ import swaggerUi from '@fastify/swagger-ui'
 import type { FastifyInstance } from 'fastify'
 import { security, securitySchemes } from '../../schemas/index.js'
 
+// Of Swagger UI's own light colours these are too pale to be read by everybody (WCAG 1.4.3).
+const CONTRAST = ([
+  ['.info a, .info .url', 'color: #0060b0'],
+  ['.info .title small.version-stamp', 'background: #4b7000'],
+  ['.opblock.opblock-get .opblock-summary-method, .btn.execute', 'background: #1565c0; border-color: #1565c0'],
+  ['.opblock.opblock-post .opblock-summary-method', 'background: #1a7a4a'],
+  ['.opblock.opblock-delete .opblock-summary-method', 'background: #c62828'],
+  ['.btn.authorize', 'color: #1a7a4a; border-color: #1a7a4a'],
+  ['.btn.cancel', 'color: #c62828; border-color: #c62828'],
+  ['.renderedMarkdown code', 'color: #6a0dbf'],
+  ['.parameter__in', 'color: #555'],
+  ['.response-control-media-type__accept-message', 'color: #005c00'],
+  ['.download-contents', 'background: #555b6e']
+] as const).map(([selectors, style]) => `${selectors.split(', ').map(selector => `html:not(.dark-mode) .swagger-ui ${selector}`).join(', ')} { ${style} }`).join('\n')
+
+const SCRIPT = `
+document.documentElement.classList.toggle('dark-mode', matchMedia('(prefers-color-scheme: dark)').matches)
+document.head.insertAdjacentHTML('beforeend', '<meta name="viewport" content="width=device-width, initial-scale=1">')`
+
 /** A page that describes the four routes, and tries them out. Comes before the routes that it describes. */
 export async function addApiReference (app: FastifyInstance, basePath: string): Promise<void> {
   await app.register(swagger, {
@@ -13,7 +32,6 @@ export async function addApiReference (app: FastifyInstance, basePath: string): 
         version: '1',
         description: `What [the page of tokens](${basePath}/) speaks: the routes of fastify-mmc-tokens, for admins. Who is logged in there can try them out here.`
       },
-      servers: [{ url: basePath || '/' }],
       components: { securitySchemes: { session: { type: 'apiKey', in: 'cookie', name: 'mmc' }, ...securitySchemes } },
       security: [{ session: [] }, ...security]
     }
@@ -23,7 +41,8 @@ export async function addApiReference (app: FastifyInstance, basePath: string): 
     logLevel: 'warn',
     theme: {
       title: 'API reference · MMC demo host',
-      js: [{ filename: 'dark.js', content: "document.documentElement.classList.toggle('dark-mode', matchMedia('(prefers-color-scheme: dark)').matches)" }]
+      css: [{ filename: 'contrast.css', content: CONTRAST }],
+      js: [{ filename: 'page.js', content: SCRIPT }]
     },
     uiConfig: { layout: 'BaseLayout' },
     staticCSP: true,
