@@ -144,6 +144,15 @@ const walk: Record<string, (t: Test, host: Host) => Promise<string>> = {
     const refused = await answer(host, { headers: bearer(token) })
     return `${refused}\n${await answer(host, { method: 'POST', payload: NEW_TOKEN })}`
   },
+  async 'the clock of the host is behind' (t, host) {
+    await host.addTokens()
+    const [ended, revoked] = [await host.issue(), await host.issue()]
+    t.intercept(Date, 'now', { value: () => Date.UTC(2999, 0) - 1 })
+    t.match(await answer(host, { headers: bearer(ended.token) }), /^403/, 'it came in: who is no admin')
+    await host.app.tokens.revoke(revoked.hash)
+    t.match(await answer(host, { headers: bearer(revoked.token) }), /^401/)
+    return ''
+  },
   async 'nodes with different secrets' (t, host) {
     const other = await bareHost(t)
     await other.addTokens({ secret: `another ${SECRET}` })
