@@ -1,3 +1,4 @@
+import { setImmediate as turn } from 'node:timers/promises'
 import fc from 'fast-check'
 import t from 'tap'
 import type { Cache, Known } from '../lib/tokens/cache.js'
@@ -23,6 +24,15 @@ t.test('a token that is known is there at once; what is not known, or while chan
   await cache.load('a', async () => a)
   cache.clear()
   t.equal(cache.get('a'), undefined)
+})
+
+t.test('a token that is known is believed until a change is heard of, however long that takes', async t => {
+  let now = 0
+  const cache = createCache(() => true, () => now)
+  const a = known('a')
+  await cache.load('a', async () => a)
+  now = Number.MAX_SAFE_INTEGER
+  t.equal(cache.get('a'), a)
 })
 
 t.test('that a token does not exist is believed for a second', async t => {
@@ -77,6 +87,26 @@ t.test('a lookup that lost the race against a change asks once more, unless the 
     let lookups = 0
     t.equal(await cache.load('b', async () => { lookups++; cache[change]('b'); return null }), null)
     t.equal(lookups, 1)
+  }
+})
+
+t.test('a lookup that a change overtook leaves the next one alone: that is shared, and hears of the next change', async t => {
+  for (const change of ['forget', 'clear'] as const) {
+    const cache = createCache(() => true, () => 0)
+    const answers: Array<(known: Known | null) => void> = []
+    const find = (): Promise<Known | null> => new Promise(resolve => { answers.push(resolve) })
+    const overtaken = cache.load('a', find)
+    cache[change]('a')
+    const next = cache.load('a', find)
+    answers[0]?.(null)
+    await overtaken
+    const shared = cache.load('a', find)
+    t.equal(answers.length, 2)
+    cache[change]('a')
+    answers[1]?.(known('a'))
+    while (answers.length < 3) await turn()
+    answers[2]?.(null)
+    t.strictSame([await next, await shared, cache.get('a')], [null, null, undefined])
   }
 })
 

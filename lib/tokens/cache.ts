@@ -19,7 +19,8 @@ export interface Known {
   lastUsed: number
 }
 
-interface Load { result: Promise<Known | null>, isStale: boolean }
+/** It counts while it is the one that is noted for its digest: a change takes the note away. */
+interface Load { result: Promise<Known | null> }
 
 /** What this process believes of tokens: by digest, never by secret. */
 export interface Cache extends ChangeListener {
@@ -41,8 +42,9 @@ export function createCache (isTrusted: () => boolean, clock: () => number): Cac
   async function ask (hash: string, load: Load, find: () => Promise<Known | null>): Promise<Known | null> {
     try {
       const known = await find()
-      if (!load.isStale) entries.set(hash, { known, until: known === null ? clock() + MISSING_FOR : Infinity })
-      if (!load.isStale || known === null) return known
+      const isStale = loads.get(hash) !== load
+      if (!isStale) entries.set(hash, { known, until: known === null ? clock() + MISSING_FOR : Infinity })
+      if (!isStale || known === null) return known
     } finally {
       if (loads.get(hash) === load) loads.delete(hash)
     }
@@ -60,20 +62,18 @@ export function createCache (isTrusted: () => boolean, clock: () => number): Cac
       const running = loads.get(hash)
       if (running !== undefined) return await running.result
       if (loads.size >= MAX_LOADS) throw new OverloadError()
-      const load: Load = { isStale: false, result: Promise.resolve(null) }
+      const load = {} as Load
+      // Noted first: a change may come while it begins.
       loads.set(hash, load)
       load.result = ask(hash, load, find)
       return await load.result
     },
     forget (hash) {
       entries.delete(hash)
-      const load = loads.get(hash)
-      if (load !== undefined) load.isStale = true
       loads.delete(hash)
     },
     clear () {
       entries.clear()
-      for (const load of loads.values()) load.isStale = true
       loads.clear()
     }
   }
