@@ -1,0 +1,54 @@
+const slow = {
+  authentication: ['lib/http/authenticate.ts', 'lib/http/authorize.ts', 'lib/http/credential.ts', 'lib/index.ts', 'lib/http/host.ts'],
+  routes: ['lib/http/routes.ts', 'lib/http/body.ts', 'lib/http/send-error.ts', 'lib/http/version.ts', 'lib/errors.ts'],
+  store: ['lib/store/connection.ts', 'lib/store/migrate.ts', 'lib/store/migrations.ts', 'lib/store/neighbours.ts', 'lib/store/postgres.ts']
+}
+
+/** No kind of mutant is left out, texts of messages and of SQL neither. */
+export default {
+  mutate: ['lib/**/*.ts', '!lib/types.ts'],
+  plugins: ['./test/mutation/runner.ts'],
+  testRunner: 'warm-tap',
+  warmTap: {
+    // Here lib runs in other processes, where no mutant is, or no mutant lives that the others do not kill in less time.
+    without: [
+      'demo-host', 'docs', 'embedded-postgres', 'frozen', 'getting-started', 'interleavings', 'leaks', 'links', 'model', 'package', 'page', 'three-nodes'
+    ],
+    slow: {
+      'bad-requests': ['lib/http/body.ts'],
+      'bad-tokens': ['lib/tokens/jwt.ts'],
+      'coexistence-auth': slow.authentication,
+      'coexistence-host': slow.authentication,
+      'coexistence-jwt': ['lib/index.ts', 'lib/tokens/jwt.ts'],
+      'coexistence-limits': slow.routes,
+      'coexistence-order': slow.authentication,
+      'coexistence-plugins': [...slow.authentication, ...slow.routes],
+      'coexistence-sessions': slow.authentication,
+      'coexistence-sockets': slow.authentication,
+      'coexistence-untouched': ['lib/http/body.ts', 'lib/http/redact.ts'],
+      'database-in-trouble': [...slow.store, 'lib/http/authenticate.ts'],
+      'docs-errors': ['lib/http/authenticate.ts', 'lib/errors.ts', 'lib/options.ts', 'lib/http/host.ts', 'lib/index.ts', ...slow.store],
+      lease: ['lib/store/revocations.ts'],
+      list: ['lib/store/postgres.ts', 'lib/http/routes.ts'],
+      log: ['lib/http/redact.ts', 'lib/http/authenticate.ts'],
+      'log-neighbours': ['lib/http/redact.ts', 'lib/index.ts'],
+      name: ['lib/tokens/new-token.ts'],
+      openapi: slow.routes,
+      rotation: ['lib/store/neighbours.ts', 'lib/store/postgres.ts', 'lib/index.ts', 'lib/tokens/jwt.ts'],
+      storage: slow.store,
+      time: ['lib/tokens/new-token.ts'],
+      'usage-postgres': ['lib/tokens/usage.ts', 'lib/store/postgres.ts']
+    }
+  },
+  coverageAnalysis: 'perTest',
+  // Nothing that a mutant leaves behind stays for long.
+  maxTestRunnerReuse: 100,
+  concurrency: 1,
+  timeoutMS: 60_000,
+  dryRunTimeoutMinutes: 30,
+  tempDirName: '.data/stryker',
+  ignorePatterns: ['.data', 'dist', '/test/bench', '/test/faults'],
+  reporters: ['clear-text', 'progress', 'html', 'json'],
+  htmlReporter: { fileName: '.data/mutation/report.html' },
+  jsonReporter: { fileName: '.data/mutation/report.json' }
+}
