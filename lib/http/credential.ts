@@ -11,7 +11,7 @@ export interface Presented {
   isJudged: boolean
 }
 
-interface Taken { parameter: string, value: unknown, url: string | undefined, originalUrl: string | undefined }
+interface Taken { parameter: string, value: unknown, url: string, originalUrl: string | undefined }
 
 /** The credential that a string is, or `null` where it does not claim to be ours. */
 export type Recognize = (secret: string) => Credential | null
@@ -97,9 +97,9 @@ function takeFromQuery (request: FastifyRequest, parameter: string, recognize: R
   const [first, ...more] = values.filter(given => !ours.has(given))
   if (first !== undefined) query[parameter] = more.length > 0 ? [first, ...more] : first
   request.query = query
-  const { raw } = request as { raw: { url?: string, originalUrl?: string } }
+  const { raw } = request as { raw: { url: string, originalUrl?: string } }
   const { url, originalUrl } = raw
-  if (url !== undefined) raw.url = withoutValues(url, ours)
+  raw.url = withoutValues(url, ours)
   if (originalUrl !== undefined) raw.originalUrl = withoutValues(originalUrl, ours)
   return { parameter, value, url, originalUrl }
 }

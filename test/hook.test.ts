@@ -1,0 +1,180 @@
+import Fastify, { type FastifyInstance, type FastifyRequest } from 'fastify'
+import t, { type Test } from 'tap'
+import { InvalidTokenError, type TokensError } from '../lib/errors.js'
+import { addAuthentication } from '../lib/http/authenticate.js'
+import type { Outcome, Tokens } from '../lib/tokens/tokens.js'
+import type { Token } from '../lib/types.js'
+
+const TOKEN = { name: 'a', role: 'viewer' } as unknown as Token
+const OURS = { authorization: 'Bearer our1' }
+
+interface Hooked {
+  app: FastifyInstance
+  /** What the rules say of a token, at once or later. */
+  answer: (outcome: () => Outcome | Promise<Outcome>) => void
+  enable: (yes: boolean) => void
+  /** What was refused, each an error. */
+  refused: TokensError[]
+  lines: string[]
+}
+
+/** The hook alone, in a host whose log, rules and refusals we hear. */
+async function createHooked (t: Test, hook: 'preHandler' | 'onRequest' = 'preHandler', sendFails = false): Promise<Hooked> {
+  const lines: string[] = []
+  const refused: TokensError[] = []
+  let [decide, isEnabled]: [() => Outcome | Promise<Outcome>, boolean] = [() => TOKEN, true]
+  const app = Fastify({ logger: { stream: { write (line: string) { if (!line.includes('"msg":"incoming request"') && !line.includes('"msg":"request completed"')) lines.push(line) } } } })
+  t.teardown(() => app.close())
+  const recognize = (secret: string) => secret.startsWith('our') ? { secret, hash: secret } : null
+  addAuthentication(app, {
+    tokens: { recognize, authenticate: () => decide() } as unknown as Tokens,
+    isEnabled: () => isEnabled,
+    hook,
+    parameter: 'token',
+    async sendError (_request, reply, error) {
+      if (sendFails) throw new Error('can not be sent')
+      refused.push(error as TokensError)
+      reply.code((error as TokensError).statusCode).send('refused')
+    }
+  })
+  app.get('/', tell)
+  app.get('/out', { config: { applicationTokens: false } }, tell)
+  app.get('/401', async (_request, reply) => await reply.code(401).send('for a reason of its own'))
+  return { app, refused, lines, answer: outcome => { decide = outcome }, enable: yes => { isEnabled = yes } }
+}
+
+async function tell (request: FastifyRequest): Promise<unknown> {
+  return { token: request.applicationToken?.name ?? null, user: (request as { user?: unknown }).user ?? null, url: request.url }
+}
+
+const IN = { token: 'a', user: { username: 'token:a', roles: ['viewer'] }, url: '/' }
+const AS_IT_CAME = { token: null, user: null, url: '/' }
+
+t.test('what the rules say at once or later decides: in, or refused', async t => {
+  const { app, refused, answer, lines } = await createHooked(t)
+  t.ok(app.hasRequestDecorator('applicationToken'), 'a plugin may depend on it')
+  t.strictSame((await app.inject({ url: '/' })).json(), AS_IT_CAME)
+  for (const outcome of [() => TOKEN, async () => TOKEN]) {
+    answer(outcome)
+    t.strictSame((await app.inject({ url: '/', headers: OURS })).json(), IN)
+    const { headers, body } = await app.inject({ url: '/?token=our1' })
+    t.strictSame(JSON.parse(body), IN)
+    t.match(headers, { 'cache-control': 'no-store', 'referrer-policy': 'no-referrer' })
+  }
+  t.notOk((await app.inject({ url: '/', headers: OURS })).headers['cache-control'], 'only where the URL has it')
+  for (const make of [(error: TokensError) => () => error, (error: TokensError) => async () => error]) {
+    const error = new InvalidTokenError({ cause: 'expired' })
+    answer(make(error))
+    const { statusCode, body } = await app.inject({ url: '/', headers: OURS })
+    t.strictSame([statusCode, body, refused.pop()], [401, 'refused', error])
+    t.match(JSON.parse(lines.pop() ?? '{}'), { level: 30, reason: 'expired', msg: 'application token refused' })
+  }
+  t.strictSame(lines, [])
+})
+
+t.test('two tokens are refused unread, and the log is not told', async t => {
+  const { app, refused, answer, lines } = await createHooked(t)
+  answer(() => { throw new Error('asked') })
+  t.equal((await app.inject({ url: '/?token=our1', headers: OURS })).statusCode, 400)
+  t.match(refused, [{ statusCode: 400, message: 'A request must carry one token, not several' }])
+  t.strictSame(lines, [])
+})
+
+t.test('a store out of reach, and a user that can not be assigned, are 500 with their cause, never let in', async t => {
+  const { app, refused, answer } = await createHooked(t)
+  app.addHook('onRequest', (request, _reply, done) => {
+    Object.defineProperty(request, 'user', { get: () => null })
+    done()
+  })
+  app.get('/later', tell)
+  t.equal((await app.inject({ url: '/later', headers: OURS })).statusCode, 500)
+  t.match(refused.pop(), { statusCode: 500, cause: { message: /only a getter/ } })
+  answer(async () => { throw new Error('out of reach') })
+  t.equal((await app.inject({ url: '/', headers: OURS })).statusCode, 500)
+  t.match(refused.pop(), { statusCode: 500, cause: { message: 'out of reach' } })
+})
+
+t.test('a refusal that can not be sent is the host\'s error, never a request that waits', async t => {
+  for (const outcome of [() => new InvalidTokenError(), async () => new InvalidTokenError()]) {
+    const { app, answer } = await createHooked(t, 'preHandler', true)
+    answer(outcome)
+    t.match((await app.inject({ url: '/', headers: OURS })).json(), { statusCode: 500, message: 'can not be sent' })
+  }
+  const { app } = await createHooked(t, 'preHandler', true)
+  app.addHook('onRequest', (request, _reply, done) => {
+    Object.defineProperty(request, 'user', { get: () => null })
+    done()
+  })
+  app.get('/later', tell)
+  t.match((await app.inject({ url: '/later', headers: OURS })).json(), { statusCode: 500, message: 'can not be sent' })
+})
+
+t.test('a route that opts out, and a switch that is off or thrown meanwhile, leave the request as it came', async t => {
+  const { app, answer, enable } = await createHooked(t)
+  t.strictSame((await app.inject({ url: '/out?token=our1', headers: OURS })).json(), { ...AS_IT_CAME, url: '/out?token=our1' })
+  enable(false)
+  t.strictSame((await app.inject({ url: '/?token=our1' })).json(), { ...AS_IT_CAME, url: '/?token=our1' })
+  enable(true)
+  answer(async () => {
+    enable(false)
+    return TOKEN
+  })
+  const { body, headers } = await app.inject({ url: '/?token=our1' })
+  t.strictSame(JSON.parse(body), { ...AS_IT_CAME, url: '/?token=our1' })
+  t.notOk(headers['referrer-policy'])
+  enable(true)
+  answer(async () => {
+    enable(false)
+    throw new Error('out of reach')
+  })
+  t.strictSame((await app.inject({ url: '/', headers: OURS })).json(), AS_IT_CAME)
+})
+
+t.test('with the hook onRequest guards there see the user, and a session that comes later does not take its place', async t => {
+  for (const hook of ['onRequest', 'preHandler'] as const) {
+    const { app } = await createHooked(t, hook)
+    const seen: unknown[] = []
+    app.addHook('onRequest', async request => { seen.push((await tell(request) as { token: unknown }).token) })
+    app.addHook('preValidation', async request => { (request as { user?: unknown }).user = 'of a session' })
+    app.get('/later', tell)
+    t.strictSame((await app.inject({ url: '/later', headers: OURS })).json(), { ...IN, url: '/later' })
+    t.strictSame((await app.inject({ url: '/later' })).json(), { token: null, user: 'of a session', url: '/later' })
+    t.strictSame(seen, hook === 'onRequest' ? ['a', null] : [null, null])
+  }
+})
+
+t.test('a guard that refused before the token was looked at is told of, once; no other 401 is', async t => {
+  for (const hook of ['onRequest', 'preHandler'] as const) {
+    const { app, answer, enable, lines } = await createHooked(t, hook)
+    app.addHook('preValidation', async (request, reply) => { if (request.headers['x-guard'] !== undefined) await reply.code(Number(request.headers['x-guard'])).send('the guard') })
+    app.get('/guarded', async () => 'in')
+    const guarded = { url: '/guarded', headers: { ...OURS, 'x-guard': '401' } }
+    for (const request of [{ url: '/401' }, { url: '/401', headers: OURS }, { url: '/401?token=our1' }, { url: '/guarded', headers: { 'x-guard': '401' } },
+      { url: '/guarded', headers: { 'x-guard': '401', authorization: 'Bearer foreign' } }, { url: '/guarded', headers: { ...OURS, 'x-guard': '403' } }]) await app.inject(request)
+    enable(false)
+    await app.inject(guarded)
+    enable(true)
+    t.strictSame(lines, [])
+    await app.inject(guarded)
+    await app.inject(guarded)
+    await app.inject({ url: '/guarded?token=our1', headers: { 'x-guard': '401' } })
+    t.equal(lines.length, hook === 'preHandler' ? 1 : 0)
+    if (hook === 'preHandler') t.match(JSON.parse(lines[0] ?? ''), { level: 40, msg: /^a request with a token was answered 401 before the token was looked at, in the hook "preHandler": register .* "onRequest"/ })
+    answer(() => new InvalidTokenError())
+    await app.inject({ url: '/', headers: OURS })
+    t.equal(lines.filter(line => line.includes('looked at')).length, hook === 'preHandler' ? 1 : 0)
+  }
+})
+
+t.test('a guard in onRequest, before ours, is told of as well', async t => {
+  const lines: string[] = []
+  const early = Fastify({ logger: { stream: { write (line: string) { lines.push(line) } } } })
+  t.teardown(() => early.close())
+  early.addHook('onRequest', async (_request, reply) => { await reply.code(401).send('the guard') })
+  addAuthentication(early, { tokens: { recognize: (secret: string) => ({ secret, hash: secret }) } as unknown as Tokens, isEnabled: () => true, hook: 'preHandler', parameter: 'token', sendError: async () => {} })
+  early.get('/', tell)
+  await early.inject({ url: '/?token=our1' })
+  t.notMatch(lines.join(''), 'looked at', 'what nobody took out of the URL does not count')
+  await early.inject({ url: '/', headers: OURS })
+  t.match(lines.join(''), 'looked at')
+})
