@@ -178,3 +178,26 @@ t.test('a guard in onRequest, before ours, is told of as well', async t => {
   await early.inject({ url: '/', headers: OURS })
   t.match(lines.join(''), 'looked at')
 })
+
+t.test('a WebSocket that is refused is closed once the refusal is sent', async t => {
+  const { app, answer } = await createHooked(t)
+  answer(() => new InvalidTokenError())
+  let ended = 0
+  app.addHook('onRequest', (request, _reply, done) => {
+    Object.assign(request.raw, { upgrade: request.headers['x-upgrade'] !== undefined })
+    Object.assign(request.raw.socket, { destroySoon () { ended++ } })
+    done()
+  })
+  app.get('/ws', tell)
+  await app.inject({ url: '/ws', headers: OURS })
+  t.equal(ended, 0, 'any other keeps its connection')
+  await app.inject({ url: '/ws', headers: { ...OURS, 'x-upgrade': 'yes' } })
+  t.equal(ended, 1)
+})
+
+t.test('every request has room for what it presents from the start, so that all have one shape', async t => {
+  const { app } = await createHooked(t)
+  const symbols = (request: object | null): symbol[] => request === null ? [] : [...Object.getOwnPropertySymbols(request), ...symbols(Object.getPrototypeOf(request) as object | null)]
+  app.get('/symbols', async request => symbols(request).map(({ description }) => description))
+  t.ok((await app.inject({ url: '/symbols' })).json<string[]>().includes('mmc-tokens.presented'))
+})
