@@ -2,6 +2,7 @@ import Fastify, { type FastifyInstance, type FastifyRequest } from 'fastify'
 import t, { type Test } from 'tap'
 import { InvalidTokenError, type TokensError } from '../lib/errors.js'
 import { addAuthentication } from '../lib/http/authenticate.js'
+import { isLeftAlone } from '../lib/http/credential.js'
 import type { Outcome, Tokens } from '../lib/tokens/tokens.js'
 import type { Token } from '../lib/types.js'
 
@@ -44,11 +45,12 @@ async function createHooked (t: Test, hook: 'preHandler' | 'onRequest' = 'preHan
 }
 
 async function tell (request: FastifyRequest): Promise<unknown> {
-  return { token: request.applicationToken?.name ?? null, user: (request as { user?: unknown }).user ?? null, url: request.url }
+  return { token: request.applicationToken?.name ?? null, user: (request as { user?: unknown }).user ?? null, url: request.url, isLeftAlone: isLeftAlone(request) }
 }
 
-const IN = { token: 'a', user: { username: 'token:a', roles: ['viewer'] }, url: '/' }
-const AS_IT_CAME = { token: null, user: null, url: '/' }
+const IN = { token: 'a', user: { username: 'token:a', roles: ['viewer'] }, url: '/', isLeftAlone: false }
+const AS_IT_CAME = { token: null, user: null, url: '/', isLeftAlone: false }
+const SWITCHED_OFF = { ...AS_IT_CAME, isLeftAlone: true }
 
 t.test('what the rules say at once or later decides: in, or refused', async t => {
   const { app, refused, answer, lines } = await createHooked(t)
@@ -113,21 +115,21 @@ t.test('a route that opts out, and a switch that is off or thrown meanwhile, lea
   const { app, answer, enable } = await createHooked(t)
   t.strictSame((await app.inject({ url: '/out?token=our1', headers: OURS })).json(), { ...AS_IT_CAME, url: '/out?token=our1' })
   enable(false)
-  t.strictSame((await app.inject({ url: '/?token=our1' })).json(), { ...AS_IT_CAME, url: '/?token=our1' })
+  t.strictSame((await app.inject({ url: '/?token=our1' })).json(), { ...SWITCHED_OFF, url: '/?token=our1' })
   enable(true)
   answer(async () => {
     enable(false)
     return TOKEN
   })
   const { body, headers } = await app.inject({ url: '/?token=our1' })
-  t.strictSame(JSON.parse(body), { ...AS_IT_CAME, url: '/?token=our1' })
+  t.strictSame(JSON.parse(body), { ...SWITCHED_OFF, url: '/?token=our1' })
   t.notOk(headers['referrer-policy'])
   enable(true)
   answer(async () => {
     enable(false)
     throw new Error('out of reach')
   })
-  t.strictSame((await app.inject({ url: '/', headers: OURS })).json(), AS_IT_CAME)
+  t.strictSame((await app.inject({ url: '/', headers: OURS })).json(), SWITCHED_OFF)
 })
 
 t.test('with the hook onRequest guards there see the user, and a session that comes later does not take its place', async t => {
@@ -138,7 +140,7 @@ t.test('with the hook onRequest guards there see the user, and a session that co
     app.addHook('preValidation', async request => { (request as { user?: unknown }).user = 'of a session' })
     app.get('/later', tell)
     t.strictSame((await app.inject({ url: '/later', headers: OURS })).json(), { ...IN, url: '/later' })
-    t.strictSame((await app.inject({ url: '/later' })).json(), { token: null, user: 'of a session', url: '/later' })
+    t.strictSame((await app.inject({ url: '/later' })).json(), { ...AS_IT_CAME, user: 'of a session', url: '/later' })
     t.strictSame(seen, hook === 'onRequest' ? ['a', null] : [null, null])
   }
 })
