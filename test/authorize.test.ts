@@ -1,9 +1,10 @@
 import type { FastifyRequest } from 'fastify'
 import t from 'tap'
-import { challenge, createRequireRole, requireAdmin, toPrincipal } from '../lib/http/authorize.js'
+import { challenge, createRequireRole, requireAdmin as requireAdminOrToken, type Session, toPrincipal } from '../lib/http/authorize.js'
 import type { Token, TokenPrincipal } from '../lib/types.js'
 
 const token = (role: string): Token => ({ name: 'a', hash: '', validUntil: '', role, requestedBy: '', issueDate: '', lastUsed: '' })
+const requireAdmin = async (asked: FastifyRequest, session: Session) => await requireAdminOrToken(asked, session, true)
 const user = (...roles: string[]): TokenPrincipal => ({ username: 'me', roles })
 
 interface Asked { method?: string, site?: string, token?: Token | null }
@@ -20,6 +21,13 @@ t.test('an admin is who has that role, among others too; a token counts alone', 
     await t.rejects(requireAdmin(request(asked), () => session), { code: 'NOT_ALLOWED', message: 'Only an admin may manage tokens' })
   }
   await t.rejects(requireAdmin({ ...request(), applicationToken: undefined } as unknown as FastifyRequest, () => null), { code: 'UNAUTHORIZED' })
+})
+
+t.test('where tokens must not manage tokens none does, an admin with a session does', async t => {
+  for (const role of ['admin', 'viewer']) {
+    await t.rejects(requireAdminOrToken(request({ token: token(role) }), () => user('admin'), false), { code: 'NOT_ALLOWED', message: 'Tokens must not manage tokens here: log in' })
+  }
+  t.strictSame(await requireAdminOrToken(request(), () => user('admin'), false), user('admin'))
 })
 
 t.test('a page of another site can not act with a session, and can look; a token nobody sends along unasked', async t => {

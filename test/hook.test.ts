@@ -1,12 +1,14 @@
 import Fastify, { type FastifyInstance, type FastifyRequest } from 'fastify'
 import t, { type Test } from 'tap'
-import { InvalidTokenError, type TokensError } from '../lib/errors.js'
+import { InternalError, InvalidTokenError, type TokensError } from '../lib/errors.js'
 import { addAuthentication } from '../lib/http/authenticate.js'
 import { isLeftAlone } from '../lib/http/credential.js'
+import type { Known } from '../lib/tokens/cache.js'
 import type { Outcome, Tokens } from '../lib/tokens/tokens.js'
 import type { Token } from '../lib/types.js'
 
-const TOKEN = { name: 'a', role: 'viewer' } as unknown as Token
+const TOKEN: Known = { token: { name: 'a', role: 'viewer' } as unknown as Token, endsAt: 0, expires: 'some day', lastUsed: 0 }
+const NONE = { accepted: 0, unknown: 0, expired: 0, invalid: 0, several: 0, failed: 0 }
 const OURS = { authorization: 'Bearer our1' }
 
 interface Hooked {
@@ -16,21 +18,28 @@ interface Hooked {
   enable: (yes: boolean) => void
   /** What was refused, each an error. */
   refused: TokensError[]
+  /** What the audit is told of refusals. */
+  rejections: unknown[]
+  counts: Record<string, number>
   lines: string[]
 }
 
 /** The hook alone, in a host whose log, rules and refusals we hear. */
-async function createHooked (t: Test, hook: 'preHandler' | 'onRequest' = 'preHandler', sendFails = false): Promise<Hooked> {
+async function createHooked (t: Test, hook: 'preHandler' | 'onRequest' = 'preHandler', sendFails = false, expiryHeader = false): Promise<Hooked> {
   const lines: string[] = []
   const refused: TokensError[] = []
+  const rejections: unknown[] = []
+  const counts = { ...NONE }
   let [decide, isEnabled]: [() => Outcome | Promise<Outcome>, boolean] = [() => TOKEN, true]
   const app = Fastify({ logger: { stream: { write (line: string) { if (!line.includes('"msg":"incoming request"') && !line.includes('"msg":"request completed"')) lines.push(line) } } } })
   t.teardown(() => app.close())
   const recognize = (secret: string) => secret.startsWith('our') ? { secret, hash: secret } : null
   addAuthentication(app, {
-    tokens: { recognize, authenticate: () => decide() } as unknown as Tokens,
+    tokens: { recognize, authenticate: () => decide(), counts: { authentications: counts } } as unknown as Tokens,
     isEnabled: () => isEnabled,
     hook,
+    events: { rejected: (...about) => { rejections.push(about) } },
+    expiryHeader,
     parameter: 'token',
     async sendError (_request, reply, error) {
       if (sendFails) throw new Error('can not be sent')
@@ -41,7 +50,7 @@ async function createHooked (t: Test, hook: 'preHandler' | 'onRequest' = 'preHan
   app.get('/', tell)
   app.get('/out', { config: { applicationTokens: false } }, tell)
   app.get('/401', async (_request, reply) => await reply.code(401).send('for a reason of its own'))
-  return { app, refused, lines, answer: outcome => { decide = outcome }, enable: yes => { isEnabled = yes } }
+  return { app, refused, rejections, counts, lines, answer: outcome => { decide = outcome }, enable: yes => { isEnabled = yes } }
 }
 
 async function tell (request: FastifyRequest): Promise<unknown> {
@@ -53,7 +62,7 @@ const AS_IT_CAME = { token: null, user: null, url: '/', isLeftAlone: false }
 const SWITCHED_OFF = { ...AS_IT_CAME, isLeftAlone: true }
 
 t.test('what the rules say at once or later decides: in, or refused', async t => {
-  const { app, refused, answer, lines } = await createHooked(t)
+  const { app, refused, answer, lines, rejections, counts } = await createHooked(t)
   t.ok(app.hasRequestDecorator('applicationToken'), 'a plugin may depend on it')
   t.strictSame((await app.inject({ url: '/' })).json(), AS_IT_CAME)
   for (const outcome of [() => TOKEN, async () => TOKEN]) {
@@ -69,9 +78,41 @@ t.test('what the rules say at once or later decides: in, or refused', async t =>
     answer(make(error))
     const { statusCode, body } = await app.inject({ url: '/', headers: OURS })
     t.strictSame([statusCode, body, refused.pop()], [401, 'refused', error])
-    t.match(JSON.parse(lines.pop() ?? '{}'), { level: 30, reason: 'expired', msg: 'application token refused' })
+    t.match(rejections.pop(), ['expired', { hash: 'our1' }, { actor: null, address: '127.0.0.1', requestId: /^req-/ }])
   }
   t.strictSame(lines, [])
+  t.strictSame(counts, { ...NONE, accepted: 5, expired: 2 })
+})
+
+t.test('each refusal is counted by its kind, and told of but for those that are a fault of ours', async t => {
+  const { app, answer, rejections, counts } = await createHooked(t)
+  const kinds: Array<[error: TokensError, kind: keyof typeof NONE]> = [
+    [new InvalidTokenError({ cause: 'unknown or revoked' }), 'unknown'], [new InvalidTokenError({ cause: 'expired' }), 'expired'],
+    [new InvalidTokenError({ cause: 'The token signature is invalid.' }), 'invalid'], [new InternalError(), 'failed']
+  ]
+  for (const [error, kind] of kinds) {
+    answer(() => error)
+    await app.inject({ url: '/', headers: OURS })
+    t.strictSame(counts, { ...NONE, [kind]: 1 }, kind)
+    counts[kind] = 0
+  }
+  t.equal(rejections.length, 3)
+  await app.inject({ url: '/?token=our2', headers: OURS })
+  t.strictSame(counts, { ...NONE, several: 1 })
+  t.match(rejections.at(-1), ['several tokens in one request', { hash: null }])
+  answer(() => Object.assign(new InvalidTokenError({ cause: 'expired' }), { token: { name: 'n', role: 'r' } }))
+  await app.inject({ url: '/', headers: OURS })
+  t.match(rejections.at(-1), ['expired', { hash: 'our1', name: 'n', role: 'r' }])
+  await app.inject({ url: '/' })
+  t.strictSame(counts, { ...NONE, several: 1, expired: 1 }, 'without a token nothing is')
+})
+
+t.test('an answer tells when the token expires where it is to', async t => {
+  for (const [isTold, expected] of [[true, 'some day'], [false, undefined]] as const) {
+    const { app } = await createHooked(t, 'preHandler', false, isTold)
+    t.equal((await app.inject({ url: '/', headers: OURS })).headers['application-token-expires'], expected)
+    t.equal((await app.inject({ url: '/' })).headers['application-token-expires'], undefined)
+  }
 })
 
 t.test('two tokens are refused unread, and the log is not told', async t => {
@@ -173,7 +214,7 @@ t.test('a guard in onRequest, before ours, is told of as well', async t => {
   const early = Fastify({ logger: { stream: { write (line: string) { lines.push(line) } } } })
   t.teardown(() => early.close())
   early.addHook('onRequest', async (_request, reply) => { await reply.code(401).send('the guard') })
-  addAuthentication(early, { tokens: { recognize: (secret: string) => ({ secret, hash: secret }) } as unknown as Tokens, isEnabled: () => true, hook: 'preHandler', parameter: 'token', sendError: async () => {} })
+  addAuthentication(early, { tokens: { recognize: (secret: string) => ({ secret, hash: secret }) } as unknown as Tokens, isEnabled: () => true, hook: 'preHandler', parameter: 'token', events: { rejected () {} }, expiryHeader: false, sendError: async () => {} })
   early.get('/', tell)
   await early.inject({ url: '/?token=our1' })
   t.notMatch(lines.join(''), 'looked at', 'what nobody took out of the URL does not count')

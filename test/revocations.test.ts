@@ -43,7 +43,7 @@ async function createListening (t: Test, send = async (): Promise<void> => {}): 
       return handle
     }
   })
-  const listener = { clear () { heard.push('clear') }, forget (hash: string) { heard.push(`forget ${hash}`) } }
+  const listener = { clear () { heard.push('clear') }, forget (hash: string) { heard.push(`forget ${hash}`) }, ended () { heard.push('ended') } }
   const neighbours = { channel: 'neighbours', greet () { heard.push('greet') }, hear (payload: string) { heard.push(`hear ${payload}`) } }
   const log = { info: (line: string) => { lines.push(`info ${line}`) }, warn: (details: unknown, line: string) => { lines.push(`warn ${line}`) }, error () {} }
   const revocations = createRevocations({ connectionString: await databaseUrl() }, 'here', async (channel, payload) => {
@@ -98,7 +98,7 @@ t.test('a heartbeat that is back holds the lease for two seconds from when it wa
   prove(0)
   prove(1)
   t.equal(revocations.isTrusted(), false, 'a heartbeat proves once')
-  t.strictSame([lines, heard], [['info hears of revocations from Postgres at here'], ['clear', 'greet']], 'said once')
+  t.strictSame([lines, heard], [['info hears of revocations from Postgres at here'], ['clear', 'greet', 'ended']], 'said once')
 })
 
 t.test('it hears of each token, of all at once, and of its neighbours; what has no payload is not all', async t => {

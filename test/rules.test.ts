@@ -1,5 +1,5 @@
 import t from 'tap'
-import { createCache } from '../lib/tokens/cache.js'
+import { createCache, type Known } from '../lib/tokens/cache.js'
 import { createTokens, type Tokens } from '../lib/tokens/tokens.js'
 import type { Claims, Credential, Signer, Store, Token } from '../lib/types.js'
 
@@ -49,9 +49,10 @@ function createRules (): Rules {
     }
   }
   const never: Signer = { sign: () => 'signed with the second', verify () { throw new Error('another key') } }
-  const usage = { note (hash: string, now: number) { calls.push(`note ${hash.slice(0, 2)} ${now}`) }, apply: (token: Token): Token => ({ ...token, requestedBy: `${token.requestedBy}, applied` }), async close () {} }
+  const usage = { note (hash: string, now: number) { calls.push(`note ${hash.slice(0, 2)} ${now}`) }, apply: (token: Token): Token => ({ ...token, requestedBy: `${token.requestedBy}, applied` }), async close () {}, lag: () => ({ waiting: 0, lagSeconds: 0 }) }
+  const events = { issued ({ name }: Token) { calls.push(`issued ${name}`) }, ended () { calls.push('ended') } }
   const cache = createCache(() => isTrusted, () => 0)
-  const tokens = createTokens({ store, cache, signers: [signer, never], usage, issuer: 'cedalo', roles: ['viewer'] })
+  const tokens = createTokens({ store, cache, signers: [signer, never], usage, events, issuer: 'cedalo', roles: ['viewer'] })
   return { tokens, rows, calls, trust: yes => { isTrusted = yes }, fail: yes => { isFailing = yes } }
 }
 
@@ -84,12 +85,12 @@ t.test('a token is looked up once and known then, at once and without another si
   calls.length = 0
   const looking = tokens.authenticate(credential, 11_000)
   t.ok(looking instanceof Promise)
-  t.match(await looking, { name: 'a', role: 'viewer', requestedBy: 'me, applied', lastUsed: '1970-01-01T00:00:11.000Z' })
-  t.equal(Object.isFrozen(await looking), true, 'many requests share it')
+  t.match(await looking, { token: { name: 'a', role: 'viewer', requestedBy: 'me, applied', lastUsed: '1970-01-01T00:00:11.000Z' }, expires: 'Thu, 01 Jan 1970 00:00:20 GMT' })
+  t.equal(Object.isFrozen((await looking as Known).token), true, 'many requests share it')
   const known = tokens.authenticate(credential, 12_000)
   t.notOk(known instanceof Promise)
-  t.match(known, { name: 'a', lastUsed: '1970-01-01T00:00:12.000Z' })
-  t.match(tokens.authenticate(credential, 11_500), { lastUsed: '1970-01-01T00:00:12.000Z' }, 'never backwards')
+  t.match(known, { token: { name: 'a', lastUsed: '1970-01-01T00:00:12.000Z' } })
+  t.match(tokens.authenticate(credential, 11_500), { token: { lastUsed: '1970-01-01T00:00:12.000Z' } }, 'never backwards')
   const short = credential.hash.slice(0, 2)
   t.strictSame(calls, ['verify', 'find', `note ${short} 11000`, `note ${short} 12000`, `note ${short} 11500`])
 
@@ -107,7 +108,7 @@ t.test('it ends by its row or by its claim, whichever is earlier, on the very mi
       rules.trust(isTrusted)
       const credential = await issueOne(rules)
       Object.assign(rows.get(credential.hash) as Token, { validUntil: row })
-      t.match(await tokens.authenticate(credential, end - 1), { name: 'a' })
+      t.match(await tokens.authenticate(credential, end - 1), { token: { name: 'a' } })
       calls.length = 0
       t.equal(causeOf(await tokens.authenticate(credential, end)), 'expired')
       t.equal(causeOf(await tokens.authenticate(credential, end + 1)), 'expired')
@@ -162,7 +163,7 @@ t.test('a record and the list have the latest use; what is no hash never reaches
   const { tokens, rows, calls } = rules
   const { hash } = await issueOne(rules)
   t.match(await tokens.get(hash), { name: 'a', requestedBy: 'me, applied' })
-  for await (const page of tokens.list()) t.match(page, [{ name: 'a', requestedBy: 'me, applied' }])
+  for await (const page of tokens.list({}, 0)) t.match(page, [{ name: 'a', requestedBy: 'me, applied' }])
   calls.length = 0
   for (const odd of [hash.toUpperCase(), `${hash}0`, hash.slice(1), `0${hash}`, '', `${hash}\n`]) {
     t.equal(await tokens.get(odd), null)

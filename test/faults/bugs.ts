@@ -10,7 +10,7 @@ export const BUGS = {
   'a token of the future is refused': { file: rules, from: 'if (now >= known.endsAt)', to: "if (now < Date.parse(known.token.issueDate)) return new InvalidTokenError({ cause: 'not yet' })\n    if (now >= known.endsAt)" },
   'a heartbeat proves that Postgres answers, not that it is heard': { file: revocations, from: 'notify(ownChannel, id).catch(', to: 'notify(ownChannel, id).then(() => { prove(id) }).catch(' },
   'the cache is kept when the connection is replaced': { file: revocations, from: 'listener.clear()\n      beat', to: 'beat' },
-  'a lookup stores what it read before the revocation': { file: 'lib/tokens/cache.ts', from: 'if (!load.isStale) entries.set', to: 'entries.set' },
+  'a lookup stores what it read before the revocation': { file: 'lib/tokens/cache.ts', from: 'if (!isStale) entries.set', to: 'entries.set' },
   'the node that revokes waits to hear of it': { file: rules, from: 'cache.forget(hash)', to: '' },
   'a call may take 5 s': { file: connection, from: 'const DEADLINE = 1000', to: 'const DEADLINE = 5000' },
   'nobody listens to the errors of a pool': { file: connection, from: "pool.on('error', onError)", to: '' },
