@@ -134,6 +134,14 @@ t.test('docs/http-api.md: its lines, run one after another, are answered as the 
   }
 })
 
+t.test('README.md: what it names of app.tokens is there, and all that is there is named', async t => {
+  const { app } = await buildHost(t, { tokens: { enabled: false } })
+  const section = /## In the host's code\n([^]*?)\n## /.exec(await readFile('README.md', 'utf8'))?.[1] ?? ''
+  const named = [...(/^`app.tokens` has ([^;]*);/.exec(section.trim())?.[1] ?? '').matchAll(/`(\w+)`/g)].map(([, name]) => name)
+  const called = [...section.matchAll(/`[^`]*app\.tokens\.(\w+)\(/g)].map(([, name]) => name)
+  t.strictSame([...named, ...called].sort(), Object.keys(app.tokens).sort())
+})
+
 t.test('docs/security.md: every test that it names is there', async t => {
   const tests = new Set([...(await readFile('docs/security.md', 'utf8')).matchAll(/`(test\/[^`]+\.ts)`/g)].map(([, file = '']) => file))
   t.ok(tests.size > 10)
