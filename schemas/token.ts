@@ -49,7 +49,7 @@ export function createTokenSchema (roles: readonly string[]) {
       description: 'a string of well-formed Unicode with 1 to 255 characters after trimming, none of them a control character',
       examples: ['mytoken1']
     }),
-    role: Type.String({ enum: roles, description: `one of ${roles.join(', ')}`, examples: ['viewer'] }),
+    role: Type.String({ enum: roles, description: `one of ${roles.join(', ')}`, examples: [roles.includes('viewer') ? 'viewer' : roles.at(-1)] }),
     validUntil: Type.String({
       description: 'a time in the future, up to the year 9999, with a zone: an RFC 3339 date-time such as 2026-11-25T10:05:00Z',
       examples: ['2026-11-25T10:05:00Z', '2026-11-25 10:05:00000Z']

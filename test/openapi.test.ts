@@ -84,3 +84,8 @@ t.test('a client that is generated from it creates, lists, gets and revokes a to
   await run('node_modules/typescript/bin/tsc', '--strict', '--skipLibCheck', '--target', 'es2023', '--module', 'nodenext', '--types', 'node', `${folder}/client.ts`)
   await run(`${folder}/client.js`, await app.listen({ port: 0 }), (await issue({ role: 'admin' })).token)
 })
+
+t.test('where the host has other roles, the example of a new token has one of those', async t => {
+  const { paths } = JSON.parse(JSON.stringify(await createOpenapi('3.1.0', { roles: ['admin', 'robot'] }))) as Document
+  t.equal((paths['/api/tokens']?.post?.requestBody?.content['application/json']?.example as { role?: string }).role, 'robot')
+})
