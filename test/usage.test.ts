@@ -96,3 +96,26 @@ t.test('a row that is newer than what is remembered here wins', t => {
   t.equal(usage.apply(newer), newer)
   t.end()
 })
+
+t.test('the lag is how long the first use that is not written has waited, also of those that came while others were written', async t => {
+  const { usage, tick, fail } = build(t)
+  let now = 1000
+  t.intercept(performance, 'now', { value: () => now })
+  t.strictSame(usage.lag(), { waiting: 0, lagSeconds: 0 })
+  usage.note('h', 1000)
+  now = 3000
+  usage.note('i', 1000)
+  t.strictSame(usage.lag(), { waiting: 2, lagSeconds: 2 })
+  now = 5000
+  fail(true)
+  await tick()
+  t.strictSame(usage.lag(), { waiting: 2, lagSeconds: 4 }, 'what could not be written still waits')
+  fail(false)
+  const writing = tick()
+  usage.note('h', 2000)
+  await writing
+  now = 6500
+  t.strictSame(usage.lag(), { waiting: 1, lagSeconds: 1.5 })
+  await tick()
+  t.strictSame(usage.lag(), { waiting: 0, lagSeconds: 0 })
+})

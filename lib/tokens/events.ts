@@ -39,7 +39,7 @@ export function createEvents (store: Store, onEvent: ((event: TokenEvent) => unk
     if (onEvent === undefined) return
     const fail = (err: unknown): void => { log.error({ err, event }, 'onEvent failed') }
     try {
-      Promise.resolve(onEvent({ ...event })).catch(fail)
+      Promise.resolve(onEvent(event)).catch(fail)
     } catch (error) {
       fail(error)
     }
