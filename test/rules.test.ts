@@ -138,7 +138,11 @@ t.test('what claims to be ours is recognized by its issuer, and what was verifie
   const credential = await issueOne(rules)
   t.match(credential, { hash: /^[0-9a-f]{64}$/, secret: /\.x$/ })
   await rules.tokens.authenticate(credential, 11_000)
+  const { parse } = JSON
+  let reads = 0
+  t.intercept(JSON, 'parse', { value (text: string) { reads++; return parse(text) as unknown } })
   t.strictSame(rules.tokens.recognize(credential.secret), credential)
+  t.equal(reads, 0)
   t.equal(rules.tokens.recognize('opaque'), null)
   t.equal(rules.tokens.recognize(`${encode('{}')}.${encode('{"iss":"other"}')}.x`), null)
 })
@@ -163,7 +167,9 @@ t.test('a record and the list have the latest use; what is no hash never reaches
   const { tokens, rows, calls } = rules
   const { hash } = await issueOne(rules)
   t.match(await tokens.get(hash), { name: 'a', requestedBy: 'me, applied' })
-  for await (const page of tokens.list({}, 0)) t.match(page, [{ name: 'a', requestedBy: 'me, applied' }])
+  const pages: Token[][] = []
+  for await (const page of tokens.list({}, 0)) pages.push(page)
+  t.match(pages, [[{ name: 'a', requestedBy: 'me, applied' }]])
   calls.length = 0
   for (const odd of [hash.toUpperCase(), `${hash}0`, hash.slice(1), `0${hash}`, '', `${hash}\n`]) {
     t.equal(await tokens.get(odd), null)

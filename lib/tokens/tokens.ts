@@ -66,7 +66,7 @@ export function createTokens ({ store, cache, signers, usage, events, issuer, ro
   function judge (known: Known | null, now: number): Outcome {
     if (known === null) return new InvalidTokenError({ cause: UNKNOWN })
     if (now >= known.endsAt) return Object.assign(new InvalidTokenError({ cause: EXPIRED }), { token: known.token })
-    if (now > known.lastUsed) known.lastUsed = now
+    known.lastUsed = Math.max(known.lastUsed, now)
     usage.note(known.token.hash, now)
     return known
   }
