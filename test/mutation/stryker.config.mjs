@@ -27,7 +27,6 @@ export default {
       'coexistence-sockets': slow.authentication,
       'coexistence-untouched': ['lib/http/body.ts', 'lib/http/redact.ts'],
       'database-in-trouble': [...slow.store, 'lib/http/authenticate.ts'],
-      'docs-errors': ['lib/http/authenticate.ts', 'lib/errors.ts', 'lib/options.ts', 'lib/http/host.ts', 'lib/index.ts', ...slow.store],
       lease: ['lib/store/revocations.ts'],
       list: ['lib/store/postgres.ts', 'lib/http/routes.ts'],
       log: ['lib/http/redact.ts', 'lib/http/authenticate.ts'],
