@@ -1,4 +1,5 @@
 import t from 'tap'
+import { checkVersion } from '../lib/http/version.js'
 import { buildHost } from './host/build-host.js'
 
 t.test('Accept picks a version of the representation; what asks for none that is served is 406', async t => {
@@ -17,4 +18,12 @@ t.test('Accept picks a version of the representation; what asks for none that is
     t.equal(answer.statusCode, 406, accept)
     t.strictSame(answer.json(), { code: 'NOT_ACCEPTABLE', message: 'Accept must allow one of: application/json;version=1' })
   }
+})
+
+t.test('of several versions the refusal lists the newest first, and each of them is served', t => {
+  const ask = (accept: string): void => { checkVersion({ headers: { accept }, raw: { headers: { accept } } } as never, [1, 3, 2]) }
+  t.throws(() => { ask('text/html') }, { code: 'NOT_ACCEPTABLE', message: 'Accept must allow one of: application/json;version=3, application/json;version=2, application/json;version=1' })
+  for (const version of [1, 2, 3]) ask(`application/json;version=${version}`)
+  t.throws(() => { ask('application/json;version=4') }, { code: 'NOT_ACCEPTABLE' })
+  t.end()
 })
