@@ -42,7 +42,7 @@ t.test('what can not be written is kept, merged and written with the next', asyn
   usage.note('h', 1000)
   fail(true)
   await tick()
-  t.match(warnings, [[{ err: Error }, String]])
+  t.match(warnings, [[{ err: Error }, 'could not write when tokens were last used; it is kept for the next try']])
   t.equal(usage.apply(TOKEN).lastUsed, '1970-01-01T00:00:01.000Z', 'told meanwhile')
   usage.note('h', 2000)
   usage.note('i', 1000)
@@ -118,4 +118,51 @@ t.test('the lag is how long the first use that is not written has waited, also o
   t.strictSame(usage.lag(), { waiting: 1, lagSeconds: 1.5 })
   await tick()
   t.strictSame(usage.lag(), { waiting: 0, lagSeconds: 0 })
+})
+
+t.test('a use that is older than what is remembered, or as old as the row, changes nothing', t => {
+  const { usage } = build(t)
+  usage.note('h', 2000)
+  usage.note('h', 1000)
+  t.equal(usage.apply(TOKEN).lastUsed, '1970-01-01T00:00:02.000Z')
+  const same = { ...TOKEN, lastUsed: '1970-01-01T00:00:02.000Z' }
+  t.equal(usage.apply(same), same)
+  t.end()
+})
+
+t.test('the timer runs while something waits and no longer: again after a failure, not after success, not once closed', async t => {
+  const running = new Set<object>()
+  let [run, isFailing] = [async (): Promise<void> => {}, false]
+  t.intercept(globalThis, 'setTimeout', {
+    value: ((callback: typeof run) => {
+      const timer = { unref () { return this } }
+      running.add(timer)
+      run = async () => {
+        running.delete(timer)
+        await callback()
+      }
+      return timer
+    }) as unknown as typeof setTimeout
+  })
+  t.intercept(globalThis, 'clearTimeout', { value: (timer: object) => { running.delete(timer) } })
+  const store = { async touch () { if (isFailing) throw new Error('out of reach') } } as unknown as Store
+  const usage = createUsage(store, { warn () {} } as unknown as Log)
+  const isRunning = (): boolean => running.size === 1
+  t.strictSame(running.size, 0)
+  usage.note('h', 1000)
+  usage.note('i', 1000)
+  t.ok(isRunning(), 'one for all')
+  isFailing = true
+  await run()
+  t.ok(isRunning(), 'for the next try')
+  isFailing = false
+  await run()
+  t.equal(running.size, 0)
+  usage.note('h', 2000)
+  await usage.close()
+  t.equal(running.size, 0, 'written on close, not once more')
+  isFailing = true
+  usage.note('h', 3000)
+  await usage.close()
+  t.equal(running.size, 0, 'nothing tries after the close')
 })
