@@ -18,6 +18,7 @@ interface Switchboard {
 }
 interface MutantRun { activeMutant: { id: string }, sandboxFileName: string, testFilter?: string[], hitLimit?: number, mutantActivation: 'static' | 'runtime', reloadEnvironment: boolean }
 interface Options {
+  mutate: string[]
   warmTap: {
     /** Files in which lib runs in other processes, where no mutant is. */
     without: string[]
@@ -49,7 +50,7 @@ const SKIPPED = 2
 /** How long a test may take under a mutant, in milliseconds: then it hangs. The second time it is given more, for a machine that was busy. */
 const limitOf = (usual: number, patience: number): number => 4 * usual + patience
 
-function createRunner ({ warmTap: { without, slow } }: Options) {
+function createRunner ({ mutate, warmTap: { without, slow } }: Options) {
   const board: Switchboard = (globalThis as unknown as { __stryker__?: Switchboard }).__stryker__ ??= {}
   const claims: Claim[] = []
   const leave: Array<() => unknown> = []
@@ -61,13 +62,16 @@ function createRunner ({ warmTap: { without, slow } }: Options) {
   const strays: string[] = []
   let fresh: (name: string) => Test
 
+  const isMutated = (source: string): boolean => mutate.some(pattern => pattern.includes('*') || pattern.startsWith(source))
+  const isWanted = (name: string): boolean => !without.includes(name) && (slow[name]?.some(isMutated) ?? true)
+
   /** Loads lib and the tests anew, so that a mutant of what runs while a module loads is met, too. */
   let generation = 0
   async function load (): Promise<void> {
     generation++
     claims.length = 0
     board.currentTestId = undefined
-    const files = (await readdir('test')).filter(name => name.endsWith(END) && !without.includes(basename(name, END))).sort()
+    const files = (await readdir('test')).filter(name => name.endsWith(END) && isWanted(basename(name, END))).sort()
     for (const name of files) {
       const test = (...args: unknown[]): void => { claims.push({ id: `${name}: ${String(args[0])}`, fileName: `test/${name}`, args }) }
       Object.assign(globalThis, { warmTap: Object.assign(fresh(name), { test, teardown: (step: () => unknown) => { leave.push(step) } }) })
