@@ -34,6 +34,7 @@ t.test('JSON is read by whatever name its type has; anything else is 415, and wh
 
 t.test('a DELETE without a body is none that can not be read, whatever type it says', async t => {
   const app = await create(t)
+  t.equal((await app.inject({ method: 'POST', url: '/' })).statusCode, 200, 'of a POST the schema says so')
   for (const headers of [{}, { 'content-type': 'application/json' }]) t.equal((await app.inject({ method: 'DELETE', url: '/', headers })).statusCode, 200)
 })
 
