@@ -36,7 +36,14 @@ t.test('an option that can not be taken is refused at registration with a senten
     issuer: ['a string of 1 to 255 printable ASCII characters without spaces, quotes and backslashes; it is the claim iss', '', 'a b', 'a"b', 'a\\b', 'é', 5],
     enabled: ['true or false; false starts the plugin switched off, without a database connection', 'false', 0, null],
     prefix: ['the base path of the routes: empty, or a path that starts with a slash and does not end with one, such as "/mmc"', 'mmc', '/', '/mmc/', '/a//b', '/:id', 5],
-    schema: ['the name of the Postgres schema that holds our tables: up to 45 letters, digits and underscores, no digit first', '', '1a', 'a"b', 'a.b', 'x'.repeat(46), 5]
+    schema: ['the name of the Postgres schema that holds our tables: up to 45 letters, digits and underscores, no digit first', '', '1a', 'a"b', 'a.b', 'x'.repeat(46), 5],
+    bootstrap: ['the path of a JSON file, an array of { name, role, validUntil, hash }', '', 5, [], null],
+    bootstrapStrict: ['true, so that a bootstrap file or entry that is no good rejects the start, or false, so that the log tells of it', 'no', 1],
+    onEvent: ['a function that takes an event, such as { type: "token.issued", name, … }', 'log', {}, null],
+    maxLifetime: ['a whole number of seconds from 1 on, such as 7776000 for 90 days', 0, -1, 1.5, '90d', Infinity, NaN],
+    tokensMayManageTokens: ['true, or false so that the four routes take a session', 'no', 0],
+    purgeExpiredAfter: ['a whole number of seconds from 0 on, such as 2592000 for 30 days', -1, 1.5, '30d', true],
+    expiryHeader: ['true or false; true tells in the header application-token-expires when the token of a request expires', 'x-expires', 1]
   }
   for (const [name, [sentence, ...bad]] of Object.entries(mustBe)) {
     for (const value of bad) {
@@ -45,7 +52,7 @@ t.test('an option that can not be taken is refused at registration with a senten
   }
   t.match(await refusal({ ...good, secert: 'x' }), {
     code: 'MMC_TOKENS_INVALID_OPTION',
-    message: 'there is no option "secert": the options are postgres, listen, session, secret, issuer, roles, hook, queryParameter, versions, enabled, prefix, schema, migrate'
+    message: 'there is no option "secert": the options are postgres, listen, session, onEvent, secret, issuer, roles, hook, queryParameter, versions, enabled, prefix, schema, migrate, bootstrap, bootstrapStrict, maxLifetime, tokensMayManageTokens, purgeExpiredAfter, expiryHeader'
   })
   const unreadable = await refusal({ ...good, postgres: 'postgres://me:hid/den@host:port/x' })
   t.equal(unreadable.code, 'MMC_TOKENS_INVALID_OPTION')
