@@ -44,7 +44,10 @@ t.test('what a token does is told of it, and what the host does of whom it names
   const other = await issue({ name: 'other' })
   await app.tokens.revoke(other.hash)
   await events.until(5)
-  t.match(events.all.map(({ type, name, actor }) => [type, name, actor]), [
+  const odd = await issue({ name: 'odd' })
+  await app.tokens.revoke(odd.hash, { revokedBy: 'a "name"\u0000 \ud800' })
+  t.equal((await events.until(7)).at(-1)?.actor, 'a "name"\u0000 \ud800', 'whatever a host calls its users')
+  t.match(events.all.slice(0, 5).map(({ type, name, actor }) => [type, name, actor]), [
     ['token.issued', 'robot', 'test'], ['token.issued', 'new', 'token:robot'], ['token.revoked', 'new', 'alice'], ['token.issued', 'other', 'test'], ['token.revoked', 'other', null]
   ])
 })

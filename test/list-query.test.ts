@@ -92,9 +92,9 @@ t.test('a parameter that is no good is a 400 that says what it must be, for admi
     'limit must be a whole number from 1 to 1000': ['limit=0', 'limit=1001', 'limit=-1', 'limit=1.5', 'limit=x', 'limit=', 'limit=1&limit=2', 'limit=1e9'],
     'state must be active or expired': ['state=x', 'state=', 'state=active&state=expired', 'state=Active'],
     'cursor must be what the Link to the next had': [
-      'cursor=', 'cursor=x', `cursor=${cursor('2026-01-01')}`, `cursor=${cursor(`2026-13-01T00:00:00.000Z${hash}`)}`, `cursor=${cursor(`2026-01-01T00:00:00.000Z${hash}'--`)}`, 'cursor=a&cursor=b'
+      'cursor=', 'cursor=x', `cursor=${cursor('2026-01-01')}`, `cursor=${cursor(`2026-13-01T00:00:00.000Z${hash}`)}`, `cursor=${cursor(`0000-01-01T00:00:00.000Z${hash}`)}`, `cursor=${cursor(`2026-01-01T00:00:00.000Z${hash}'--`)}`, 'cursor=a&cursor=b'
     ],
-    'unusedSince must be an RFC 3339 date-time': ['unusedSince=', 'unusedSince=yesterday', 'unusedSince=2026-01-01', 'unusedSince=2026-02-30T00:00:00Z', 'unusedSince=2026-01-01T00:00:00', 'unusedSince=1']
+    'unusedSince must be an RFC 3339 date-time': ['unusedSince=', 'unusedSince=yesterday', 'unusedSince=2026-01-01', 'unusedSince=2026-02-30T00:00:00Z', 'unusedSince=2026-01-01T00:00:00', 'unusedSince=1', 'unusedSince=0000-01-01T00:00:00Z', 'unusedSince=9999-12-31T23:59:59-01:00']
   }
   for (const [message, queries] of Object.entries(cases)) {
     for (const query of queries) {
@@ -105,6 +105,9 @@ t.test('a parameter that is no good is a 400 that says what it must be, for admi
       t.equal((await host.app.inject({ url: `/api/tokens?${query}`, headers: await host.login('viewer') })).statusCode, 403)
       t.equal((await host.app.inject({ url: `/api/tokens?${query}`, headers: { ...await host.login(), accept: 'application/json;version=7' } })).statusCode, 406)
     }
+  }
+  for (const query of [`cursor=${cursor(`0001-01-01T00:00:00.000Z${hash}`)}`, `cursor=${cursor(`9999-12-31T23:59:59.999Z${hash}`)}`, 'unusedSince=1970-01-01T00:00:00Z', 'unusedSince=9999-12-31T23:59:59Z']) {
+    t.equal((await list(host, `?${query}`)).status, 200, query)
   }
   t.equal((await list(host, '?page=x&sort=name&Limit=0')).status, 200, 'what is not ours means nothing')
 })

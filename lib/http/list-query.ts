@@ -3,7 +3,8 @@ import { mustBe } from '../errors.js'
 import { parseTime } from '../tokens/new-token.js'
 import type { Filter, Token } from '../types.js'
 
-const CURSOR = /^(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z)([0-9a-f]{64})$/
+// Postgres knows no year 0.
+const CURSOR = /^((?!0000)\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z)([0-9a-f]{64})$/
 
 const properties = ListQuerySchema.properties
 
@@ -34,6 +35,6 @@ function parseCursor (cursor: string): Filter['after'] {
 
 function parseUnusedSince (value: string): string {
   const time = parseTime(value)
-  if (Number.isNaN(time)) throw mustBe('unusedSince', properties.unusedSince)
+  if (!(time >= 0 && time < Date.UTC(10000, 0))) throw mustBe('unusedSince', properties.unusedSince)
   return new Date(time).toISOString()
 }

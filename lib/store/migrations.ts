@@ -55,12 +55,12 @@ export const migrations = (schema: string): string[] => [`
     name text COLLATE "C" NOT NULL,
     role text NOT NULL,
     ended_at timestamptz(3) NOT NULL DEFAULT now(),
-    origin jsonb
+    origin text
   );
 
   CREATE FUNCTION ${schema}.record_end() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
   DECLARE
-    origin jsonb := nullif(current_setting('${ORIGIN}', true), '');
+    origin text := nullif(current_setting('${ORIGIN}', true), '');
   BEGIN
     IF TG_OP = 'TRUNCATE' THEN
       INSERT INTO ${schema}.ended (hash, name, role, origin) SELECT hash, name, role, origin FROM ${schema}.tokens;
