@@ -66,7 +66,7 @@ t.test('work gets a client, whose values come as Postgres writes them, and gives
   t.strictSame([client.released, client.listenerCount('error')], [[false], 0])
   t.match(client.asked, [{ text: 'SELECT 1' }])
   t.equal(client.asked[0]?.types.getTypeParser()('1'), '1')
-  t.strictSame([timers.map(({ delay }) => delay), isCleared(timers[0]?.handle), timers[0]?.handle.hasRef()], [[1000], true, true])
+  t.strictSame([timers.map(({ delay }) => delay), isCleared(timers[0]?.handle), timers[0]?.handle.hasRef()], [[900], true, true])
 })
 
 t.test('a client that met an error is closed, and a pool that has none says why', async t => {
@@ -89,7 +89,7 @@ t.test('when time is up the caller hears so; a client at work is closed, one tha
   const working = connection.withClient(async () => { await new Promise<void>(resolve => { finish = resolve }) })
   lend(undefined, client)
   expire()
-  await t.rejects(working, { code: 'MMC_TOKENS_DEADLINE', message: 'Postgres did not answer within 1000 ms' })
+  await t.rejects(working, { code: 'MMC_TOKENS_DEADLINE', message: 'Postgres did not answer within 900 ms' })
   t.strictSame(client.released, [true])
   finish()
   await new Promise(resolve => { setImmediate(resolve) })
@@ -125,7 +125,7 @@ t.test('a pool of ours is made as it should be, and ended', async t => {
     t.strictSame(connection.config, typeof postgres === 'string' ? { connectionString: postgres } : postgres)
     await connection.close()
     t.equal(isEnded, true)
-    t.match((pool as unknown as { options: object }).options, { application_name: 'fastify-mmc-tokens', connectionTimeoutMillis: 1000, keepAlive: true, allowExitOnIdle: true, ...typeof postgres === 'object' && { max: 3 } })
+    t.match((pool as unknown as { options: object }).options, { application_name: 'fastify-mmc-tokens', connectionTimeoutMillis: 900, keepAlive: true, allowExitOnIdle: true, ...typeof postgres === 'object' && { max: 3 } })
   }
   t.equal(createConnection({ host: 'db.example', port: 1, user: 'me' }, {} as Log).place, 'db.example:1, database "me"')
   t.throws(() => createConnection('postgres://me:a/b@db.example/mmc', {} as Log), { code: 'MMC_TOKENS_INVALID_OPTION', message: /^option "postgres" is not a connection string that pg can read: write postgres:\/\// })
@@ -135,12 +135,12 @@ t.test('who closes waits for a goodbye, and no longer than a second', async t =>
   const { timers, expire, warnings } = create(t)
   const log = { warn: (...words: unknown[]) => { warnings.push(words) } } as unknown as Log
   await closeInTime(Promise.resolve(), log)
-  t.strictSame([warnings, timers.map(({ delay }) => delay), isCleared(timers[0]?.handle)], [[], [1000], true])
+  t.strictSame([warnings, timers.map(({ delay }) => delay), isCleared(timers[0]?.handle)], [[], [900], true])
   const closing = closeInTime(new Promise(() => {}), log)
   t.equal(timers[1]?.handle.hasRef(), true, 'a process waits for it')
   expire()
   await closing
-  t.match(warnings, [[{ err: { code: 'MMC_TOKENS_DEADLINE', message: 'Postgres did not answer within 1000 ms' } }, 'a connection to Postgres did not close in time']])
+  t.match(warnings, [[{ err: { code: 'MMC_TOKENS_DEADLINE', message: 'Postgres did not answer within 900 ms' } }, 'a connection to Postgres did not close in time']])
 })
 
 t.test('what went wrong at a place is told with the place, also where Node has no message', async t => {

@@ -30,8 +30,8 @@ t.test('a Postgres that is not there at start: ready() rejects within 5 s with h
   for (const [postgres, place, cause] of [
     ['postgres://me:hidden@127.0.0.1:1/mmc', '127.0.0.1:1, database "mmc"', 'ECONNREFUSED'],
     ['postgres://me:hidden@localhost:1/mmc', 'localhost:1, database "mmc"', 'ECONNREFUSED'],
-    [{ host: '127.0.0.1', port: silent, database: 'mmc', user: 'me', password: 'hidden' }, `127.0.0.1:${silent}, database "mmc"`, '1000 ms'],
-    [new pg.Pool({ host: '127.0.0.1', port: silent, database: 'mmc', user: 'me', password: 'hidden' }), `127.0.0.1:${silent}, database "mmc"`, '1000 ms']
+    [{ host: '127.0.0.1', port: silent, database: 'mmc', user: 'me', password: 'hidden' }, `127.0.0.1:${silent}, database "mmc"`, '900 ms'],
+    [new pg.Pool({ host: '127.0.0.1', port: silent, database: 'mmc', user: 'me', password: 'hidden' }), `127.0.0.1:${silent}, database "mmc"`, '900 ms']
   ] as const) {
     const app = Fastify()
     t.teardown(() => app.close())

@@ -97,7 +97,7 @@ t.test('a node that never gets its turn to migrate gives up before Fastify does,
   t.teardown(() => other.end())
   await other.query('SELECT pg_advisory_lock(hashtext($1))', [`mmc_tokens.${database.schema}`])
   const started = performance.now()
-  await t.rejects(buildHost(t, { database }), { code: 'MMC_TOKENS_DATABASE', message: /Postgres did not answer within 1000 ms$/ })
+  await t.rejects(buildHost(t, { database }), { code: 'MMC_TOKENS_DATABASE', message: /Postgres did not answer within 900 ms$/ })
   t.ok(performance.now() - started < 5000)
   await other.query('SELECT pg_advisory_unlock_all()')
   t.ok((await buildHost(t, { database })).app.tokens.enabled)

@@ -2,8 +2,8 @@ import pg from 'pg'
 import { DatabaseError, DeadlineError, OptionError } from '../errors.js'
 import type { Log, PostgresClient, PostgresConfig, PostgresPool } from '../types.js'
 
-/** How long a call may take, the wait for a connection included, in milliseconds. */
-const DEADLINE = 1000
+/** How long a call may take, the wait for a connection included, in milliseconds: so that who waits for it has an answer within a second. */
+const DEADLINE = 900
 
 /** Values arrive as Postgres writes them, whatever parsers the host has set for its own. */
 const AS_TEXT = { getTypeParser: () => (value: string) => value }

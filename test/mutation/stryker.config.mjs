@@ -12,7 +12,8 @@ export default {
   warmTap: {
     // Here lib runs in other processes, where no mutant is, or no mutant lives that the others do not kill in less time.
     without: [
-      'demo-host', 'docs', 'embedded-postgres', 'frozen', 'getting-started', 'interleavings', 'leaks', 'links', 'model', 'package', 'page', 'three-nodes'
+      'day', 'demo-host', 'docs', 'docs-nginx', 'embedded-postgres', 'frozen', 'getting-started', 'interleavings', 'leaks', 'links', 'model', 'package', 'page',
+      'page-sockets', 'three-nodes'
     ],
     slow: {
       'bad-requests': ['lib/http/body.ts'],
