@@ -22,10 +22,14 @@ interface Hooked {
   rejections: unknown[]
   counts: Record<string, number>
   lines: string[]
+  /** The URLs of requests whose raw headers were read. */
+  read: string[]
 }
 
+interface Settings { hook?: 'preHandler' | 'onRequest', sendFails?: boolean, expiryHeader?: boolean, parameter?: string | false }
+
 /** The hook alone, in a host whose log, rules and refusals we hear. */
-async function createHooked (t: Test, hook: 'preHandler' | 'onRequest' = 'preHandler', sendFails = false, expiryHeader = false): Promise<Hooked> {
+async function createHooked (t: Test, { hook = 'preHandler', sendFails = false, expiryHeader = false, parameter = 'token' }: Settings = {}): Promise<Hooked> {
   const lines: string[] = []
   const refused: TokensError[] = []
   const rejections: unknown[] = []
@@ -33,6 +37,13 @@ async function createHooked (t: Test, hook: 'preHandler' | 'onRequest' = 'preHan
   let [decide, isEnabled]: [() => Outcome | Promise<Outcome>, boolean] = [() => TOKEN, true]
   const app = Fastify({ logger: { stream: { write (line: string) { if (!line.includes('"msg":"incoming request"') && !line.includes('"msg":"request completed"')) lines.push(line) } } } })
   t.teardown(() => app.close())
+  const read: string[] = []
+  app.addHook('onRequest', (request, _reply, done) => {
+    const { raw, url } = request
+    const { rawHeaders } = raw
+    Object.defineProperty(raw, 'rawHeaders', { get () { read.push(url); return rawHeaders } })
+    done()
+  })
   const recognize = (secret: string) => secret.startsWith('our') ? { secret, hash: secret } : null
   addAuthentication(app, {
     tokens: { recognize, authenticate: () => decide(), counts: { authentications: counts } } as unknown as Tokens,
@@ -40,7 +51,7 @@ async function createHooked (t: Test, hook: 'preHandler' | 'onRequest' = 'preHan
     hook,
     events: { rejected: (...about) => { rejections.push(about) } },
     expiryHeader,
-    parameter: 'token',
+    parameter,
     async sendError (_request, reply, error) {
       if (sendFails) throw new Error('can not be sent')
       refused.push(error as TokensError)
@@ -50,7 +61,7 @@ async function createHooked (t: Test, hook: 'preHandler' | 'onRequest' = 'preHan
   app.get('/', tell)
   app.get('/out', { config: { applicationTokens: false } }, tell)
   app.get('/401', async (_request, reply) => await reply.code(401).send('for a reason of its own'))
-  return { app, refused, rejections, counts, lines, answer: outcome => { decide = outcome }, enable: yes => { isEnabled = yes } }
+  return { app, refused, rejections, counts, lines, read, answer: outcome => { decide = outcome }, enable: yes => { isEnabled = yes } }
 }
 
 async function tell (request: FastifyRequest): Promise<unknown> {
@@ -109,7 +120,7 @@ t.test('each refusal is counted by its kind, and told of but for those that are 
 
 t.test('an answer tells when the token expires where it is to', async t => {
   for (const [isTold, expected] of [[true, 'some day'], [false, undefined]] as const) {
-    const { app } = await createHooked(t, 'preHandler', false, isTold)
+    const { app } = await createHooked(t, { expiryHeader: isTold })
     t.equal((await app.inject({ url: '/', headers: OURS })).headers['application-token-expires'], expected)
     t.equal((await app.inject({ url: '/' })).headers['application-token-expires'], undefined)
   }
@@ -139,11 +150,11 @@ t.test('a store out of reach, and a user that can not be assigned, are 500 with 
 
 t.test('a refusal that can not be sent is the host\'s error, never a request that waits', async t => {
   for (const outcome of [() => new InvalidTokenError(), async () => new InvalidTokenError()]) {
-    const { app, answer } = await createHooked(t, 'preHandler', true)
+    const { app, answer } = await createHooked(t, { sendFails: true })
     answer(outcome)
     t.match((await app.inject({ url: '/', headers: OURS })).json(), { statusCode: 500, message: 'can not be sent' })
   }
-  const { app } = await createHooked(t, 'preHandler', true)
+  const { app } = await createHooked(t, { sendFails: true })
   app.addHook('onRequest', (request, _reply, done) => {
     Object.defineProperty(request, 'user', { get: () => null })
     done()
@@ -175,7 +186,7 @@ t.test('a route that opts out, and a switch that is off or thrown meanwhile, lea
 
 t.test('with the hook onRequest guards there see the user, and a session that comes later does not take its place', async t => {
   for (const hook of ['onRequest', 'preHandler'] as const) {
-    const { app } = await createHooked(t, hook)
+    const { app } = await createHooked(t, { hook })
     const seen: unknown[] = []
     app.addHook('onRequest', async request => { seen.push((await tell(request) as { token: unknown }).token) })
     app.addHook('preValidation', async request => { (request as { user?: unknown }).user = 'of a session' })
@@ -188,7 +199,7 @@ t.test('with the hook onRequest guards there see the user, and a session that co
 
 t.test('a guard that refused before the token was looked at is told of, once; no other 401 is', async t => {
   for (const hook of ['onRequest', 'preHandler'] as const) {
-    const { app, answer, enable, lines } = await createHooked(t, hook)
+    const { app, answer, enable, lines } = await createHooked(t, { hook })
     app.addHook('preValidation', async (request, reply) => { if (request.headers['x-guard'] !== undefined) await reply.code(Number(request.headers['x-guard'])).send('the guard') })
     app.get('/guarded', async () => 'in')
     const guarded = { url: '/guarded', headers: { ...OURS, 'x-guard': '401' } }
@@ -243,4 +254,19 @@ t.test('every request has room for what it presents from the start, so that all 
   const symbols = (request: object | null): symbol[] => request === null ? [] : [...Object.getOwnPropertySymbols(request), ...symbols(Object.getPrototypeOf(request) as object | null)]
   app.get('/symbols', async request => symbols(request).map(({ description }) => description))
   t.ok((await app.inject({ url: '/symbols' })).json<string[]>().includes('mmc-tokens.presented'))
+})
+
+t.test('of a request that presents nothing, the header and the parameter are asked for and no more', async t => {
+  const { app, read } = await createHooked(t)
+  await app.inject('/')
+  await app.inject('/401?other=our1')
+  await app.inject({ url: '/', headers: { cookie: 'token=our1' } })
+  t.strictSame(read, [])
+  await app.inject('/?token=our1')
+  await app.inject({ url: '/?basic', headers: { authorization: 'Basic our1' } })
+  t.strictSame(read, ['/?token=our1', '/?basic'])
+
+  const withoutQuery = await createHooked(t, { parameter: false })
+  await withoutQuery.app.inject('/?token=our1&false=our1')
+  t.strictSame(withoutQuery.read, [])
 })

@@ -1,5 +1,7 @@
+import pg from 'pg'
 import t from 'tap'
 import { bearer, buildHost, type TestHost } from './host/build-host.js'
+import { createDatabase } from './host/database.js'
 
 interface Answer { status: number, names: string[], link: string | undefined, body: { code?: string, message?: string } }
 
@@ -29,9 +31,32 @@ t.test('a list by pages is the list, in its order, and the last page has no link
   t.strictSame(await walk(host, '?limit=5'), [['a', 'b', 'c', 'd', 'e']])
   t.strictSame(await walk(host, '?limit=1000'), [['a', 'b', 'c', 'd', 'e']])
   t.strictSame((await walk(host, '?limit=1')).length, 5)
+  for (const query of ['', '?limit=2']) {
+    const { headers } = await host.app.inject({ url: `/api/tokens${query}`, headers: await host.login() })
+    t.equal(headers['content-type'], 'application/json; charset=utf-8')
+  }
   const { link } = await list(host, '?limit=4')
   const cursor = new URLSearchParams(/\?[^>]+/.exec(link ?? '')?.[0]).get('cursor') ?? ''
   t.strictSame((await list(host, `?cursor=${cursor}`)).names, ['e'], 'a cursor without a limit: all that follows')
+})
+
+t.test('a page asks Postgres for its tokens and one more, and no further', async t => {
+  const database = await createDatabase(t)
+  const postgres = new pg.Pool({ connectionString: database.url })
+  t.teardown(() => postgres.end())
+  const host = await buildHost(t, { database, tokens: { postgres } })
+  for (const name of ['a', 'b', 'c', 'd', 'e']) await host.issue({ name })
+  const sizes: unknown[] = []
+  postgres.on('acquire', client => {
+    const { query } = client
+    client.query = ((config: { name?: string, values?: unknown[] }) => {
+      if (config.name?.endsWith('.page') === true) sizes.push(config.values?.[2])
+      client.query = query
+      return Reflect.apply(query, client, [config])
+    }) as typeof query
+  })
+  await list(host, '?limit=1')
+  t.strictSame(sizes, [2])
 })
 
 t.test('pages of tokens that were made in the same millisecond, thousands of them, miss none and repeat none', async t => {
@@ -92,9 +117,9 @@ t.test('a parameter that is no good is a 400 that says what it must be, for admi
     'limit must be a whole number from 1 to 1000': ['limit=0', 'limit=1001', 'limit=-1', 'limit=1.5', 'limit=x', 'limit=', 'limit=1&limit=2', 'limit=1e9'],
     'state must be active or expired': ['state=x', 'state=', 'state=active&state=expired', 'state=Active'],
     'cursor must be what the Link to the next had': [
-      'cursor=', 'cursor=x', `cursor=${cursor('2026-01-01')}`, `cursor=${cursor(`2026-13-01T00:00:00.000Z${hash}`)}`, `cursor=${cursor(`0000-01-01T00:00:00.000Z${hash}`)}`, `cursor=${cursor(`2026-01-01T00:00:00.000Z${hash}'--`)}`, 'cursor=a&cursor=b'
+      'cursor=', 'cursor=x', `cursor=${cursor('2026-01-01')}`, `cursor=${cursor(`2026-13-01T00:00:00.000Z${hash}`)}`, `cursor=${cursor(`0000-01-01T00:00:00.000Z${hash}`)}`, `cursor=${cursor(`2026-01-01T00:00:00.000Z${hash}'--`)}`, `cursor=${cursor(` 2026-01-01T00:00:00.000Z${hash}`)}`, 'cursor=a&cursor=b'
     ],
-    'unusedSince must be an RFC 3339 date-time': ['unusedSince=', 'unusedSince=yesterday', 'unusedSince=2026-01-01', 'unusedSince=2026-02-30T00:00:00Z', 'unusedSince=2026-01-01T00:00:00', 'unusedSince=1', 'unusedSince=0000-01-01T00:00:00Z', 'unusedSince=9999-12-31T23:59:59-01:00']
+    'unusedSince must be an RFC 3339 date-time': ['unusedSince=', 'unusedSince=yesterday', 'unusedSince=2026-01-01', 'unusedSince=2026-02-30T00:00:00Z', 'unusedSince=2026-01-01T00:00:00', 'unusedSince=1', 'unusedSince=0000-01-01T00:00:00Z', 'unusedSince=9999-12-31T23:59:59-01:00', 'unusedSince=9999-12-31T23:59:00-00:01']
   }
   for (const [message, queries] of Object.entries(cases)) {
     for (const query of queries) {

@@ -42,18 +42,17 @@ function isJson (contentType: string): boolean {
  */
 export function checkBody (request: FastifyRequest, schema: TObject): void {
   if (request.body instanceof Unreadable) throw request.body.reason
-  checkInput(request, 'The body', schema)
+  checkInput(request, schema)
 }
 
 /**
  * Throws what validation found, now that it is its turn.
- * @param whole what the schema describes
  * @throws InvalidError
  */
-export function checkInput ({ validationError }: FastifyRequest, whole: string, schema: TObject): void {
+export function checkInput ({ validationError }: FastifyRequest, schema: TObject): void {
   if (validationError === undefined) return
   const [error] = validationError.validation as [{ instancePath: string }]
   const property = error.instancePath.slice(1)
   const properties: Record<string, { description?: string }> = schema.properties
-  throw mustBe(property === '' ? whole : property, properties[property] ?? schema)
+  throw mustBe(property === '' ? 'The body' : property, properties[property] ?? schema)
 }

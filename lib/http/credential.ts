@@ -51,7 +51,7 @@ export function decoratePresented (app: FastifyInstance): void {
  */
 export function findPresented (request: FastifyRequest, parameter: string | false, recognize: Recognize): void {
   const found: Credential[] = []
-  if (request.raw.headers.authorization !== undefined) addBearers(request.raw.rawHeaders, recognize, found)
+  addBearers(request.raw.rawHeaders, recognize, found)
   const taken = parameter === false ? null : takeFromQuery(request, parameter, recognize, found)
   const [credential, second] = found
   if (credential !== undefined) (request as unknown as State)[PRESENTED] = { credential: second === undefined ? credential : null, taken, isJudged: false }
@@ -108,15 +108,15 @@ function takeFromQuery (request: FastifyRequest, parameter: string, recognize: R
 function withoutValues (url: string, values: ReadonlySet<string>): string {
   const mark = url.search(/[?#]/)
   const start = (mark === -1 ? url.indexOf(';') : mark) + 1
-  const rest = url.slice(start).split('&').filter(pair => !values.has(decode(pair.slice(pair.indexOf('=') + 1))))
+  const rest = url.slice(start).split('&').filter(pair => isOther(pair.slice(pair.indexOf('=') + 1), values))
   return rest.length > 0 ? url.slice(0, start) + rest.join('&') : url.slice(0, start - 1)
 }
 
-function decode (value: string): string {
+function isOther (value: string, values: ReadonlySet<string>): boolean {
   try {
-    return decodeURIComponent(value)
+    return !values.has(decodeURIComponent(value))
   } catch {
     // Malformed, so it is not a token.
-    return value
+    return true
   }
 }

@@ -4,7 +4,7 @@ import { parseTime } from '../tokens/new-token.js'
 import type { Filter, Token } from '../types.js'
 
 // Postgres knows no year 0.
-const CURSOR = /^((?!0000)\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z)([0-9a-f]{64})$/
+const CURSOR = /^(?<issueDate>(?!0000)\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z)(?<hash>[0-9a-f]{64})$/
 
 const properties = ListQuerySchema.properties
 
@@ -28,9 +28,9 @@ export function linkToNext ({ limit, state, unusedSince }: ListQuery, { issueDat
 }
 
 function parseCursor (cursor: string): Filter['after'] {
-  const [, issueDate = '', hash = ''] = CURSOR.exec(Buffer.from(cursor, 'base64url').toString()) ?? []
-  if (Number.isNaN(parseTime(issueDate))) throw mustBe('cursor', properties.cursor)
-  return { issueDate, hash }
+  const after = CURSOR.exec(Buffer.from(cursor, 'base64url').toString())?.groups as Filter['after']
+  if (after === undefined || Number.isNaN(parseTime(after.issueDate))) throw mustBe('cursor', properties.cursor)
+  return after
 }
 
 function parseUnusedSince (value: string): string {

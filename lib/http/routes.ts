@@ -99,7 +99,7 @@ export function createRoutes ({ tokens, isEnabled, session, roles, versions, tok
     })
 
     app.get('/api/tokens', {
-      preHandler: [judge, async request => { checkInput(request, 'The query', ListQuerySchema) }],
+      preHandler: [judge, async request => { checkInput(request, ListQuerySchema) }],
       attachValidation: true,
       schema: {
         ...common,
@@ -161,7 +161,7 @@ export function createRoutes ({ tokens, isEnabled, session, roles, versions, tok
       }
     }, async (request, reply) => {
       await tokens.revoke(request.params.tokenHash, originOfAdmin(request))
-      if (MINIMAL.test(request.raw.headers.prefer as string | undefined ?? '')) return await reply.code(204).header('preference-applied', 'return=minimal').send()
+      if (MINIMAL.test(String(request.raw.headers.prefer))) return await reply.code(204).header('preference-applied', 'return=minimal').send()
       return await sendList(reply)
     })
   }

@@ -209,7 +209,15 @@ function hook (): void {
 
 createRunner.inject = ['options'] as const
 
-export const strykerPlugins = [{ kind: 'TestRunner', name: 'warm-tap', factory: createRunner }]
+/** The name of an export may be a string, but no expression: Stryker would put one there. */
+const exportedNames = {
+  shouldIgnore: (path: { isExportSpecifier: () => boolean }): string | undefined => path.isExportSpecifier() ? 'a name' : undefined
+}
+
+export const strykerPlugins = [
+  { kind: 'TestRunner', name: 'warm-tap', factory: createRunner },
+  { kind: 'Ignore', name: 'exported-names', value: exportedNames }
+]
 export const strykerValidationSchema = {
   type: 'object',
   properties: { warmTap: { type: 'object', properties: { without: { type: 'array' }, slow: { type: 'object' } } } }

@@ -9,6 +9,7 @@ export default {
   mutate: ['lib/**/*.ts', '!lib/types.ts'],
   plugins: ['./test/mutation/runner.ts'],
   testRunner: 'warm-tap',
+  ignorers: ['exported-names'],
   warmTap: {
     // Here lib runs in other processes, where no mutant is, or no mutant lives that the others do not kill in less time.
     without: [
