@@ -227,10 +227,19 @@ t.test('a guard in onRequest, before ours, is told of as well', async t => {
   early.addHook('onRequest', async (_request, reply) => { await reply.code(401).send('the guard') })
   addAuthentication(early, { tokens: { recognize: (secret: string) => ({ secret, hash: secret }) } as unknown as Tokens, isEnabled: () => true, hook: 'preHandler', parameter: 'token', events: { rejected () {} }, expiryHeader: false, sendError: async () => {} })
   early.get('/', tell)
+  await early.inject({ url: '/' })
+  t.notMatch(lines.join(''), 'looked at')
   await early.inject({ url: '/?token=our1' })
-  t.notMatch(lines.join(''), 'looked at', 'what nobody took out of the URL does not count')
-  await early.inject({ url: '/', headers: OURS })
   t.match(lines.join(''), 'looked at')
+})
+
+t.test('the hook preHandler is the only one of ours there, and with onRequest there is one for sessions that come later', async t => {
+  for (const [hook, names] of [['preHandler', ['onRequest', 'preHandler', 'onSend']], ['onRequest', ['onRequest', 'onRequest', 'preHandler', 'onSend']]] as const) {
+    const app = Fastify()
+    const added = t.capture(app, 'addHook')
+    addAuthentication(app, { tokens: {} as unknown as Tokens, isEnabled: () => true, hook, parameter: 'token', events: { rejected () {} }, expiryHeader: false, sendError: async () => {} })
+    t.strictSame(added().map(({ args: [name] }) => name), names)
+  }
 })
 
 t.test('a WebSocket that is refused is closed once the refusal is sent', async t => {

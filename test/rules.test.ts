@@ -158,8 +158,10 @@ t.test('a token is gone from its revocation on, also where the store could not s
   await t.rejects(tokens.authenticate(credential, 11_000) as Promise<unknown>, { message: 'out of reach' }, 'asked again, not believed')
   t.strictSame(calls, ['find'])
   rules.fail(false)
+  calls.length = 0
   t.equal(await tokens.revoke(credential.hash), true)
   t.equal(await tokens.revoke(credential.hash), false)
+  t.strictSame(calls, ['remove', 'ended', 'remove'], 'of what was not there nobody is told')
 })
 
 t.test('a record and the list have the latest use; what is no hash never reaches the store', async t => {
@@ -170,6 +172,13 @@ t.test('a record and the list have the latest use; what is no hash never reaches
   const pages: Token[][] = []
   for await (const page of tokens.list({}, 0)) pages.push(page)
   t.match(pages, [[{ name: 'a', requestedBy: 'me, applied' }]])
+  const unusedSince = async (time: string): Promise<number> => {
+    let count = 0
+    for await (const page of tokens.list({ unusedSince: time }, 0)) count += page.length
+    return count
+  }
+  t.equal(await unusedSince('1970-01-01T00:00:10.251Z'), 1)
+  t.equal(await unusedSince('1970-01-01T00:00:10.250Z'), 0, 'used at that very time')
   calls.length = 0
   for (const odd of [hash.toUpperCase(), `${hash}0`, hash.slice(1), `0${hash}`, '', `${hash}\n`]) {
     t.equal(await tokens.get(odd), null)

@@ -4,7 +4,7 @@ import type { Events } from '../tokens/events.js'
 import { EXPIRED, type Outcome, type Tokens, UNKNOWN } from '../tokens/tokens.js'
 import type { Token } from '../types.js'
 import { toPrincipal } from './authorize.js'
-import { decoratePresented, findPresented, leaveAlone, presentedBy, withdraw } from './credential.js'
+import { decoratePresented, findPresented, leaveAlone, type Presented, presentedBy, withdraw } from './credential.js'
 import { originOf } from './origin.js'
 import type { SendError } from './send-error.js'
 
@@ -34,7 +34,7 @@ export function addAuthentication (app: FastifyInstance, { tokens, isEnabled, ho
     // Undecorated in a child of the host that was there before us.
     request.applicationToken ??= null
     if (!isEnabled()) leaveAlone(request)
-    else look(request, parameter)
+    else look(request)
     done()
   })
 
@@ -53,8 +53,8 @@ export function addAuthentication (app: FastifyInstance, { tokens, isEnabled, ho
     }
   })
 
-  function look (request: FastifyRequest, parameter: string | false): void {
-    if (mayPresent(request, parameter) && request.routeOptions.config?.applicationTokens !== false) findPresented(request, parameter, tokens.recognize)
+  function look (request: FastifyRequest): void {
+    if (mayPresent(request, parameter) && request.routeOptions.config.applicationTokens !== false) findPresented(request, parameter, tokens.recognize)
   }
 
   function settle (request: FastifyRequest, reply: FastifyReply, outcome: Outcome, done: HookHandlerDoneFunction): void {
@@ -91,12 +91,13 @@ export function addAuthentication (app: FastifyInstance, { tokens, isEnabled, ho
     tokens.counts.authentications[kind]++
     if (kind === 'failed') return
     const reason = kind === 'several' ? 'several tokens in one request' : String(error.cause)
-    events.rejected(reason, { hash: presentedBy(request)?.credential?.hash ?? null, ...error.token }, originOf(request, null))
+    const { credential } = presentedBy(request) as Presented
+    events.rejected(reason, { hash: credential?.hash ?? null, ...error.token }, originOf(request, null))
   }
 
   /** Whether a guard of the host refused before our hook came to the token, which nobody can tell from its answer. */
   function isOverlooked (request: FastifyRequest): boolean {
-    if (isEnabled() && presentedBy(request) === null) look(request, false)
+    if (isEnabled() && presentedBy(request) === null) look(request)
     return presentedBy(request)?.isJudged === false
   }
 
