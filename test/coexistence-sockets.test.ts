@@ -75,6 +75,29 @@ for (const order of ORDERS) {
   }
 }
 
+t.test('`injectWS`, with which a host tests its sockets, finds tokens in the header and in the query, and is refused a bad one', async t => {
+  const { app, addTokens, issue } = await createBareHost(t)
+  await app.register(websocket)
+  await addTokens()
+  app.get('/ws', { websocket: true, preHandler: somebody }, (socket, request) => { socket.on('message', () => { socket.send(JSON.stringify(who(request))) }) })
+  await app.ready()
+  const { token } = await issue()
+  const inject = async (path: string, headers = {}): Promise<unknown> => {
+    const socket = await app.injectWS(path, { headers })
+    const answer = once(socket, 'message')
+    socket.send('who?')
+    const [message] = await answer
+    socket.terminate()
+    return JSON.parse(String(message))
+  }
+  t.strictSame(await inject('/ws', bearer(token)), TOKEN)
+  t.strictSame(await inject(`/ws?token=${token}`), TOKEN)
+  await t.rejects(inject('/ws', bearer(FORGED)), { message: /401/ })
+  await t.rejects(inject(`/ws?token=${FORGED}`), { message: /401/ })
+  await t.rejects(inject(`/ws?token=${token}`, bearer(token)), { message: /400/ })
+  await t.rejects(inject('/ws', { authorization: 'Basic eDp4' }), { message: /403/ })
+})
+
 t.test('the server closes the connection of a refused upgrade, so that a client can not pile them up', async t => {
   for (const order of ORDERS) {
     for (const hook of ['preHandler', 'onRequest'] as const) {

@@ -1,9 +1,11 @@
 import { execFile } from 'node:child_process'
 import { randomUUID } from 'node:crypto'
+import { once } from 'node:events'
 import { access, readdir, readFile, rm, writeFile } from 'node:fs/promises'
 import { promisify } from 'node:util'
 import secureSession from '@fastify/secure-session'
 import swagger from '@fastify/swagger'
+import websocket from '@fastify/websocket'
 import Fastify, { type FastifyInstance } from 'fastify'
 import pg from 'pg'
 import * as prometheus from 'prom-client'
@@ -18,7 +20,7 @@ import { lacks } from './host/tools.js'
 
 t.test('docs/host-integration.md: its blocks make a host that does what the page says', async t => {
   const { url: postgres, schema } = await createDatabase(t)
-  const [register = '', guard = '', optOut = '', malformed = '', openapi = '', , ...more] = await blocksOf('docs/host-integration.md', 'ts')
+  const [register = '', guard = '', optOut = '', , malformed = '', openapi = '', , ...more] = await blocksOf('docs/host-integration.md', 'ts')
   t.strictSame(more, [], 'every block is known to this test')
   const handler = async (request: { url: string }): Promise<object> => ({ url: request.url })
 
@@ -45,9 +47,37 @@ t.test('docs/host-integration.md: its blocks make a host that does what the page
   t.strictSame([Object.keys(described.paths ?? {}).slice(0, 2), described.security], [['/api/tokens', '/api/tokens/{tokenHash}'], security])
 })
 
+t.test('docs/host-integration.md: an open socket is closed when its token is revoked or expires, or nobody can tell, and another stays open', async t => {
+  const { url: postgres, schema, query } = await createDatabase(t)
+  const [, , , live = ''] = await blocksOf('docs/host-integration.md', 'ts')
+  const app = Fastify()
+  t.teardown(() => app.close())
+  await app.register(tokensPlugin, { postgres, schema, secret: SECRET })
+  await app.register(websocket)
+  await app.register(async app => await runBlock(live, { app, setInterval: (look: () => void) => setInterval(look, 10) }))
+  await app.ready()
+  const issue = async (name: string) => await app.tokens.issue({ name, role: 'viewer', validUntil: '2999-01-01T00:00:00Z', requestedBy: 'x' })
+  const open = async (headers = {}) => {
+    const socket = await app.injectWS('/live', { headers })
+    return { socket, closed: once(socket, 'close').then(([code]) => code as number) }
+  }
+  const [revoked, expired, unknown] = [await issue('revoked'), await issue('expired'), await issue('unknown')]
+  const [first, second, third, session] = [await open(bearer(revoked.token)), await open(bearer(expired.token)), await open(bearer(unknown.token)), await open()]
+  await app.tokens.revoke(revoked.hash)
+  t.equal(await first.closed, 1008)
+  t.equal(second.socket.readyState, second.socket.OPEN)
+  await query("UPDATE tokens SET valid_until = now() - interval '1 second' WHERE name = 'expired'")
+  t.equal(await second.closed, 1008)
+  t.equal(third.socket.readyState, third.socket.OPEN)
+  await app.tokens.disable()
+  t.equal(await third.closed, 1008)
+  t.equal(session.socket.readyState, session.socket.OPEN)
+  session.socket.terminate()
+})
+
 t.test("docs/host-integration.md: the harness for a host's own tests makes apps that are apart, mints tokens, and leaves nothing behind", async t => {
   const { query } = await createDatabase(t)
-  const [, , , , , harness = ''] = await blocksOf('docs/host-integration.md', 'ts')
+  const [, , , , , , harness = ''] = await blocksOf('docs/host-integration.md', 'ts')
   const schemas: string[] = []
   async function buildApp (options: TokensPluginOptions): Promise<FastifyInstance> {
     schemas.push(String(options.schema))

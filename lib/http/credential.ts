@@ -51,7 +51,9 @@ export function decoratePresented (app: FastifyInstance): void {
  */
 export function findPresented (request: FastifyRequest, parameter: string | false, recognize: Recognize): void {
   const found: Credential[] = []
-  addBearers(request.raw.rawHeaders, recognize, found)
+  // A request that a test made up, such as by `injectWS` of @fastify/websocket, has no raw headers.
+  const { headers, rawHeaders = ['authorization', String(headers.authorization)] } = request.raw
+  addBearers(rawHeaders, recognize, found)
   const taken = parameter === false ? null : takeFromQuery(request, parameter, recognize, found)
   const [credential, second] = found
   if (credential !== undefined) (request as unknown as State)[PRESENTED] = { credential: second === undefined ? credential : null, taken, isJudged: false }
