@@ -1,12 +1,13 @@
 import { setImmediate as turn } from 'node:timers/promises'
 import Fastify from 'fastify'
 import t from 'tap'
-import { createEvents } from '../lib/tokens/events.js'
-import type { Store } from '../lib/types.js'
+import { createEvents, NOBODY } from '../lib/tokens/events.js'
+import type { Store, Token } from '../lib/types.js'
 import { FORGED, NEW_TOKEN } from './host/bare-host.js'
 import { bearer, buildHost } from './host/build-host.js'
 import { collectEvents } from './host/events.js'
 
+const ENDED = { hash: 'h', name: 'n', role: 'viewer', at: '', actor: null, address: null, requestId: null, isPurged: false }
 const ISO = /^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z$/
 
 /** A logger whose lines with an event are kept, as what they hold. */
@@ -47,6 +48,7 @@ t.test('what a token does is told of it, and what the host does of whom it names
   const odd = await issue({ name: 'odd' })
   await app.tokens.revoke(odd.hash, { revokedBy: 'a "name"\u0000 \ud800' })
   t.equal((await events.until(7)).at(-1)?.actor, 'a "name"\u0000 \ud800', 'whatever a host calls its users')
+  t.match(events.all[0], { address: null, requestId: null }, 'no request did it')
   t.match(events.all.slice(0, 5).map(({ type, name, actor }) => [type, name, actor]), [
     ['token.issued', 'robot', 'test'], ['token.issued', 'new', 'token:robot'], ['token.revoked', 'new', 'alice'], ['token.issued', 'other', 'test'], ['token.revoked', 'other', null]
   ])
@@ -167,14 +169,13 @@ t.test('what can not be told now is a warning, and told later', async t => {
   const warnings: unknown[] = []
   const told: unknown[] = []
   const log = Fastify().log
-  log.warn = (...args: unknown[]) => { warnings.push(args[1]) }
-  const ended = { hash: 'h', name: 'n', role: 'viewer', at: '', actor: null, address: null, requestId: null, isPurged: false }
-  const answers = [() => { throw new Error('out of reach') }, () => [ended], () => []]
+  log.warn = (...args: unknown[]) => { warnings.push(args) }
+  const answers = [() => { throw new Error('out of reach') }, () => [ENDED], () => []]
   const store = { takeEnded: async () => answers.shift()?.() ?? [] } as unknown as Store
   const events = createEvents(store, event => { told.push(event.name) }, log)
   events.ended()
   await events.close()
-  t.strictSame([warnings, told], [['could not tell of ended tokens; it is tried again'], []])
+  t.strictSame([warnings, told], [[[{ err: new Error('out of reach') }, 'could not tell of ended tokens; it is tried again']], []])
   events.ended()
   events.ended()
   await events.close()
@@ -183,7 +184,6 @@ t.test('what can not be told now is a warning, and told later', async t => {
 
 t.test('what ends while a node looks is not forgotten', async t => {
   const told: unknown[] = []
-  const ended = { hash: 'h', name: 'n', role: 'viewer', at: '', actor: null, address: null, requestId: null, isPurged: false }
   let looks = 0
   const store = {
     async takeEnded () {
@@ -191,11 +191,47 @@ t.test('what ends while a node looks is not forgotten', async t => {
       await turn()
       // It finds nothing, and is told of more before it has said so.
       if (look === 1) events.ended()
-      return look === 2 ? [ended] : []
+      return look === 2 ? [ENDED] : []
     }
   } as unknown as Store
   const events = createEvents(store, event => { told.push(event.name) }, Fastify().log)
   events.ended()
   await events.close()
   t.strictSame(told, ['n'])
+})
+
+t.test('each kind of event has a line of its own in the log', async t => {
+  const said: unknown[] = []
+  const log = Fastify().log
+  log.info = (...args: unknown[]) => { said.push(args[1]) }
+  const ended = [ENDED, { ...ENDED, isPurged: true }]
+  const events = createEvents({ takeEnded: async () => ended.splice(0) } as unknown as Store, undefined, log)
+  events.issued({} as unknown as Token, NOBODY)
+  events.rejected('a reason', { hash: null }, NOBODY)
+  events.ended()
+  await events.close()
+  t.strictSame(said, ['application token issued', 'application token refused', 'application token revoked', 'expired application token purged'])
+})
+
+t.test('until it closes a node looks once a minute for what nobody told of, and its process may end meanwhile', async t => {
+  const timers: Array<{ work: () => void, delay: number, handle: NodeJS.Timeout }> = []
+  const { setInterval } = globalThis
+  t.intercept(globalThis, 'setInterval', {
+    value (work: () => void, delay: number) {
+      const handle = setInterval(() => {}, 1e9)
+      timers.push({ work, delay, handle })
+      return handle
+    }
+  })
+  let looks = 0
+  const store = { async takeEnded () { looks++; return [] } } as unknown as Store
+  const events = createEvents(store, undefined, Fastify().log)
+  events.start()
+  events.start()
+  const [{ work, delay, handle }] = timers as [typeof timers[number]]
+  t.strictSame([timers.length, delay, handle.hasRef(), looks], [1, 60_000, false, 0])
+  work()
+  t.equal(looks, 1)
+  await events.close()
+  t.equal((handle as unknown as { _destroyed: boolean })._destroyed, true)
 })

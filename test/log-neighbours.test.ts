@@ -5,7 +5,9 @@ import Fastify, { type FastifyInstance, type FastifyServerOptions } from 'fastif
 import pino from 'pino'
 import { pino as oldPino } from 'pino-9-5'
 import t, { type Test } from 'tap'
+import { redactParameter } from '../lib/http/redact.js'
 import tokensPlugin, { type TokensPluginOptions } from '../lib/index.js'
+import type { Log } from '../lib/types.js'
 import { bearer, SECRET } from './host/build-host.js'
 import { createDatabase } from './host/database.js'
 
@@ -201,6 +203,24 @@ t.test('the query as an object holds no value either, whatever schemas and parse
   t.notOk(text().includes([...Buffer.from('canary')].join(',')))
 })
 
+t.test('what is named like the parameter, and is in no query, stays as the host wrote it', async t => {
+  const { stream, lines } = collect()
+  const app = await hostWith(t, { logger: { stream } })
+  app.log.info({ token: 'of a lexer', form: { token: 'x' } }, 'its own')
+  t.match(lines().at(-1), { token: 'of a lexer', form: { token: 'x' } })
+})
+
+t.test('pino writes through its hook from 9.6 on; every other logger, whatever its version, is warned of', async t => {
+  const warnings = (logger: object): number => {
+    let count = 0
+    redactParameter({ warn () { count++ }, ...logger } as unknown as Log, 'token')
+    return count
+  }
+  for (const version of ['9.6.0', '9.6', '9.14.2', '10.0.0', '11.5.1']) t.equal(warnings({ version, [HOOKS]: {} }), 0, version)
+  for (const version of ['9.5.9', '8.21.0', '8.6.0', '7', 'x', '', undefined]) t.equal(warnings({ version, [HOOKS]: {} }), 1, String(version))
+  t.equal(warnings({ version: '10.0.0' }), 1, 'of another kind')
+})
+
 t.test('a line break after a value ends the value, so that the text after it survives', async t => {
   const { stream, lines } = collect()
   const app = await hostWith(t, { logger: { stream } })
@@ -211,7 +231,7 @@ t.test('a line break after a value ends the value, so that the text after it sur
 })
 
 t.test('a request that is no HTTP, whose bytes Fastify logs as numbers at level trace, shows no value, as text or as numbers', async t => {
-  const { stream, text } = collect()
+  const { stream, text, lines } = collect()
   const app = await hostWith(t, { logger: { level: 'trace', stream } })
   await app.listen({ port: 0, host: '127.0.0.1' })
   const socket = connect((app.server.address() as AddressInfo).port, '127.0.0.1')
@@ -221,4 +241,5 @@ t.test('a request that is no HTTP, whose bytes Fastify logs as numbers at level 
   t.match(text(), 'client error', 'this test would notice')
   t.notOk(text().includes('canary'))
   t.notOk(text().includes([...Buffer.from('canary')].join(',')))
+  t.match(lines().find(line => 'rawPacket' in (line.err ?? {})), { err: { rawPacket: '[Redacted]' } }, 'and stays a line of JSON')
 })

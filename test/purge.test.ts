@@ -40,11 +40,13 @@ t.test('thousands go in pieces, and each is told of once', async t => {
 
 t.test('without the option what expired stays', async t => {
   const delays: number[] = []
+  const handles: NodeJS.Timeout[] = []
   const { setInterval } = globalThis
   t.teardown(() => { globalThis.setInterval = setInterval })
   globalThis.setInterval = ((_work: () => void, delay: number) => {
     delays.push(delay)
-    return setInterval(() => {}, 60_000)
+    handles.push(setInterval(() => {}, 60_000))
+    return handles.at(-1)
   }) as typeof setInterval
   const store = {} as unknown as Store
   createPurge(store, undefined, () => {}, Fastify().log).start()
@@ -55,6 +57,7 @@ t.test('without the option what expired stays', async t => {
     await purge.close()
   }
   t.strictSame(delays, [1000, 30_000, 60_000], 'it looks as often as the grace time asks for, once a second to once a minute')
+  t.strictSame(handles.map(handle => [handle.hasRef(), (handle as unknown as { _destroyed: boolean })._destroyed]), Array(3).fill([false, true]), 'until it is closed, and its process may end meanwhile')
 })
 
 t.test('while another node purges, a node does nothing', async t => {
@@ -95,7 +98,7 @@ async function holdLock ({ database: { url, schema } }: TestHost): Promise<() =>
 t.test('a purge that fails is a warning, and tried again', async t => {
   const warnings: unknown[] = []
   const log = Fastify().log
-  log.warn = (...args: unknown[]) => { warnings.push(args[1]) }
+  log.warn = (...args: unknown[]) => { warnings.push(args) }
   const looks: Array<() => void> = []
   const { setInterval } = globalThis
   t.teardown(() => { globalThis.setInterval = setInterval })
@@ -109,7 +112,7 @@ t.test('a purge that fails is a warning, and tried again', async t => {
   purge.start()
   looks[0]?.()
   await purge.close()
-  t.strictSame([warnings, purged], [['could not purge expired tokens; it is tried again'], 0])
+  t.strictSame([warnings, purged], [[[{ err: new Error('out of reach') }, 'could not purge expired tokens; it is tried again']], 0])
   looks[0]?.()
   await purge.close()
   t.equal(purged, 2, 'piece by piece')

@@ -52,8 +52,8 @@ export function redactParameter (log: Log, parameter: string): void {
   log.warn(`the log is not written by pino 9.6 or later, so that a value of the query parameter "${parameter}" may appear in it: update pino, or set the option "queryParameter" to false`)
 }
 
-function writesThroughHook (version = '0.0'): boolean {
-  const [major = 0, minor = 0] = version.split('.').map(Number)
+function writesThroughHook (version: string | undefined): boolean {
+  const [major = 0, minor = 0] = String(version).split('.').map(Number)
   return major > 9 || (major === 9 && minor >= 6)
 }
 

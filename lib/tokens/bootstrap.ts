@@ -54,12 +54,12 @@ export async function bootstrap ({ store, events, roles, log, file, isStrict }: 
 
 // What is in the file is not shown, nor what JSON.parse would show of it: it may be the wrong file, or hold a secret.
 async function read (file: string): Promise<unknown[]> {
-  const text = await readFile(file, 'utf8').catch((error: NodeJS.ErrnoException) => {
+  const text = await readFile(file).catch((error: NodeJS.ErrnoException) => {
     throw new BootstrapError(`the bootstrap file ${file} can't be read: ${error.code}`)
   })
   let entries: unknown
   try {
-    entries = JSON.parse(text)
+    entries = JSON.parse(text.toString())
   } catch {
     // As what is no list.
   }
