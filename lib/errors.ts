@@ -17,8 +17,8 @@ function clientError<Arg extends unknown[] = [options?: ErrorOptions]> (statusCo
 export const InvalidError = clientError<[string]>(400, 'INVALID', '%s')
 
 /** 400: says what a property must be, as its schema describes it. */
-export function mustBe (property: string, { description = '' }: { description?: string }): TokensError {
-  return new InvalidError(`${property} must be ${description}`)
+export function mustBe (property: string, { description }: { description?: string }): TokensError {
+  return new InvalidError(`${property} must be ${String(description)}`)
 }
 
 /** 400: two credentials of ours in one request (RFC 6750 §2). */

@@ -36,7 +36,7 @@ const register: FastifyPluginAsync<TokensPluginOptions> = async (app, options) =
   const purge = createPurge(store, purgeExpiredAfter, events.ended, app.log)
   const tokens = createTokens({ store, cache, signers, usage, events, issuer, roles, maxLifetime })
 
-  let isWanted = false
+  let isWanted = enabled
   let isEnabled = false
   let isReady = false
   async function enable (): Promise<void> {

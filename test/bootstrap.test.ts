@@ -1,12 +1,11 @@
-import { rm, writeFile } from 'node:fs/promises'
-import { mkdir } from 'node:fs/promises'
 import { randomUUID } from 'node:crypto'
+import { mkdir, rm, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
-import t, { type Test } from 'tap'
 import Fastify from 'fastify'
+import t, { type Test } from 'tap'
 import tokensPlugin, { type ApplicationTokens } from '../lib/index.js'
 import { bearer, buildHost, SECRET, type TestHost } from './host/build-host.js'
-import { createDatabase } from './host/database.js'
+import { createDatabase, createSeparateDatabase } from './host/database.js'
 import { collectEvents } from './host/events.js'
 
 const NEVER = '2999-01-01T00:00:00.000Z'
@@ -146,4 +145,22 @@ t.test('the database out of reach is no fault of an entry: the start is refused,
   const host = await buildHost(t)
   await host.database.query('ALTER TABLE bootstrapped RENAME TO gone')
   await t.rejects(buildHost(t, { database: host.database, tokens: { bootstrap: await writeBootstrap(t, [entry]) } }), { code: '42P01' })
+})
+
+t.test('switched on again, a node begins nothing anew: it reads the file no more', async t => {
+  const { entry } = await mint(t)
+  const bootstrap = await writeBootstrap(t, [entry])
+  const { app } = await buildHost(t, { tokens: { bootstrap, bootstrapStrict: true } })
+  await writeFile(bootstrap, 'not a list')
+  await app.tokens.disable()
+  await app.tokens.enable()
+  t.equal(app.tokens.enabled, true)
+})
+
+t.test('a start that is refused leaves no connection behind, in a host that lives on', async t => {
+  const { url, query } = await createSeparateDatabase(t)
+  const app = Fastify()
+  t.teardown(() => app.close())
+  await t.rejects(async () => await app.register(tokensPlugin, { postgres: url, secret: SECRET, bootstrap: '.data/there-is-none.json', bootstrapStrict: true }), { code: 'MMC_TOKENS_BOOTSTRAP' })
+  while ((await query("SELECT 1 FROM pg_stat_activity WHERE datname = current_database() AND application_name LIKE 'fastify-mmc-tokens%'")).length > 0);
 })

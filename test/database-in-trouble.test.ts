@@ -148,7 +148,8 @@ t.test('a server in recovery may not know of the newest revocation: 500, never a
   const postgres = await startPostgres()
   t.teardown(() => postgres.end())
   const database = { url: postgres.url, schema: 'mmc_tokens', query: async () => [] }
-  const { app, issue } = await buildHost(t, { database })
+  const lines: string[] = []
+  const { app, issue } = await buildHost(t, { database, fastify: { logger: { level: 'error', stream: { write (line: string) { lines.push(line) } } } } })
   const known = await issue()
   const unknown = await issue()
   await app.tokens.revoke(unknown.hash)
@@ -156,7 +157,9 @@ t.test('a server in recovery may not know of the newest revocation: 500, never a
   await writeFile(`${postgres.folder}/standby.signal`, '')
   await postgres.start()
   for (const { token } of [known, unknown]) {
+    lines.length = 0
     t.strictSame((await app.inject({ url: '/api/viewer', headers: bearer(token) })).json(), INTERNAL)
+    t.match(JSON.parse(lines[0] ?? '{}'), { err: { message: /^Postgres at .* is a standby: it may not know of the newest tokens and revocations$/ } })
   }
 })
 

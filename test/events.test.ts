@@ -234,4 +234,7 @@ t.test('until it closes a node looks once a minute for what nobody told of, and 
   t.equal(looks, 1)
   await events.close()
   t.equal((handle as unknown as { _destroyed: boolean })._destroyed, true)
+  timers.length = 0
+  await buildHost(t)
+  t.ok(timers.some(({ delay }) => delay === 60_000), 'as each node does')
 })

@@ -44,19 +44,18 @@ t.test('a page asks Postgres for its tokens and one more, and no further', async
   const database = await createDatabase(t)
   const postgres = new pg.Pool({ connectionString: database.url })
   t.teardown(() => postgres.end())
-  const host = await buildHost(t, { database, tokens: { postgres } })
-  for (const name of ['a', 'b', 'c', 'd', 'e']) await host.issue({ name })
   const sizes: unknown[] = []
-  postgres.on('acquire', client => {
+  postgres.on('connect', client => {
     const { query } = client
     client.query = ((config: { name?: string, values?: unknown[] }) => {
       if (config.name?.endsWith('.page') === true) sizes.push(config.values?.[2])
-      client.query = query
       return Reflect.apply(query, client, [config])
     }) as typeof query
   })
-  await list(host, '?limit=1')
-  t.strictSame(sizes, [2])
+  const host = await buildHost(t, { database, tokens: { postgres } })
+  for (const name of ['a', 'b', 'c', 'd', 'e']) await host.issue({ name })
+  for (const query of ['?limit=1', '?limit=1000', '']) await list(host, query)
+  t.strictSame(sizes, [2, 500, 500])
 })
 
 t.test('pages of tokens that were made in the same millisecond, thousands of them, miss none and repeat none', async t => {

@@ -44,10 +44,43 @@ t.test('the loss of the lease is counted, and a database out of reach leaves the
   proxy.cut()
   while ((await app.tokens.metrics()).lease.held === 1);
   t.equal((await app.inject({ url: '/api/viewer', headers: bearer(token) })).statusCode, 500)
-  t.match(await app.tokens.metrics(), { authentications: { ...ZERO, failed: 1 }, lease: { held: 0, losses: 1 }, tokens: null })
+  const metrics = await app.tokens.metrics()
+  t.match(metrics, { authentications: { ...ZERO, failed: 1 }, lease: { held: 0, losses: 1 } })
+  t.equal(metrics.tokens, null)
   proxy.set('none')
   while ((await app.tokens.metrics()).lease.held === 0);
   t.strictSame((await app.tokens.metrics()).lease, { held: 1, losses: 1 })
+})
+
+t.test('a token that is not there is looked up once a second, however often it is presented', async t => {
+  const { app, issue } = await buildHost(t)
+  const { token, hash } = await issue()
+  await app.tokens.revoke(hash)
+  while ((await app.tokens.metrics()).lease.held === 0);
+  const { now } = performance
+  const begun = now.call(performance)
+  t.intercept(performance, 'now', { value: () => begun })
+  for (let n = 0; n < 20; n++) t.equal((await app.inject({ url: '/api/viewer', headers: bearer(token) })).statusCode, 401)
+  t.match(await app.tokens.metrics(), { lookups: 1, cacheHits: 19 })
+})
+
+t.test('a token whose own claim has ended is told of as expired, and not looked up', async t => {
+  const { app, issue } = await buildHost(t)
+  const { token } = await issue({ validUntil: new Date(Date.now() + 60_000).toISOString() })
+  const later = Date.now() + 61_000
+  t.intercept(Date, 'now', { value: () => later })
+  t.equal((await app.inject({ url: '/api/viewer', headers: bearer(token) })).statusCode, 401)
+  t.match(await app.tokens.metrics(), { authentications: { ...ZERO, expired: 1 }, lookups: 0 })
+})
+
+t.test('health tells whether tokens are on, and whether revocations are heard of', async t => {
+  const { app } = await buildHost(t, { tokens: { enabled: false } })
+  t.strictSame([app.tokens.health(), (await app.tokens.metrics()).lease], [{ enabled: false, lease: 'lost' }, { held: 0, losses: 0 }])
+  await app.tokens.enable()
+  while (app.tokens.health().lease === 'lost') await new Promise(resolve => { setImmediate(resolve) })
+  t.strictSame(app.tokens.health(), { enabled: true, lease: 'held' })
+  await app.tokens.disable()
+  t.strictSame(app.tokens.health(), { enabled: false, lease: 'held' })
 })
 
 t.test('what is written is waited for no more', async t => {

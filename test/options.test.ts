@@ -4,7 +4,7 @@ import pg from 'pg'
 import t from 'tap'
 import tokensPlugin, { type TokensPluginOptions } from '../lib/index.js'
 import { bearer, buildHost, SECRET } from './host/build-host.js'
-import { createDatabase } from './host/database.js'
+import { createDatabase, createSeparateDatabase } from './host/database.js'
 
 async function refusal (options: object): Promise<{ code: string, message: string }> {
   const app = Fastify()
@@ -57,7 +57,12 @@ t.test('an option that can not be taken is refused at registration with a senten
   const unreadable = await refusal({ ...good, postgres: 'postgres://me:hid/den@host:port/x' })
   t.equal(unreadable.code, 'MMC_TOKENS_INVALID_OPTION')
   t.notOk(JSON.stringify(unreadable).includes('den'))
-  t.equal((await refusal({ ...good, logLevel: 'warn', logSerializers: {}, prefix: '/a/b', issuer: undefined })).code, 'accepted', "register's own keys and undefined")
+  t.equal((await refusal({ ...good, logLevel: 'warn', logSerializers: {}, prefix: '/a/b', issuer: undefined, unknown: undefined })).code, 'accepted', "register's own keys and undefined")
+  for (const secret of ['x'.repeat(31) + 'y', `${SECRET} {"kty"`]) t.equal((await refusal({ ...good, secret })).code, 'accepted', secret)
+})
+
+t.test('the plugin says what it is called, and for which Fastify it is made', async t => {
+  t.match(Reflect.get(tokensPlugin, Symbol.for('plugin-meta')), { name: 'fastify-mmc-tokens', fastify: '5.x' })
 })
 
 t.test('the options of the caller stay as they are, frozen ones too', async t => {
@@ -190,6 +195,23 @@ t.test('migrate: false leaves the tables alone, and an outdated one rejects the 
   const { app: later, issue } = await buildHost(t, { database, tokens: { migrate: false } })
   t.strictSame((await later.tokens.list()).length, 0)
   t.ok(await issue())
+})
+
+t.test('listen: Postgres behind the pooler must have the tables, too, and none are made there; both ways are closed with the host, without a word', async t => {
+  const [direct, pooled] = [await createSeparateDatabase(t), await createSeparateDatabase(t)]
+  const app = Fastify()
+  t.teardown(() => app.close())
+  app.register(tokensPlugin, { postgres: pooled.url, listen: direct.url, secret: SECRET })
+  await t.rejects(async () => await app.ready(), { code: 'MMC_TOKENS_DATABASE', message: /is at migration 0 of 2/ })
+  t.strictSame(await pooled.query("SELECT 1 FROM pg_namespace WHERE nspname = 'mmc_tokens'"), [])
+
+  for (const options of [{ listen: direct.url }, {}]) {
+    const lines: string[] = []
+    const { app } = await buildHost(t, { database: direct, tokens: options, fastify: { logger: { level: 'warn', stream: { write (line: string) { lines.push(line) } } } } })
+    await app.close()
+    while ((await direct.query("SELECT 1 FROM pg_stat_activity WHERE datname = current_database() AND application_name LIKE 'fastify-mmc-tokens%'")).length > 0);
+    t.strictSame(lines, [])
+  }
 })
 
 t.test('listen: what migrates goes there directly, and statements are not prepared for the pooler', async t => {

@@ -16,6 +16,8 @@ interface Listening {
   clients: pg.Client[]
   heard: string[]
   lines: string[]
+  /** Why the lease was lost. */
+  reasons: string[]
   /** Resolves when so many heartbeats were sent. */
   beat: (count: number) => Promise<void>
   /** A notification, as from Postgres. */
@@ -27,13 +29,13 @@ interface Listening {
 /** A listener on a real connection, its heartbeats, its clock and its timers in our hands. */
 async function createListening (t: Test, send = async (): Promise<void> => {}): Promise<Listening> {
   const clock = { now: 10_000 }
-  const [beats, timers, clients, heard, lines]: [Listening['beats'], Timer[], pg.Client[], string[], string[]] = [[], [], [], [], []]
+  const [beats, timers, clients, heard, lines, reasons]: [Listening['beats'], Timer[], pg.Client[], string[], string[], string[]] = [[], [], [], [], [], []]
   let wanted = 0
   let tell = (): void => {}
   const { connect } = pg.Client.prototype
   t.intercept(pg.Client.prototype, 'connect', { value (this: pg.Client) { clients.push(this); return Reflect.apply(connect, this, []) as unknown } })
   t.intercept(performance, 'now', { value: () => clock.now })
-  t.intercept(Math, 'random', { value: () => 1 })
+  t.intercept(Math, 'random', { value: () => 0.5 })
   const { setTimeout } = globalThis
   t.intercept(globalThis, 'setTimeout', {
     value (run: (...args: unknown[]) => void, delay: number, ...args: unknown[]) {
@@ -45,7 +47,7 @@ async function createListening (t: Test, send = async (): Promise<void> => {}): 
   })
   const listener = { clear () { heard.push('clear') }, forget (hash: string) { heard.push(`forget ${hash}`) }, ended () { heard.push('ended') } }
   const neighbours = { channel: 'neighbours', greet () { heard.push('greet') }, hear (payload: string) { heard.push(`hear ${payload}`) } }
-  const log = { info: (line: string) => { lines.push(`info ${line}`) }, warn: (details: unknown, line: string) => { lines.push(`warn ${line}`) }, error () {} }
+  const log = { info: (line: string) => { lines.push(`info ${line}`) }, warn ({ err }: { err: Error }, line: string) { lines.push(`warn ${line}`); reasons.push(err.message) }, error () {} }
   const revocations = createRevocations({ connectionString: await databaseUrl() }, 'here', async (channel, payload) => {
     beats.push({ channel, payload })
     if (beats.length >= wanted) tell()
@@ -64,6 +66,7 @@ async function createListening (t: Test, send = async (): Promise<void> => {}): 
     clients,
     heard,
     lines,
+    reasons,
     beat: count => new Promise(resolve => {
       wanted = count
       tell = resolve
@@ -135,7 +138,7 @@ t.test('a heartbeat that is not back after a second costs the lease, and the con
   timers[4]?.run()
   t.equal(revocations.isTrusted(), false)
   t.match(lines.at(-1), /^warn does not hear of revocations from Postgres at here/)
-  t.strictSame([timers[5]?.delay, timers[5]?.handle.hasRef(), clients.length, beats.length], [100, false, 1, 5])
+  t.strictSame([timers[5]?.delay, timers[5]?.handle.hasRef(), clients.length, beats.length], [75, false, 1, 5])
   timers[5]?.run()
   await beat(6)
   t.equal(clients.length, 2)
@@ -145,8 +148,8 @@ t.test('a heartbeat that is not back after a second costs the lease, and the con
 })
 
 t.test('however the client says that it ended, the lease is lost at once, and once', async t => {
-  for (const say of [(client: pg.Client) => client.emit('error', new Error('broken')), (client: pg.Client) => client.emit('end')]) {
-    const { revocations, timers, clients, lines, beat, prove } = await createListening(t)
+  for (const [reason, say] of [['broken', (client: pg.Client) => client.emit('error', new Error('broken'))], ['the connection ended', (client: pg.Client) => client.emit('end')]] as const) {
+    const { revocations, timers, clients, lines, reasons, beat, prove } = await createListening(t)
     revocations.start()
     await beat(1)
     prove(0)
@@ -156,7 +159,7 @@ t.test('however the client says that it ended, the lease is lost at once, and on
     t.equal(revocations.isTrusted(), false)
     t.equal((timers[0]?.handle as unknown as { _destroyed: boolean })._destroyed, true, 'no more heartbeats on it')
     say(client)
-    t.strictSame([timers.length, lines.length], [2, 2])
+    t.strictSame([timers.length, lines.length, reasons], [2, 2, [reason]])
     timers[1]?.run()
     await beat(2)
     prove(1)
@@ -179,7 +182,7 @@ t.test('it tries again ever more slowly, up to a second, says so once, and begin
     await next(count)
     tries().at(-1)?.run()
   }
-  t.strictSame(tries().map(({ delay }) => delay), [100, 200, 400, 800, 1000, 1000])
+  t.strictSame(tries().map(({ delay }) => delay), [75, 150, 300, 600, 750, 750])
   t.equal(lines.length, 1)
   isDown = false
   await beat(7)
@@ -187,7 +190,7 @@ t.test('it tries again ever more slowly, up to a second, says so once, and begin
   prove(6)
   timers.at(-1)?.run()
   while (tries().length < 7) await new Promise(resolve => { setImmediate(resolve) })
-  t.equal(tries().at(-1)?.delay, 100)
+  t.equal(tries().at(-1)?.delay, 75)
   t.match(lines, [/^warn does/, /^info hears/, /^warn does/])
   t.equal(beats.length, 8)
 })
@@ -214,4 +217,52 @@ t.test('it starts once, also while it waits to try again, and after it was close
   t.equal((timers[3]?.handle as unknown as { _destroyed: boolean })._destroyed, true)
   await closing
   t.strictSame([timers.length, clients.length], [4, 2])
+})
+
+t.test('a connection that can not listen is given up and closed, and another is tried', async t => {
+  const { query } = pg.Client.prototype
+  const { revocations, timers, clients, reasons, beat } = await createListening(t)
+  const ends = t.capture(pg.Client.prototype, 'end', pg.Client.prototype.end)
+  let isDeaf = true
+  t.intercept(pg.Client.prototype, 'query', {
+    async value (this: pg.Client, text: string) {
+      if (isDeaf) throw new Error('no LISTEN')
+      return await (Reflect.apply(query, this, [text]) as Promise<unknown>)
+    }
+  })
+  revocations.start()
+  while (timers.length === 0) await new Promise(resolve => { setImmediate(resolve) })
+  t.strictSame([reasons, timers.map(({ delay }) => delay), ends().length], [['no LISTEN'], [75], 1])
+  isDeaf = false
+  timers[0]?.run()
+  await beat(1)
+  t.equal(clients.length, 2)
+})
+
+t.test('closed while it begins to listen, it sends nothing', async t => {
+  const { revocations, timers, beats } = await createListening(t)
+  const { query } = pg.Client.prototype
+  const closed = new Promise<void>(resolve => {
+    t.intercept(pg.Client.prototype, 'query', {
+      async value (this: pg.Client, text: string) {
+        const answer = await (Reflect.apply(query, this, [text]) as Promise<unknown>)
+        resolve(revocations.close())
+        return answer
+      }
+    })
+  })
+  revocations.start()
+  await closed
+  t.strictSame([beats, timers], [[], []])
+})
+
+t.test('its connection is kept alive, known by its name, and closed with it, without holding the process', async t => {
+  const { revocations, clients, beat } = await createListening(t)
+  revocations.start()
+  await beat(1)
+  t.match(clients, [{ connection: { _keepAlive: true }, connectionParameters: { application_name: 'fastify-mmc-tokens listener' } }])
+  const ends = t.capture(pg.Client.prototype, 'end', pg.Client.prototype.end)
+  const unrefs = t.capture(pg.Client.prototype, 'unref' as 'end', (pg.Client.prototype as unknown as { unref: () => Promise<void> }).unref)
+  await revocations.close()
+  t.strictSame([ends().length, unrefs().length], [1, 1])
 })

@@ -1,4 +1,5 @@
 import { once } from 'node:events'
+import { mkdir, rm, writeFile } from 'node:fs/promises'
 import { setImmediate as turn } from 'node:timers/promises'
 import { isDeepStrictEqual } from 'node:util'
 import pg from 'pg'
@@ -101,6 +102,44 @@ t.test('a node that never gets its turn to migrate gives up before Fastify does,
   t.ok(performance.now() - started < 5000)
   await other.query('SELECT pg_advisory_unlock_all()')
   t.ok((await buildHost(t, { database })).app.tokens.enabled)
+})
+
+t.test('a node whose turn to migrate comes after its first deadline takes it', async t => {
+  const database = await createDatabase(t)
+  const other = new pg.Client(database.url)
+  await other.connect()
+  t.teardown(() => other.end())
+  await other.query('SELECT pg_advisory_lock(hashtext($1))', [`mmc_tokens.${database.schema}`])
+  const pool = new pg.Pool({ connectionString: database.url })
+  t.teardown(() => pool.end())
+  const booting = buildHost(t, { database, tokens: { postgres: pool } })
+  await once(pool, 'remove')
+  await other.query('SELECT pg_advisory_unlock_all()')
+  t.ok((await booting).app.tokens.enabled)
+})
+
+t.test('every statement is prepared once for a connection, by a name that fits with the longest schema', async t => {
+  const database = { ...await createDatabase(t), schema: `test_${process.pid}`.padEnd(45, 'x') }
+  const pool = new pg.Pool({ connectionString: database.url, max: 1 })
+  t.teardown(() => pool.end())
+  t.teardown(() => database.query(`DROP SCHEMA ${database.schema} CASCADE`))
+  await mkdir('.data', { recursive: true })
+  const bootstrap = `.data/storage-${process.pid}.json`
+  await writeFile(bootstrap, JSON.stringify([{ name: 'a', role: 'viewer', validUntil: '2999-01-01T00:00:00Z', hash: '0'.repeat(64) }]))
+  t.teardown(() => rm(bootstrap))
+  const { setInterval } = globalThis
+  t.intercept(globalThis, 'setInterval', { value: (work: () => void, delay: number) => setInterval(work, delay === 1000 ? 10 : delay) })
+  const { app, issue } = await buildHost(t, { database, tokens: { postgres: pool, bootstrap, purgeExpiredAfter: 0 } })
+  const { token } = await issue()
+  await app.inject({ url: '/api/viewer', headers: bearer(token) })
+  await app.tokens.list()
+  await app.tokens.metrics()
+  await app.tokens.revoke('0'.repeat(64))
+  const names = ['boot', 'count', 'ended', 'find', 'insert', 'notify', 'page', 'purge', 'remove', 'touch'].map(name => `mmc_tokens.${database.schema}.${name}`)
+  const prepared = async (): Promise<string[]> => (await pool.query<{ name: string }>('SELECT name FROM pg_prepared_statements')).rows.map(({ name }) => name).sort()
+  for (let known = await prepared(); known.length < names.length; known = await prepared()) await app.inject({ url: '/api/viewer', headers: bearer(token) })
+  t.strictSame(await prepared(), names)
+  t.equal(Math.max(...names.map(name => name.length)), 63)
 })
 
 t.test('a role without rights to create anything is enough once the tables are there', async t => {

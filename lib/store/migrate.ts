@@ -10,6 +10,8 @@ const TURNS = 4
 /** Postgres writes booleans so. */
 const TRUE = 't'
 
+interface Answer { exists: string }
+
 export interface MigrateOptions {
   /** The name of the schema. */
   schema: string
@@ -26,15 +28,15 @@ export async function bringUpToDate ({ place, withClient }: Connection, { schema
   const steps = migrations(quoted)
 
   async function version (run: Run): Promise<number> {
-    const [table] = await run<{ exists: string }>({ text: 'SELECT to_regclass($1) IS NOT NULL AS exists', values: [`${quoted}.migrations`] })
-    return table?.exists === TRUE ? (await run({ text: `SELECT number FROM ${quoted}.migrations` })).length : 0
+    const [table] = await run({ text: 'SELECT to_regclass($1) IS NOT NULL AS exists', values: [`${quoted}.migrations`] }) as [Answer]
+    return table.exists === TRUE ? (await run({ text: `SELECT number FROM ${quoted}.migrations` })).length : 0
   }
 
   async function apply (run: Run): Promise<void> {
     await run({ text: 'BEGIN' })
     await run({ text: 'SELECT pg_advisory_xact_lock(hashtext($1))', values: [`mmc_tokens.${schema}`] })
-    const [known] = await run<{ exists: string }>({ text: 'SELECT to_regnamespace($1) IS NOT NULL AS exists', values: [quoted] })
-    if (known?.exists !== TRUE) await run({ text: `CREATE SCHEMA ${quoted}` })
+    const [known] = await run({ text: 'SELECT to_regnamespace($1) IS NOT NULL AS exists', values: [quoted] }) as [Answer]
+    if (known.exists !== TRUE) await run({ text: `CREATE SCHEMA ${quoted}` })
     const done = await version(run)
     for (const text of steps.slice(done)) await run({ text })
     await run({ text: `INSERT INTO ${quoted}.migrations (number) SELECT generate_series($1::integer, $2)`, values: [done + 1, steps.length] })

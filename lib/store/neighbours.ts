@@ -18,7 +18,7 @@ export interface Neighbours {
  */
 export function createNeighbours (schema: string, fingerprints: readonly string[], notify: Notify, log: Log): Neighbours {
   const channel = `${CHANNEL}_keys_${schema}`
-  const [own = ''] = fingerprints
+  const own = fingerprints[0] as string
   let lastStranger: string | undefined
 
   function say (text: string): void {

@@ -17,6 +17,8 @@ interface EndedRow { hash: string, name: string, role: string, ended_at: string,
 
 interface Row { hash: string, name: string, role: string, requested_by: string, issue_date: string, valid_until: string, last_used: string }
 
+interface FindRow extends Row { is_standby: string }
+
 export interface PostgresStoreOptions extends MigrateOptions {
   postgres: string | PostgresConfig | PostgresPool
   /** A direct connection where `postgres` goes through a pooler. */
@@ -36,7 +38,8 @@ export function createPostgresStore ({ postgres, listen, fingerprints, log, ...o
   const time = (column: string): string => `to_char(${column} AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.MS"Z"') AS ${column}`
   const columns = `hash, name, role, requested_by, ${['issue_date', 'valid_until', 'last_used'].map(time).join(', ')}`
 
-  // The name prepares the statement once per connection, which a pooler may not bear. It carries the schema, since two of us may share a pool.
+  // The name prepares the statement once per connection, which a pooler may not bear. It carries the schema, since two of us may share a
+  // pool; with six letters more it is as long as Postgres takes at most, which is 63.
   const statement = <R>(name: string, text: string) => {
     const prepared = listen === undefined ? { name: `mmc_tokens.${options.schema}.${name}`, text } : { text }
     return (...values: unknown[]): Promise<R[]> => connection.withClient(run => run<R>({ ...prepared, values }))
@@ -46,7 +49,7 @@ export function createPostgresStore ({ postgres, listen, fingerprints, log, ...o
     INSERT INTO ${schema}.tokens (hash, name, role, requested_by, issue_date, valid_until, last_used)
     VALUES ($1, $2, $3, $4, $5, $6, $7) ON CONFLICT DO NOTHING RETURNING hash`)
   // One row always, so that "no such token" is told from a server that can't know: a standby may lag behind.
-  const find = statement<Row & { is_standby: string }>('find', `
+  const find = statement<FindRow>('find', `
     SELECT pg_is_in_recovery() AS is_standby, token.*
     FROM (VALUES (1)) AS always LEFT JOIN (SELECT ${columns} FROM ${schema}.tokens WHERE hash = $1) AS token ON true`)
   const page = statement<Row>('page', `
@@ -54,7 +57,7 @@ export function createPostgresStore ({ postgres, listen, fingerprints, log, ...o
       AND ($4::boolean IS NULL OR (token.valid_until > $5) = $4) AND ($6::timestamptz IS NULL OR token.last_used < $6)
     ORDER BY token.issue_date, token.hash LIMIT $3`)
   // A name that is taken breaks off the whole statement, so that another boot may try again.
-  const bootstrap = statement('bootstrap', `
+  const bootstrap = statement('boot', `
     WITH first AS (INSERT INTO ${schema}.bootstrapped (hash) VALUES ($1) ON CONFLICT DO NOTHING RETURNING hash)
     INSERT INTO ${schema}.tokens (hash, name, role, requested_by, issue_date, valid_until, last_used)
     SELECT hash, $2, $3, $4, $5, $6, $7 FROM first ON CONFLICT (hash) DO NOTHING RETURNING hash`)
@@ -65,7 +68,7 @@ export function createPostgresStore ({ postgres, listen, fingerprints, log, ...o
     WITH origin AS MATERIALIZED (SELECT set_config('${ORIGIN}', '{"isPurged":true}', true), pg_try_advisory_xact_lock(hashtext($2)) AS is_alone)
     DELETE FROM ${schema}.tokens USING origin
     WHERE is_alone AND hash IN (SELECT hash FROM ${schema}.tokens WHERE valid_until < $1 ORDER BY valid_until LIMIT ${PAGE}) RETURNING hash`)
-  const takeEnded = statement<EndedRow>('take_ended', `
+  const takeEnded = statement<EndedRow>('ended', `
     DELETE FROM ${schema}.ended WHERE ctid = ANY (ARRAY(
       SELECT ctid FROM ${schema}.ended ORDER BY ended_at LIMIT ${PAGE} FOR UPDATE SKIP LOCKED))
     RETURNING hash, name, role, ${time('ended_at')}, origin`)
@@ -100,8 +103,8 @@ export function createPostgresStore ({ postgres, listen, fingerprints, log, ...o
       }
     },
     async find (hash) {
-      const [row] = await find(hash)
-      if (row?.is_standby !== 'f') throw new DatabaseError(`Postgres at ${connection.place} is a standby: it may not know of the newest tokens and revocations`)
+      const [row] = await find(hash) as [FindRow]
+      if (row.is_standby !== 'f') throw new DatabaseError(`Postgres at ${connection.place} is a standby: it may not know of the newest tokens and revocations`)
       return row.hash === null ? null : toToken(row)
     },
     async * list ({ after, pageSize = PAGE, state, unusedSince }, now) {
