@@ -135,6 +135,15 @@ t.test('registered in a child, twice, or beside a decorator "tokens" of the host
   await t.rejects(async () => { await decorated.register(tokensPlugin, OFFLINE) }, { code, message })
 })
 
+t.test('a route of the host at ours is named in a sentence, and the log has what Fastify said', async t => {
+  const app = Fastify()
+  t.teardown(() => app.close())
+  app.get('/base/api/tokens', async () => 'mine')
+  await t.rejects(async () => { await app.register(tokensPlugin, { ...OFFLINE, prefix: '/base' }) }, {
+    code: 'MMC_TOKENS_HOST', message: 'the host has a route of its own at /base/api/tokens, or below: remove it, or move ours with the option "prefix"', cause: { code: 'FST_ERR_DUPLICATED_ROUTE' }
+  })
+})
+
 t.test('an error of the host while our routes are added is its own, as it is', async t => {
   const app = Fastify()
   t.teardown(() => app.close())

@@ -10,6 +10,12 @@ t.test('a refusal names the property and says what it must be', t => {
   t.end()
 })
 
+t.test('a lifetime may be limited, and the refusal says to when', t => {
+  t.equal(parseValidUntil('1970-01-01T00:01:01Z', 1000, 60), 61_000)
+  t.throws(() => parseValidUntil('1970-01-01T00:01:02Z', 1000, 60), { code: 'INVALID', message: 'validUntil must be at most 60 seconds ahead, that is no later than 1970-01-01T00:01:01.000Z' })
+  t.end()
+})
+
 t.test('what is good is taken: a name trimmed, a role as it is, a time cut to its second', t => {
   t.equal(parseName('  a b '), 'a b')
   t.equal(parseName(' '.repeat(300) + '😀'.repeat(255)), '😀'.repeat(255), 'code points after the trim')
