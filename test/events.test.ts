@@ -165,6 +165,13 @@ t.test('a listener that throws, rejects or changes what it is given harms nothin
   t.strictSame(lines.flatMap(({ event, msg }) => event && msg === 'application token issued' ? [(event as { name?: string }).name] : []), ['a', 'b'])
 })
 
+t.test('what ended is told of in its order, whatever the order in which Postgres keeps it', async t => {
+  const events = collectEvents()
+  const { database } = await buildHost(t, { tokens: { onEvent: events.onEvent } })
+  await database.query("INSERT INTO ended (hash, name, role, ended_at) VALUES ('x', 'last', 'viewer', '2026-01-03Z'), ('x', 'first', 'viewer', '2026-01-01Z'), ('x', 'second', 'viewer', '2026-01-02Z'); NOTIFY mmc_tokens, '!'")
+  t.strictSame((await events.until(3)).map(({ name }) => name), ['first', 'second', 'last'])
+})
+
 t.test('what can not be told now is a warning, and told later', async t => {
   const warnings: unknown[] = []
   const told: unknown[] = []

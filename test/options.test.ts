@@ -26,7 +26,7 @@ t.test('an option that can not be taken is refused at registration with a senten
     secret: ['a string of at least 32 random bytes, such as the output of "openssl rand -base64 32", or up to five of them: the first signs, all verify',
       undefined, 'short', 'x'.repeat(64), 'é'.repeat(15), 5, Buffer.alloc(32), [], [SECRET, 'short'], [SECRET, SECRET], [SECRET, 5], Array.from({ length: 6 }, (_, n) => SECRET + n),
       generateKeyPairSync('ed25519').privateKey.export({ type: 'pkcs8', format: 'pem' }), generateKeyPairSync('ed25519').publicKey.export({ type: 'spki', format: 'pem' }),
-      JSON.stringify(generateKeyPairSync('ed25519').publicKey.export({ format: 'jwk' })), JSON.stringify({ kty: 'oct', k: SECRET }, null, 2)],
+      JSON.stringify(generateKeyPairSync('ed25519').publicKey.export({ format: 'jwk' })), JSON.stringify({ kty: 'oct', k: SECRET }, null, 2), `\n ${JSON.stringify({ kty: 'oct', k: SECRET })}`],
     roles: ['a list of different names, "admin" among them, each of 1 to 255 printable ASCII characters without spaces', [], ['viewer'], 'admin', ['admin', 'admin'], ['admin', ''], ['admin', 'a b'], ['admin', 5]],
     hook: ['"preHandler", or "onRequest" for a host whose guards sit there', 'preValidation', '', true],
     queryParameter: ['a name of letters, digits, "_", "." and "-" for the query form, or false to turn it off', '', true, 'a b', 'a=', 'a&b', 'tok%65n', 5],
@@ -205,7 +205,7 @@ t.test('listen: Postgres behind the pooler must have the tables, too, and none a
   await t.rejects(async () => await app.ready(), { code: 'MMC_TOKENS_DATABASE', message: /is at migration 0 of 2/ })
   t.strictSame(await pooled.query("SELECT 1 FROM pg_namespace WHERE nspname = 'mmc_tokens'"), [])
 
-  for (const options of [{ listen: direct.url }, {}]) {
+  for (const options of [{ listen: { connectionString: direct.url, idleTimeoutMillis: 0 } }, {}]) {
     const lines: string[] = []
     const { app } = await buildHost(t, { database: direct, tokens: options, fastify: { logger: { level: 'warn', stream: { write (line: string) { lines.push(line) } } } } })
     await app.close()
