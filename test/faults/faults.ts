@@ -92,7 +92,7 @@ const OTHERS: readonly Fault[] = [
     name: 'all rows are locked',
     strike: async ({ connect }) => {
       const client = await connect()
-      await client.query('BEGIN; SELECT hash FROM mmc_tokens.tokens FOR UPDATE')
+      await client.query('BEGIN; SELECT hash FROM mmc_tokens.tokens ORDER BY hash FOR UPDATE')
       return async () => { await client.end() }
     },
     isFelt: hasErrors,

@@ -61,7 +61,10 @@ export async function createWorld (t: Test, postgres: Postgres, bug?: BugName, i
     connect: async () => await connectTo(direct),
     async takeRows () {
       const client = await connectTo(direct)
+      // First, since nodes write when tokens were last used, and each would wait for the other's rows.
+      await client.query('BEGIN; LOCK TABLE mmc_tokens.tokens IN EXCLUSIVE MODE')
       const { rows } = await client.query<Row>('DELETE FROM mmc_tokens.tokens RETURNING hash, name')
+      await client.query('COMMIT')
       await client.end()
       return rows
     },
