@@ -1,7 +1,7 @@
 // npm run bench -- [--cycles 15] [--slice 1] [--revocations 1000] [--only hit]… [--part compare]…
 import { cpus } from 'node:os'
 import { parseArgs } from 'node:util'
-import { startPostgres } from '../host/postgres.js'
+import { startPostgres } from '../support/postgres.js'
 import { compare } from './compare.js'
 import { compared } from './contenders.js'
 import { measureCreate } from './create.js'

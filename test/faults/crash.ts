@@ -1,5 +1,5 @@
 import type { Test } from 'tap'
-import { bearer, SECRET } from '../host/build-host.js'
+import { bearer, SECRET } from '../support/build-host.js'
 import { buildNode } from './build-node.js'
 import type { BugName } from './bugs.js'
 import { checkTable, type Row } from './check.js'

@@ -1,6 +1,6 @@
 import { setTimeout } from 'node:timers/promises'
 import t, { type Test } from 'tap'
-import { startPostgres } from '../host/postgres.js'
+import { startPostgres } from '../support/postgres.js'
 import { SEED } from './random.js'
 import { runFault } from './run-fault.js'
 import { connectTo, createWorld, SETTINGS, startServer } from './world.js'

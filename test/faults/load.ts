@@ -1,5 +1,5 @@
 import { Agent, request as send } from 'node:http'
-import { bearer } from '../host/build-host.js'
+import { bearer } from '../support/build-host.js'
 import { LASTS } from './fault.js'
 import { pick, type Random } from './random.js'
 

@@ -1,7 +1,7 @@
 import { createHook } from 'node:async_hooks'
 import type { IncomingMessage, ServerResponse } from 'node:http'
 import pg from 'pg'
-import { createHost } from '../host/host.js'
+import { createHost } from '../support/host.js'
 
 /** What a test tells a node to be, in the environment variable `FAULT_NODE`. */
 export interface NodeSettings {

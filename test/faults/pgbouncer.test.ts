@@ -1,6 +1,6 @@
 import { setTimeout } from 'node:timers/promises'
 import t, { type Test } from 'tap'
-import { bearer, SECRET } from '../host/build-host.js'
+import { bearer, SECRET } from '../support/build-host.js'
 import { buildNode } from './build-node.js'
 import type { BugName } from './bugs.js'
 import { login } from './load.js'

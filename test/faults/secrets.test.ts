@@ -1,5 +1,5 @@
 import t, { type Test } from 'tap'
-import { bearer, SECRET } from '../host/build-host.js'
+import { bearer, SECRET } from '../support/build-host.js'
 import { buildNode } from './build-node.js'
 import type { BugName } from './bugs.js'
 import { login } from './load.js'

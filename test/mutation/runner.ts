@@ -71,7 +71,7 @@ function createRunner ({ mutate, warmTap: { without, slow } }: Options) {
     generation++
     claims.length = 0
     board.currentTestId = undefined
-    const files = (await readdir('test')).filter(name => name.endsWith(END) && isWanted(basename(name, END))).sort()
+    const files = (await readdir('test', { recursive: true })).filter(name => name.endsWith(END) && !name.startsWith('faults/') && isWanted(basename(name, END))).sort()
     for (const name of files) {
       const test = (...args: unknown[]): void => { claims.push({ id: `${name}: ${String(args[0])}`, fileName: `test/${name}`, args }) }
       Object.assign(globalThis, { warmTap: Object.assign(fresh(name), { test, teardown: (step: () => unknown) => { leave.push(step) } }) })

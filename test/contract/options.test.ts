@@ -1,0 +1,238 @@
+import { generateKeyPairSync } from 'node:crypto'
+import Fastify, { type FastifyRequest } from 'fastify'
+import pg from 'pg'
+import t from 'tap'
+import tokensPlugin, { type TokensPluginOptions } from '../../lib/index.js'
+import { bearer, buildHost, SECRET } from '../support/build-host.js'
+import { createDatabase, createSeparateDatabase } from '../support/database.js'
+
+async function refusal (options: object): Promise<{ code: string, message: string }> {
+  const app = Fastify()
+  try {
+    await app.register(tokensPlugin, options as TokensPluginOptions)
+    return { code: 'accepted', message: '' }
+  } catch (error) {
+    return error as { code: string, message: string }
+  } finally {
+    await app.close()
+  }
+}
+
+t.test('an option that can not be taken is refused at registration with a sentence that says what to write instead', async t => {
+  const good = { postgres: 'postgres://nobody@127.0.0.1:1/x', secret: SECRET, enabled: false }
+  const mustBe: Record<string, [sentence: string, ...bad: unknown[]]> = {
+    postgres: ['a connection string such as postgres://user:password@host:5432/database, a configuration object for pg, or a Pool of pg', undefined, '', 5, null, new pg.Client()],
+    listen: ['a connection string or a configuration object for pg that reaches Postgres directly, not through a pooler', '', 5, null, new pg.Pool()],
+    secret: ['a string of at least 32 random bytes, such as the output of "openssl rand -base64 32", or up to five of them: the first signs, all verify',
+      undefined, 'short', 'x'.repeat(64), 'é'.repeat(15), 5, Buffer.alloc(32), [], [SECRET, 'short'], [SECRET, SECRET], [SECRET, 5], Array.from({ length: 6 }, (_, n) => SECRET + n),
+      generateKeyPairSync('ed25519').privateKey.export({ type: 'pkcs8', format: 'pem' }), generateKeyPairSync('ed25519').publicKey.export({ type: 'spki', format: 'pem' }),
+      JSON.stringify(generateKeyPairSync('ed25519').publicKey.export({ format: 'jwk' })), JSON.stringify({ kty: 'oct', k: SECRET }, null, 2), `\n ${JSON.stringify({ kty: 'oct', k: SECRET })}`],
+    roles: ['a list of different names, "admin" among them, each of 1 to 255 printable ASCII characters without spaces', [], ['viewer'], 'admin', ['admin', 'admin'], ['admin', ''], ['admin', 'a b'], ['admin', 5]],
+    hook: ['"preHandler", or "onRequest" for a host whose guards sit there', 'preValidation', '', true],
+    queryParameter: ['a name of letters, digits, "_", "." and "-" for the query form, or false to turn it off', '', true, 'a b', 'a=', 'a&b', 'tok%65n', 5],
+    versions: ['a list of different whole numbers from 1 on, such as [1]', [], 1, [0], [1.5], ['1'], [1, 1]],
+    migrate: ['true, or false for an operator who brings the tables up to date before the nodes start', 'no', 1],
+    session: ['a function that takes the request and returns { username, roles } or null, or a promise of it', 'user', {}],
+    issuer: ['a string of 1 to 255 printable ASCII characters without spaces, quotes and backslashes; it is the claim iss', '', 'a b', 'a"b', 'a\\b', 'é', 5],
+    enabled: ['true or false; false starts the plugin switched off, without a database connection', 'false', 0, null],
+    prefix: ['the base path of the routes: empty, or a path that starts with a slash and does not end with one, such as "/mmc"', 'mmc', '/', '/mmc/', '/a//b', '/:id', 5],
+    schema: ['the name of the Postgres schema that holds our tables: up to 45 letters, digits and underscores, no digit first', '', '1a', 'a"b', 'a.b', 'x'.repeat(46), 5],
+    bootstrap: ['the path of a JSON file, an array of { name, role, validUntil, hash }', '', 5, [], null],
+    bootstrapStrict: ['true, so that a bootstrap file or entry that is no good rejects the start, or false, so that the log tells of it', 'no', 1],
+    onEvent: ['a function that takes an event, such as { type: "token.issued", name, … }', 'log', {}, null],
+    maxLifetime: ['a whole number of seconds from 1 on, such as 7776000 for 90 days', 0, -1, 1.5, '90d', Infinity, NaN],
+    tokensMayManageTokens: ['true, or false so that the four routes take a session', 'no', 0],
+    purgeExpiredAfter: ['a whole number of seconds from 0 on, such as 2592000 for 30 days', -1, 1.5, '30d', true],
+    expiryHeader: ['true or false; true tells in the header application-token-expires when the token of a request expires', 'x-expires', 1]
+  }
+  for (const [name, [sentence, ...bad]] of Object.entries(mustBe)) {
+    for (const value of bad) {
+      t.match(await refusal({ ...good, [name]: value }), { code: 'MMC_TOKENS_INVALID_OPTION', message: `option "${name}" must be ${sentence}` }, `${name}: ${String(value)}`)
+    }
+  }
+  t.match(await refusal({ ...good, secert: 'x' }), {
+    code: 'MMC_TOKENS_INVALID_OPTION',
+    message: 'there is no option "secert": the options are postgres, listen, session, onEvent, secret, issuer, roles, hook, queryParameter, versions, enabled, prefix, schema, migrate, bootstrap, bootstrapStrict, maxLifetime, tokensMayManageTokens, purgeExpiredAfter, expiryHeader'
+  })
+  const unreadable = await refusal({ ...good, postgres: 'postgres://me:hid/den@host:port/x' })
+  t.equal(unreadable.code, 'MMC_TOKENS_INVALID_OPTION')
+  t.notOk(JSON.stringify(unreadable).includes('den'))
+  t.equal((await refusal({ ...good, logLevel: 'warn', logSerializers: {}, prefix: '/a/b', issuer: undefined, unknown: undefined })).code, 'accepted', "register's own keys and undefined")
+  for (const secret of ['x'.repeat(31) + 'y', `${SECRET} {"kty"`]) t.equal((await refusal({ ...good, secret })).code, 'accepted', secret)
+})
+
+t.test('the plugin says what it is called, and for which Fastify it is made', async t => {
+  t.match(Reflect.get(tokensPlugin, Symbol.for('plugin-meta')), { name: 'fastify-mmc-tokens', fastify: '5.x' })
+})
+
+t.test('the options of the caller stay as they are, frozen ones too', async t => {
+  const options = Object.freeze({ postgres: Object.freeze({ host: '127.0.0.1', port: 1 }), secret: SECRET, enabled: false })
+  t.equal((await refusal(options)).code, 'accepted')
+  t.strictSame(Object.keys(options), ['postgres', 'secret', 'enabled'])
+})
+
+t.test('session: who is logged in, as the host says, at once or by a promise; what is no principal is nobody', async t => {
+  const answers: Array<[answer: unknown, status: number, session?: boolean]> = [
+    [{ username: 'u', roles: ['admin'] }, 200], [Promise.resolve({ username: 'u', roles: ['viewer', 'admin'] }), 200], [{ username: 'u', roles: ['viewer'] }, 403], [{ username: 'u', roles: [] }, 403],
+    [null, 401], [undefined, 401], [{}, 401], [{ username: '', roles: ['admin'] }, 401], [{ username: 'u', roles: 'admin' }, 401], [{ roles: ['admin'] }, 401], ['admin', 401], [true, 401]
+  ]
+  const database = await createDatabase(t)
+  let answer: unknown
+  const { app } = await buildHost(t, { database, tokens: { session: async () => await (answer as Promise<null>) } })
+  for (const [given, status] of answers) {
+    answer = given
+    t.equal((await app.inject({ url: '/api/tokens' })).statusCode, status, JSON.stringify(given))
+    const refused = await app.inject({ url: '/api/viewer', headers: bearer(FORGED) })
+    t.strictSame(refused.json<{ data: unknown }>().data, { session: status !== 401 })
+  }
+  const sync = await buildHost(t, { database, tokens: { session: (request: FastifyRequest) => request.headers['x-user'] === 'me' ? { username: 'me', roles: ['admin'] } : null } })
+  t.equal((await sync.app.inject({ url: '/api/tokens', headers: { 'x-user': 'me' } })).statusCode, 200)
+  t.equal((await sync.app.inject({ url: '/api/tokens' })).statusCode, 401)
+})
+
+t.test('a session check of the host that throws is a 500, with the cause in the log, on the routes and for a bad token', async t => {
+  const lines: string[] = []
+  const { app } = await buildHost(t, {
+    tokens: { session: () => { throw new Error('session store is down') } },
+    fastify: { logger: { stream: { write (line: string) { lines.push(line) } } } }
+  })
+  for (const request of [{ url: '/api/tokens' }, { url: '/api/viewer', headers: bearer(FORGED) }]) {
+    lines.length = 0
+    const answer = await app.inject(request)
+    t.equal(answer.statusCode, 500)
+    t.strictSame(answer.json(), { code: 'INTERNAL_ERROR', message: 'Internal error' })
+    t.ok(lines.some(line => line.includes('session store is down')))
+  }
+})
+
+t.test('issuer names what is ours: a host with another one leaves our tokens alone', async t => {
+  const database = await createDatabase(t)
+  const one = await buildHost(t, { database, tokens: { issuer: 'https://one.example' } })
+  const two = await buildHost(t, { database })
+  const { token } = await one.issue()
+  t.strictSame((await one.app.inject({ url: '/api/profile', headers: bearer(token) })).json(), { username: 'token:token 1', roles: ['viewer'] })
+  t.match((await two.app.inject({ url: '/api/profile', headers: bearer(token) })).json(), { message: 'Log in' }, "the host's own answer")
+  t.equal((await one.app.inject({ url: '/api/tokens' })).headers['www-authenticate'], 'Bearer realm="https://one.example"')
+})
+
+t.test('prefix is the base path of the four routes', async t => {
+  const { app, login } = await buildHost(t, { basePath: '/a/b' })
+  const headers = await login()
+  t.equal((await app.inject({ url: '/a/b/api/tokens', headers })).statusCode, 200)
+  t.equal((await app.inject({ url: '/api/tokens', headers })).statusCode, 404)
+})
+
+t.test('secret: of several the first signs and all verify, in whatever order they come and go; a dropped one is dead at once', async t => {
+  const database = await createDatabase(t)
+  const [old, fresh] = [SECRET, `fresh ${SECRET}`]
+  const host = async (...secret: string[]): Promise<Awaited<ReturnType<typeof buildHost>>> => await buildHost(t, { database, tokens: { secret: secret.length > 1 ? secret : secret.join() } })
+  const status = async ({ app }: Awaited<ReturnType<typeof buildHost>>, token: string): Promise<number> => (await app.inject({ url: '/api/viewer', headers: bearer(token) })).statusCode
+
+  const before = await (await host(old)).issue({ name: 'before' })
+  const both = await host(fresh, old)
+  const during = await both.issue({ name: 'during' })
+  for (const { token } of [before, during]) t.equal(await status(both, token), 200)
+  t.equal(await status(await host(old, fresh), during.token), 200, 'a node that does not sign with it yet')
+  const after = await host(fresh)
+  t.equal(await status(after, during.token), 200)
+  t.equal(await status(after, before.token), 401)
+  t.equal(await status(await host(old), during.token), 401)
+})
+
+t.test('roles: those of the host, and no others', async t => {
+  const { app, issue } = await buildHost(t, { tokens: { roles: ['admin', 'robot'] } })
+  t.equal((await issue({ role: 'robot' })).role, 'robot')
+  await t.rejects(issue({ role: 'viewer' }), { statusCode: 400, message: 'role must be one of admin, robot' })
+  const answer = await app.inject({ method: 'POST', url: '/api/tokens', headers: bearer((await issue({ role: 'admin' })).token), payload: { name: 'x', role: 5, validUntil: '2999-01-01T00:00:00Z' } })
+  t.strictSame(answer.json(), { code: 'INVALID', message: 'role must be one of admin, robot' })
+})
+
+t.test('queryParameter: another name, or none', async t => {
+  const database = await createDatabase(t)
+  const renamed = await buildHost(t, { database, tokens: { queryParameter: 'access_token' } })
+  const { token } = await renamed.issue()
+  t.equal((await renamed.app.inject({ url: `/api/viewer?access_token=${token}` })).statusCode, 200)
+  t.equal((await renamed.app.inject({ url: `/api/viewer?token=${token}` })).statusCode, 401)
+  const { app } = await buildHost(t, { database, tokens: { queryParameter: false } })
+  t.equal((await app.inject({ url: `/api/viewer?token=${token}` })).statusCode, 401)
+  t.equal((await app.inject({ url: `/api/viewer?token=${token}`, headers: bearer(token) })).statusCode, 200, 'one credential, not two')
+})
+
+t.test('versions: those that the host serves', async t => {
+  const { app, login } = await buildHost(t, { tokens: { versions: [1, 3] } })
+  const headers = await login()
+  const status = async (accept: string): Promise<number> => (await app.inject({ url: '/api/tokens', headers: { ...headers, accept } })).statusCode
+  for (const accept of ['application/json', 'application/json;version=1', 'application/json;version=3']) t.equal(await status(accept), 200)
+  t.equal(await status('application/json;version=2'), 406)
+  const refused = await app.inject({ url: '/api/tokens', headers: { ...headers, accept: 'text/html' } })
+  t.strictSame(refused.json(), { code: 'NOT_ACCEPTABLE', message: 'Accept must allow one of: application/json;version=3, application/json;version=1' })
+})
+
+t.test('hook: with onRequest a guard that sits there sees the token', async t => {
+  const { url: postgres, schema } = await createDatabase(t)
+  const app = Fastify()
+  t.teardown(() => app.close())
+  await app.register(tokensPlugin, { postgres, schema, secret: SECRET, hook: 'onRequest' })
+  app.addHook('onRequest', async (request, reply) => {
+    if (request.applicationToken === null) return await reply.code(418).send()
+  })
+  app.get('/', async request => (request as { user?: unknown }).user)
+  const { token } = await app.tokens.issue({ name: 'a', role: 'viewer', validUntil: '2999-01-01T00:00:00Z', requestedBy: 'x' })
+  t.equal((await app.inject({ url: '/' })).statusCode, 418)
+  for (const request of [{ url: '/', headers: bearer(token) }, { url: `/?token=${token}` }]) {
+    t.strictSame((await app.inject(request)).json(), { username: 'token:a', roles: ['viewer'] })
+  }
+  t.equal((await app.inject({ url: '/', headers: bearer(FORGED) })).statusCode, 401)
+})
+
+t.test('migrate: false leaves the tables alone, and an outdated one rejects the start with a sentence', async t => {
+  const database = await createDatabase(t)
+  const app = Fastify()
+  t.teardown(() => app.close())
+  app.register(tokensPlugin, { postgres: database.url, schema: database.schema, secret: SECRET, migrate: false })
+  await t.rejects(async () => await app.ready(), { code: 'MMC_TOKENS_DATABASE', message: new RegExp(`schema "${database.schema}" is at migration 0 of 2; migrate it, or leave the option "migrate" on$`) })
+  await buildHost(t, { database })
+  const { app: later, issue } = await buildHost(t, { database, tokens: { migrate: false } })
+  t.strictSame((await later.tokens.list()).length, 0)
+  t.ok(await issue())
+})
+
+t.test('listen: Postgres behind the pooler must have the tables, too, and none are made there; both ways are closed with the host, without a word', async t => {
+  const [direct, pooled] = [await createSeparateDatabase(t), await createSeparateDatabase(t)]
+  const app = Fastify()
+  t.teardown(() => app.close())
+  app.register(tokensPlugin, { postgres: pooled.url, listen: direct.url, secret: SECRET })
+  await t.rejects(async () => await app.ready(), { code: 'MMC_TOKENS_DATABASE', message: /is at migration 0 of 2/ })
+  t.strictSame(await pooled.query("SELECT 1 FROM pg_namespace WHERE nspname = 'mmc_tokens'"), [])
+
+  for (const options of [{ listen: { connectionString: direct.url, idleTimeoutMillis: 0 } }, {}]) {
+    const lines: string[] = []
+    const { app } = await buildHost(t, { database: direct, tokens: options, fastify: { logger: { level: 'warn', stream: { write (line: string) { lines.push(line) } } } } })
+    await app.close()
+    while ((await direct.query("SELECT 1 FROM pg_stat_activity WHERE datname = current_database() AND application_name LIKE 'fastify-mmc-tokens%'")).length > 0);
+    t.strictSame(lines, [])
+  }
+})
+
+t.test('listen: what migrates goes there directly, and statements are not prepared for the pooler', async t => {
+  const database = await createDatabase(t)
+  const { app, issue } = await buildHost(t, { database, tokens: { postgres: { connectionString: database.url, max: 1 }, listen: database.url } })
+  const { token } = await issue()
+  t.equal((await app.inject({ url: '/api/viewer', headers: bearer(token) })).statusCode, 200)
+  const pool = new pg.Pool({ connectionString: database.url, max: 1 })
+  t.teardown(() => pool.end())
+  const prepared = async (): Promise<unknown[]> => (await pool.query('SELECT name FROM pg_prepared_statements ORDER BY name')).rows
+  const pooled = await buildHost(t, { database, tokens: { postgres: pool, listen: database.url } })
+  await pooled.app.tokens.get('0'.repeat(64))
+  t.strictSame(await prepared(), [])
+  const direct = await buildHost(t, { database, tokens: { postgres: pool } })
+  await direct.app.tokens.get('0'.repeat(64))
+  t.strictSame(await prepared(), [{ name: `mmc_tokens.${database.schema}.find` }], 'this test would notice')
+
+  const unreachable = Fastify()
+  t.teardown(() => unreachable.close())
+  unreachable.register(tokensPlugin, { postgres: database.url, schema: database.schema, secret: SECRET, listen: 'postgres://me:hidden@127.0.0.1:1/x' })
+  await t.rejects(async () => await unreachable.ready(), { code: 'MMC_TOKENS_DATABASE', message: /^Postgres at 127\.0\.0\.1:1, database "x"/ })
+})
+
+const FORGED = ['{"alg":"HS256","typ":"JWT"}', '{"iss":"cedalo"}', 'x'].map(part => Buffer.from(part).toString('base64url')).join('.')

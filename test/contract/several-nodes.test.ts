@@ -1,0 +1,40 @@
+import t from 'tap'
+import { bearer, buildHost } from '../support/build-host.js'
+
+t.test('a token made on one node works on all; one revoked on any, or deleted with SQL, is refused by all', async t => {
+  const one = await buildHost(t)
+  const nodes = [one, await buildHost(t, { database: one.database }), await buildHost(t, { database: one.database })]
+  const statuses = async (token: string): Promise<number[]> =>
+    await Promise.all(nodes.map(async ({ app }) => (await app.inject({ url: '/api/viewer', headers: bearer(token) })).statusCode))
+
+  for (const [index, { app, issue }] of nodes.entries()) {
+    const { token, hash } = await issue({ name: `made on ${index}` })
+    t.strictSame(await statuses(token), [200, 200, 200])
+    const headers = await one.login()
+    const revoking = nodes[(index + 1) % 3] ?? one
+    t.equal((await revoking.app.inject({ method: 'DELETE', url: `/api/tokens/${hash}`, headers })).statusCode, 200)
+    t.equal((await revoking.app.inject({ url: '/api/viewer', headers: bearer(token) })).statusCode, 401, 'at once where it was revoked')
+    await refusedByAll(token)
+    t.equal(await app.tokens.get(hash), null)
+  }
+  const { token, hash } = await one.issue({ name: 'by SQL' })
+  t.strictSame(await statuses(token), [200, 200, 200])
+  await one.database.query('DELETE FROM tokens WHERE hash = $1', [hash])
+  await refusedByAll(token)
+
+  /** Within milliseconds on nodes that hear of it: a few requests at most. */
+  async function refusedByAll (token: string): Promise<void> {
+    const started = performance.now()
+    while ((await statuses(token)).some(status => status !== 401) && performance.now() - started < 2000);
+    t.strictSame(await statuses(token), [401, 401, 401], 'never later than 2 s')
+  }
+})
+
+t.test('switching tokens off is a switch of one process', async t => {
+  const one = await buildHost(t)
+  const two = await buildHost(t, { database: one.database })
+  const { token } = await one.issue()
+  await one.app.tokens.disable()
+  t.equal((await one.app.inject({ url: '/api/viewer', headers: bearer(token) })).statusCode, 401)
+  t.equal((await two.app.inject({ url: '/api/viewer', headers: bearer(token) })).statusCode, 200)
+})

@@ -1,0 +1,221 @@
+import { execFile } from 'node:child_process'
+import { randomUUID } from 'node:crypto'
+import { once } from 'node:events'
+import { access, readdir, readFile, rm, writeFile } from 'node:fs/promises'
+import { promisify } from 'node:util'
+import secureSession from '@fastify/secure-session'
+import swagger from '@fastify/swagger'
+import websocket from '@fastify/websocket'
+import Fastify, { type FastifyInstance } from 'fastify'
+import pg from 'pg'
+import * as prometheus from 'prom-client'
+import t from 'tap'
+import tokensPlugin, { type TokensPluginOptions } from '../../lib/index.js'
+import { security, securitySchemes } from '../../schemas/index.js'
+import { bearer, buildHost, SECRET } from '../support/build-host.js'
+import { collectEvents } from '../support/events.js'
+import { createDatabase, createSeparateDatabase, databaseUrl } from '../support/database.js'
+import { blocksOf, runBlock } from '../support/docs.js'
+import { lacks } from '../support/tools.js'
+
+t.test('docs/host-integration.md: its blocks make a host that does what the page says', async t => {
+  const { url: postgres, schema } = await createDatabase(t)
+  const [register = '', guard = '', optOut = '', , malformed = '', openapi = '', , ...more] = await blocksOf('docs/host-integration.md', 'ts')
+  t.strictSame(more, [], 'every block is known to this test')
+  const handler = async (request: { url: string }): Promise<object> => ({ url: request.url })
+
+  const { buildApp = async () => Fastify() } = await runBlock(`export async function buildApp () {${malformed}; return app}`, { Fastify }) as { buildApp?: () => Promise<FastifyInstance> }
+  const app = await buildApp()
+  t.teardown(() => app.close())
+  await app.register(secureSession, { key: Buffer.alloc(32, 1) })
+  app.get('/login/:role', async request => { request.session.set('user' as never, { name: 'me', roles: [(request.params as { role: string }).role] } as never) })
+  for (const block of [openapi, register, guard, optOut]) {
+    await runBlock(block, { app, tokensPlugin, options: { postgres, schema, secret: SECRET }, handler, swagger, security, securitySchemes })
+  }
+
+  const login = async (role: string): Promise<{ cookie: string }> => ({ cookie: String((await app.inject({ url: `/login/${role}` })).headers['set-cookie']) })
+  t.equal((await app.inject({ url: '/api/tokens', headers: await login('admin') })).statusCode, 200)
+  t.equal((await app.inject({ url: '/api/tokens', headers: await login('editor') })).statusCode, 403)
+  t.equal((await app.inject({ url: '/api/tokens' })).statusCode, 401)
+  const { token } = await app.tokens.issue({ name: 'editor', role: 'editor', validUntil: '2999-01-01T00:00:00Z', requestedBy: 'x' })
+  t.equal((await app.inject({ url: '/settings', headers: bearer(token) })).statusCode, 200)
+  t.equal((await app.inject({ url: '/settings', headers: await login('viewer') })).statusCode, 403)
+  t.strictSame((await app.inject({ url: `/reset-password?token=${token}` })).json(), { url: `/reset-password?token=${token}` })
+  const refused = await app.inject({ url: `/%zz?token=${token}` })
+  t.strictSame([refused.statusCode, refused.json()], [400, { code: 'INVALID', message: 'The URL is malformed' }])
+  const described = app.swagger() as { paths?: object, security?: object[] }
+  t.strictSame([Object.keys(described.paths ?? {}).slice(0, 2), described.security], [['/api/tokens', '/api/tokens/{tokenHash}'], security])
+})
+
+t.test('docs/host-integration.md: an open socket is closed when its token is revoked or expires, or nobody can tell, and another stays open', async t => {
+  const { url: postgres, schema, query } = await createDatabase(t)
+  const [, , , live = ''] = await blocksOf('docs/host-integration.md', 'ts')
+  const app = Fastify()
+  t.teardown(() => app.close())
+  await app.register(tokensPlugin, { postgres, schema, secret: SECRET })
+  await app.register(websocket)
+  await app.register(async app => await runBlock(live, { app, setInterval: (look: () => void) => setInterval(look, 10) }))
+  await app.ready()
+  const issue = async (name: string) => await app.tokens.issue({ name, role: 'viewer', validUntil: '2999-01-01T00:00:00Z', requestedBy: 'x' })
+  const open = async (headers = {}) => {
+    const socket = await app.injectWS('/live', { headers })
+    return { socket, closed: once(socket, 'close').then(([code]) => code as number) }
+  }
+  const [revoked, expired, unknown] = [await issue('revoked'), await issue('expired'), await issue('unknown')]
+  const [first, second, third, session] = [await open(bearer(revoked.token)), await open(bearer(expired.token)), await open(bearer(unknown.token)), await open()]
+  await app.tokens.revoke(revoked.hash)
+  t.equal(await first.closed, 1008)
+  t.equal(second.socket.readyState, second.socket.OPEN)
+  await query("UPDATE tokens SET valid_until = now() - interval '1 second' WHERE name = 'expired'")
+  t.equal(await second.closed, 1008)
+  t.equal(third.socket.readyState, third.socket.OPEN)
+  await app.tokens.disable()
+  t.equal(await third.closed, 1008)
+  t.equal(session.socket.readyState, session.socket.OPEN)
+  session.socket.terminate()
+})
+
+t.test("docs/host-integration.md: the harness for a host's own tests makes apps that are apart, mints tokens, and leaves nothing behind", async t => {
+  const { query } = await createDatabase(t)
+  const [, , , , , , harness = ''] = await blocksOf('docs/host-integration.md', 'ts')
+  const schemas: string[] = []
+  async function buildApp (options: TokensPluginOptions): Promise<FastifyInstance> {
+    schemas.push(String(options.schema))
+    const app = Fastify()
+    await app.register(tokensPlugin, options)
+    app.get('/settings', { preHandler: app.tokens.requireRole('editor') }, async () => 'settings')
+    return app
+  }
+  const ended: Array<() => Promise<void>> = []
+  const context = { after: (end: () => Promise<void>) => { ended.push(end) } }
+  const process = { env: { DATABASE_URL: await databaseUrl() } }
+  const { buildTestApp, bearer } = await runBlock(harness, { buildApp, randomUUID, pg, process }) as {
+    buildTestApp: (t: typeof context) => Promise<FastifyInstance>
+    bearer: (app: FastifyInstance, role: string) => Promise<{ authorization: string }>
+  }
+  const [one, other] = [await buildTestApp(context), await buildTestApp(context)]
+  const headers = await bearer(one, 'editor')
+  t.equal((await one.inject({ url: '/settings', headers })).statusCode, 200)
+  t.equal((await one.inject({ url: '/settings', headers: await bearer(one, 'viewer') })).statusCode, 403)
+  t.equal((await other.inject({ url: '/settings', headers })).statusCode, 401)
+  const count = async (): Promise<unknown> => (await query('SELECT count(*)::int FROM pg_namespace WHERE nspname = ANY ($1)', [schemas]))[0]?.count
+  t.equal(await count(), 2)
+  for (const end of ended) await end()
+  t.equal(await count(), 0)
+})
+
+t.test('docs/host-integration.md: an owner who may do no more than the page says migrates, a node with migrate: false needs no more than the page grants', async t => {
+  const [owner, node] = ['owner', 'node'].map(name => `${name}_${randomUUID().replaceAll('-', '')}`) as [string, string]
+  const server = new pg.Client(await databaseUrl())
+  await server.connect()
+  t.teardown(async () => {
+    await server.query(`DROP ROLE IF EXISTS ${owner}, ${node}`)
+    await server.end()
+  })
+  const { url, query } = await createSeparateDatabase(t)
+  const [forOwner = '', forNode = '', ...more] = await blocksOf('docs/host-integration.md', 'sql')
+  const [, migrate = '', ...others] = await blocksOf('docs/host-integration.md', 'js')
+  t.strictSame([more, others], [[], []], 'every block is known to a test')
+  const named = (sql: string): string => sql.replaceAll('mmc_owner', owner).replaceAll('DATABASE mmc', `DATABASE ${new URL(url).pathname.slice(1)}`).replaceAll(/ (ROLE|TO) mmc\b/g, ` $1 ${node}`)
+  const as = (role: string): TokensPluginOptions['postgres'] => ({ connectionString: url, options: `-c role=${role}` })
+
+  await query(named(forOwner))
+  await runBlock(migrate, { Fastify, tokensPlugin, process: { env: { OWNER_DATABASE_URL: as(owner), TOKENS_SECRET: SECRET } } })
+  await query(named(forNode))
+  t.strictSame(await query("SELECT DISTINCT tableowner FROM pg_tables WHERE schemaname = 'mmc_tokens'"), [{ tableowner: owner }])
+  t.strictSame(await query('SELECT rolsuper FROM pg_roles WHERE rolname = ANY ($1)', [[owner, node]]), [{ rolsuper: false }, { rolsuper: false }])
+
+  const app = Fastify()
+  t.teardown(() => app.close())
+  const events = collectEvents()
+  const bootstrap = `.data/bootstrap-${node}.json`
+  await writeFile(bootstrap, JSON.stringify([{ name: 'expired', role: 'viewer', validUntil: '2020-01-01T00:00:00Z', hash: '0'.repeat(64) }]))
+  t.teardown(() => rm(bootstrap))
+  await app.register(tokensPlugin, { postgres: as(node), secret: SECRET, migrate: false, bootstrap, bootstrapStrict: true, purgeExpiredAfter: 0, onEvent: events.onEvent })
+  await events.until(1, 'token.expired-purged')
+  app.get('/', { preHandler: app.tokens.requireRole('viewer') }, async () => 'in')
+  const { token, hash } = await app.tokens.issue({ name: 'x', role: 'viewer', validUntil: '2999-01-01T00:00:00Z', requestedBy: 'x' })
+  t.equal((await app.inject({ url: '/', headers: bearer(token) })).statusCode, 200)
+  t.equal((await app.tokens.list()).length, 1)
+  t.equal(await app.tokens.revoke(hash), true)
+  t.equal((await app.inject({ url: '/', headers: bearer(token) })).statusCode, 401)
+  await events.until(1, 'token.revoked')
+})
+
+t.test('docs/http-api.md: its lines, run one after another, are answered as the page says', { skip: lacks('curl') }, async t => {
+  const { app, issue } = await buildHost(t, { tokens: { expiryHeader: true } })
+  const host = await app.listen({ host: '127.0.0.1', port: 0 })
+  const lines = await blocksOf('docs/http-api.md', 'sh')
+  const expiry = lines.pop() ?? ''
+  const { stdout } = await promisify(execFile)('sh', ['-ec', `${lines.join('\necho\n').replace(/^HOST=.*$/m, `HOST=${host}`)}\nrm "$JAR"`])
+  const [login, created = {}, list, page, unused, one, remaining] = stdout.split('\n').filter(line => /^[{[]/.test(line)).map(line => JSON.parse(line) as object)
+  const [shown = ''] = await blocksOf('docs/http-api.md', 'json')
+  const example = JSON.parse(shown) as Record<string, string>
+  const { token, ...record } = created as Record<string, string>
+  t.strictSame(login, { username: 'cedalo', roles: ['admin'] })
+  t.strictSame(Object.keys(created), Object.keys(example))
+  for (const name of ['name', 'validUntil', 'role', 'requestedBy']) t.equal(record[name], example[name])
+  t.ok(token?.startsWith(example.token?.replace('…', '') ?? 'none'))
+  t.strictSame([list, page, unused, one, remaining], [[record], [record], [], record, []])
+
+  for (const [days, warning] of [[3, /^this token expires at \w{3}, \d\d \w{3} \d{4} [\d:]{8} GMT\n$/], [30, /^$/]] as const) {
+    const { token } = await issue({ validUntil: new Date(Date.now() + days * 24 * 60 * 60 * 1000).toISOString() })
+    t.match((await promisify(execFile)('sh', ['-ec', expiry], { env: { ...process.env, HOST: host, TOKEN: token } })).stdout, warning)
+  }
+})
+
+t.test('README.md: what it names of app.tokens is there, and all that is there is named', async t => {
+  const { app } = await buildHost(t, { tokens: { enabled: false } })
+  const section = /## In the host's code\n([^]*?)\n## /.exec(await readFile('README.md', 'utf8'))?.[1] ?? ''
+  const named = [...(/^`app.tokens` has ([^;]*);/.exec(section.trim())?.[1] ?? '').matchAll(/`(\w+)`/g)].map(([, name]) => name)
+  const called = [...section.matchAll(/`[^`]*app\.tokens\.(\w+)\(/g)].map(([, name]) => name)
+  t.strictSame([...named, ...called].sort(), Object.keys(app.tokens).sort())
+})
+
+t.test('docs/security.md: every test that it names is there', async t => {
+  const tests = new Set([...(await readFile('docs/security.md', 'utf8')).matchAll(/`(test\/[^`]+\.ts)`/g)].map(([, file = '']) => file))
+  t.ok(tests.size > 10)
+  for (const file of tests) await t.resolves(access(file), file)
+})
+
+t.test('docs/operations.md: the lines for a leaked token find it and end it; the blocks for an audit and for metrics work in a host', { skip: lacks('curl', 'sha256sum') }, async t => {
+  const [, leaked = ''] = await blocksOf('docs/operations.md', 'sh')
+  const { app, issue } = await buildHost(t)
+  const host = await app.listen({ host: '127.0.0.1', port: 0 })
+  const { token, ...record } = await issue()
+  const login = 'JAR=$(mktemp); curl -s -o /dev/null -c $JAR -d \'username=cedalo&password=secret\' "$HOST/auth?json=true"'
+  const { stdout } = await promisify(execFile)('sh', ['-ec', `${login}\n${leaked}\nrm "$JAR"`], { env: { ...process.env, HOST: host, TOKEN: token } })
+  t.strictSame([JSON.parse(stdout), await app.tokens.list()], [record, []])
+
+  const [audit = '', metrics = ''] = await blocksOf('docs/operations.md', 'ts')
+  const { url: postgres, schema } = await createDatabase(t)
+  const own = Fastify()
+  t.teardown(() => own.close())
+  const told: string[] = []
+  const values = { app: own, tokensPlugin, options: { postgres, schema, secret: SECRET }, audit: { write: (line: string) => { told.push(line) } }, Gauge: prometheus.Gauge, register: prometheus.register }
+  await runBlock(audit, values)
+  await runBlock(metrics, values)
+  const monitor = await own.tokens.issue({ name: 'prometheus', role: 'monitoringViewer', validUntil: '2999-01-01T00:00:00Z', requestedBy: 'x' })
+  t.match(told.map(line => JSON.parse(line) as object), [{ type: 'token.issued', name: 'prometheus' }])
+  t.equal((await own.inject('/metrics')).statusCode, 401)
+  t.match((await own.inject({ url: '/metrics', headers: bearer(monitor.token) })).body, 'mmc_tokens_authentications{outcome="accepted"} 1')
+})
+
+t.test('docs/operations.md: the line for what a backup brings back is SQL', async t => {
+  const { database, issue, app } = await buildHost(t)
+  const [one, other] = [await issue(), await issue()]
+  const [statement = '', ...more] = await blocksOf('docs/operations.md', 'sql')
+  t.strictSame(more, [])
+  await database.query(statement.replace('mmc_tokens.', '').replace('…', one.hash).replace('…', '0'.repeat(64)))
+  t.match(await app.tokens.list(), [{ hash: other.hash }])
+})
+
+t.test('docs/operations.md: the log says what the page says that it says, and nothing else of its own', async t => {
+  const lib = await readdir('lib', { recursive: true, withFileTypes: true })
+  const source = (await Promise.all(lib.filter(entry => entry.isFile()).map(async ({ parentPath, name }) => await readFile(`${parentPath}/${name}`, 'utf8')))).join('')
+  const logged = [...source.matchAll(/log\.(info|warn|error)\([^'`\n]*['`]([^'`$]+)/g)].map(([, level, line = '']) => `${line.trim()} (${level})`)
+  for (const [, line] of source.matchAll(/^ {2}'(?:token|authentication)\.[\w-]+': '([^']+)'/gm)) logged.push(`${line} (info)`)
+  const told = [...(await readFile('docs/operations.md', 'utf8')).matchAll(/^\| `([^`]+)` \| (info|warn|error) \|/gm)].map(([, line, level]) => `${line} (${level})`)
+  t.equal(told.length, logged.length)
+  for (const line of told) t.ok(logged.some(known => known.startsWith(line.replace(/ \(.*/, '')) && known.endsWith(line.replace(/.* \(/, '('))), line)
+})

@@ -1,0 +1,26 @@
+import { readdir, readFile } from 'node:fs/promises'
+import t from 'tap'
+import { findDeadLinks } from '../support/docs.js'
+
+const pages = ['README.md', 'CHANGELOG.md', 'CONTRIBUTING.md', 'SECURITY.md', ...(await readdir('docs')).filter(name => name.endsWith('.md')).map(name => `docs/${name}`)]
+
+for (const page of pages) {
+  t.test(`${page}: its links lead to pages and headings that are there`, async t => {
+    t.strictSame(await findDeadLinks(page, await readFile(page, 'utf8')), [])
+  })
+}
+
+t.test('a dead link is found, and what only looks like one is not', async t => {
+  const text = `# One & two: \`three\`
+## One & two: \`three\`
+[a](host-integration.md#your-own-tests) [b](#one--two-three) [c](#one--two-three-1) [d](https://example.com/#x) [e](../README.md) \`[f](code.md)\`
+[1](missing.md) [2](#missing) [3](host-integration.md#missing) [4](../../outside.md) [5](javascript:alert) [6](#One--two-three)
+\`\`\`
+[g](block.md)
+## in a block
+\`\`\`
+[7](#in-a-block)`
+  t.strictSame(await findDeadLinks('docs/page.md', text), [
+    'missing.md', '#missing', 'host-integration.md#missing', '../../../outside.md', 'javascript:alert', '#One--two-three', '#in-a-block'
+  ])
+})

@@ -1,0 +1,168 @@
+import { randomUUID } from 'node:crypto'
+import { mkdir, rm, writeFile } from 'node:fs/promises'
+import { join } from 'node:path'
+import Fastify from 'fastify'
+import t, { type Test } from 'tap'
+import tokensPlugin, { type ApplicationTokens } from '../../lib/index.js'
+import { bearer, buildHost, SECRET, type TestHost } from '../support/build-host.js'
+import { createDatabase, createSeparateDatabase } from '../support/database.js'
+import { collectEvents } from '../support/events.js'
+
+const NEVER = '2999-01-01T00:00:00.000Z'
+
+type Minted = ReturnType<ApplicationTokens['sign']>
+
+/** Mints as an operator does: on a host that is switched off, without a database. */
+async function mint (t: Test, token: Partial<Minted['entry']> = {}): Promise<Minted> {
+  const app = Fastify()
+  t.teardown(() => app.close())
+  await app.register(tokensPlugin, { postgres: 'postgres://nowhere.invalid', secret: SECRET, enabled: false })
+  return app.tokens.sign({ name: 'ci', role: 'viewer', validUntil: NEVER, ...token })
+}
+
+async function writeBootstrap (t: Test, entries: unknown): Promise<string> {
+  await mkdir('.data', { recursive: true })
+  const file = join('.data', `bootstrap-${randomUUID()}.json`)
+  await writeFile(file, typeof entries === 'string' ? entries : JSON.stringify(entries))
+  t.teardown(() => rm(file))
+  return file
+}
+
+const statusOf = async ({ app }: TestHost, token: string): Promise<number> => (await app.inject({ url: '/api/viewer', headers: bearer(token) })).statusCode
+
+t.test('a token that was minted offline works from the first start on, and its record says where it comes from', async t => {
+  const { token, entry } = await mint(t)
+  t.strictSame(Object.keys(entry), ['name', 'role', 'validUntil', 'hash'])
+  const host = await buildHost(t, { tokens: { bootstrap: await writeBootstrap(t, [entry]) } })
+  t.equal(await statusOf(host, token), 200)
+  t.match(await host.app.tokens.list(), [{ ...entry, requestedBy: 'bootstrap' }])
+})
+
+t.test('ten nodes that boot at once store each token once, and one of them tells of it', async t => {
+  const minted = await Promise.all(['a', 'b', 'c'].map(async name => await mint(t, { name })))
+  const bootstrap = await writeBootstrap(t, minted.map(({ entry }) => entry))
+  const database = await createDatabase(t)
+  const { all, onEvent } = collectEvents()
+  const nodes = await Promise.all(Array.from({ length: 10 }, async () => await buildHost(t, { database, tokens: { bootstrap, bootstrapStrict: true, onEvent } })))
+  for (const node of nodes) for (const { token } of minted) t.equal(await statusOf(node, token), 200)
+  t.strictSame(all.map(({ type, name, actor, address, requestId }) => [type, name, actor, address, requestId]).sort(), ['a', 'b', 'c'].map(name => ['token.issued', name, 'bootstrap', null, null]))
+})
+
+t.test('a token that was revoked, by whomever, stays revoked at every later boot', async t => {
+  const ways: Array<(host: TestHost, hash: string) => Promise<unknown>> = [
+    async ({ app }, hash) => await app.tokens.revoke(hash),
+    async ({ database }, hash) => await database.query('DELETE FROM tokens WHERE hash = $1', [hash]),
+    async ({ database }) => await database.query('TRUNCATE tokens')
+  ]
+  for (const end of ways) {
+    const { token, entry } = await mint(t)
+    const bootstrap = await writeBootstrap(t, [entry])
+    const host = await buildHost(t, { tokens: { bootstrap } })
+    await end(host, entry.hash)
+    const later = await buildHost(t, { database: host.database, tokens: { bootstrap, bootstrapStrict: true } })
+    t.equal(await statusOf(later, token), 401)
+    t.strictSame(await later.app.tokens.list(), [])
+  }
+})
+
+t.test('nodes that boot while the token is being revoked do not bring it back', async t => {
+  const database = await createDatabase(t)
+  const { entry } = await mint(t)
+  const bootstrap = await writeBootstrap(t, [entry])
+  const { app } = await buildHost(t, { database, tokens: { bootstrap } })
+  await Promise.all([app.tokens.revoke(entry.hash), ...Array.from({ length: 5 }, async () => await buildHost(t, { database, tokens: { bootstrap } }))])
+  t.equal(await app.tokens.get(entry.hash), null)
+})
+
+t.test('a token that came before its row works within a second of the row', async t => {
+  const { token, entry } = await mint(t)
+  const host = await buildHost(t)
+  // It believes what it finds from then on.
+  while (host.app.tokens.health().lease === 'lost') await new Promise(resolve => { setImmediate(resolve) })
+  t.equal(await statusOf(host, token), 401)
+  await buildHost(t, { database: host.database, tokens: { bootstrap: await writeBootstrap(t, [entry]) } })
+  const begun = performance.now()
+  while (await statusOf(host, token) !== 200) if (performance.now() - begun > 1500) break
+  t.equal(await statusOf(host, token), 200)
+})
+
+t.test('an entry that is no good is named and said what it must be; the others stand, and the host may refuse to start', async t => {
+  const { token, entry: good } = await mint(t, { name: 'good' })
+  const { entry } = await mint(t)
+  const { name, ...nameless } = entry
+  const cases: Array<[entry: unknown, message: string]> = [
+    [5, 'entry 2 of the bootstrap file FILE: it must be an object with name, role, validUntil and hash, and nothing else'],
+    [null, 'entry 2 of the bootstrap file FILE: it must be an object with name, role, validUntil and hash, and nothing else'],
+    [nameless, 'entry 2 of the bootstrap file FILE: name must be a string of well-formed Unicode with 1 to 255 characters after trimming, none of them a control character'],
+    [{ ...entry, token }, 'entry 2 ("ci") of the bootstrap file FILE: it must be an object with name, role, validUntil and hash, and nothing else'],
+    [{ ...entry, hash: entry.hash.toUpperCase() }, 'entry 2 ("ci") of the bootstrap file FILE: hash must be the SHA-256 of the token in 64 lower-case hexadecimal digits'],
+    [{ ...entry, role: 'king' }, 'entry 2 ("ci") of the bootstrap file FILE: role must be one of admin, editor, viewer, connectionManager, monitoringViewer'],
+    [{ ...entry, validUntil: '2026-02-30T00:00:00Z' }, 'entry 2 ("ci") of the bootstrap file FILE: validUntil must be a time in the future, up to the year 9999, with a zone: an RFC 3339 date-time such as 2026-11-25T10:05:00Z'],
+    [{ ...entry, name: 'good' }, 'entry 2 ("good") of the bootstrap file FILE: another token has its name: revoke that one, or give this one another name']
+  ]
+  for (const [bad, message] of cases) {
+    const file = await writeBootstrap(t, [good, bad, { ...entry, name: 'last', hash: '0'.repeat(64) }])
+    const lines: string[] = []
+    const host = await buildHost(t, { fastify: { logger: { level: 'error', stream: { write: line => { lines.push(line) } } } }, tokens: { bootstrap: file } })
+    t.equal(lines.length, 1, message)
+    t.match(JSON.parse(lines[0] ?? ''), { msg: 'a token of the option "bootstrap" is not there', err: { code: 'MMC_TOKENS_BOOTSTRAP', message: message.replace('FILE', file) } })
+    t.notOk(lines.join().includes(token), 'no secret in the log')
+    t.strictSame((await host.app.tokens.list()).map(({ name }) => name).sort(), ['good', 'last'])
+    t.equal(await statusOf(host, token), 200)
+
+    await t.rejects(buildHost(t, { database: host.database, tokens: { bootstrap: file, bootstrapStrict: true } }), { code: 'MMC_TOKENS_BOOTSTRAP', message: message.replace('FILE', file) })
+  }
+})
+
+t.test('a name that has become free is taken at the next boot', async t => {
+  const { token, entry } = await mint(t)
+  const host = await buildHost(t)
+  const { hash } = await host.issue({ name: 'ci' })
+  const bootstrap = await writeBootstrap(t, [entry])
+  await t.rejects(buildHost(t, { database: host.database, tokens: { bootstrap, bootstrapStrict: true } }), { code: 'MMC_TOKENS_BOOTSTRAP' })
+  await host.app.tokens.revoke(hash)
+  t.equal(await statusOf(await buildHost(t, { database: host.database, tokens: { bootstrap, bootstrapStrict: true } }), token), 200)
+})
+
+t.test('a file that can not be read, or is no list, is told of without a word of what is in it', async t => {
+  const { token } = await mint(t)
+  const noList = 'must be a JSON array of objects with name, role, validUntil and hash'
+  for (const [file, what] of [['.data/there-is-none.json', "can't be read: ENOENT"], [await writeBootstrap(t, token), noList], [await writeBootstrap(t, '{}'), noList]] as const) {
+    await t.rejects(buildHost(t, { tokens: { bootstrap: file, bootstrapStrict: true } }), { code: 'MMC_TOKENS_BOOTSTRAP', message: `the bootstrap file ${file} ${what}` })
+    const lines: string[] = []
+    const { app } = await buildHost(t, { fastify: { logger: { stream: { write: line => { lines.push(line) } } } }, tokens: { bootstrap: file } })
+    t.equal(app.tokens.enabled, true)
+    t.notOk(lines.join().includes(token.slice(0, 30)))
+  }
+})
+
+t.test('an entry that expired meanwhile is no mistake', async t => {
+  const { token, entry } = await mint(t)
+  const bootstrap = await writeBootstrap(t, [{ ...entry, validUntil: '2020-01-01T00:00:00Z' }])
+  t.equal(await statusOf(await buildHost(t, { tokens: { bootstrap, bootstrapStrict: true } }), token), 401)
+})
+
+t.test('the database out of reach is no fault of an entry: the start is refused, strict or not', async t => {
+  const { entry } = await mint(t)
+  const host = await buildHost(t)
+  await host.database.query('ALTER TABLE bootstrapped RENAME TO gone')
+  await t.rejects(buildHost(t, { database: host.database, tokens: { bootstrap: await writeBootstrap(t, [entry]) } }), { code: '42P01' })
+})
+
+t.test('switched on again, a node begins nothing anew: it reads the file no more', async t => {
+  const { entry } = await mint(t)
+  const bootstrap = await writeBootstrap(t, [entry])
+  const { app } = await buildHost(t, { tokens: { bootstrap, bootstrapStrict: true } })
+  await writeFile(bootstrap, 'not a list')
+  await app.tokens.disable()
+  await app.tokens.enable()
+  t.equal(app.tokens.enabled, true)
+})
+
+t.test('a start that is refused leaves no connection behind, in a host that lives on', async t => {
+  const { url, query } = await createSeparateDatabase(t)
+  const app = Fastify()
+  t.teardown(() => app.close())
+  await t.rejects(async () => await app.register(tokensPlugin, { postgres: url, secret: SECRET, bootstrap: '.data/there-is-none.json', bootstrapStrict: true }), { code: 'MMC_TOKENS_BOOTSTRAP' })
+  while ((await query("SELECT 1 FROM pg_stat_activity WHERE datname = current_database() AND application_name LIKE 'fastify-mmc-tokens%'")).length > 0);
+})

@@ -1,0 +1,181 @@
+import { once } from 'node:events'
+import { mkdir, rm, writeFile } from 'node:fs/promises'
+import { setImmediate as turn } from 'node:timers/promises'
+import { isDeepStrictEqual } from 'node:util'
+import pg from 'pg'
+import t from 'tap'
+import { bearer, buildHost } from '../support/build-host.js'
+import { createDatabase } from '../support/database.js'
+
+t.test('a restart of the host keeps tokens', async t => {
+  const database = await createDatabase(t)
+  const before = await buildHost(t, { database })
+  const { token, ...record } = await before.issue()
+  await before.app.close()
+  const { app } = await buildHost(t, { database })
+  t.strictSame(await app.tokens.list(), [record])
+  t.equal((await app.inject({ url: '/api/viewer', headers: bearer(token) })).statusCode, 200)
+})
+
+t.test('the row decides role, name and expiry; SQL that shortens a token is obeyed, SQL that prolongs it beyond its claim is not', async t => {
+  const { app, database, issue } = await buildHost(t)
+  const { token, hash } = await issue({ role: 'admin', validUntil: '2999-01-01T00:00:00Z' })
+  const profile = async (): Promise<unknown> => (await app.inject({ url: '/api/profile', headers: bearer(token) })).json()
+  const isHeardOf = async (expected: object): Promise<void> => {
+    while (!isDeepStrictEqual(await profile(), expected)) await turn()
+    t.pass(JSON.stringify(expected))
+  }
+  await database.query("UPDATE tokens SET role = 'viewer', name = 'renamed' WHERE hash = $1", [hash])
+  await isHeardOf({ username: 'token:renamed', roles: ['viewer'] })
+  await database.query("UPDATE tokens SET valid_until = now() - interval '1 second'")
+  await isHeardOf({ code: 'UNAUTHORIZED', message: 'The token is not valid', data: { session: false } })
+
+  const short = await issue({ validUntil: new Date(Date.now() + 5000).toISOString() })
+  await database.query("UPDATE tokens SET valid_until = '2999-01-01Z'")
+  const answer = async (): Promise<number> => (await app.inject({ url: '/api/profile', headers: bearer(short.token) })).statusCode
+  t.equal(await answer(), 200)
+  const { now } = Date
+  t.intercept(Date, 'now', { value: () => now() + 5000 })
+  t.equal(await answer(), 401)
+})
+
+t.test('a token expires at its second exactly', async t => {
+  const { app, issue } = await buildHost(t)
+  const { token, validUntil } = await issue({ validUntil: '2030-01-01T00:00:00Z' })
+  let now = Date.parse(validUntil) - 1
+  t.intercept(Date, 'now', { value: () => now })
+  t.equal((await app.inject({ url: '/api/profile', headers: bearer(token) })).statusCode, 200)
+  now += 1
+  t.equal((await app.inject({ url: '/api/profile', headers: bearer(token) })).statusCode, 401)
+})
+
+t.test('the table holds what its constraints allow: no second name, no other hash, no endless or unreadable expiry', async t => {
+  const { database, issue } = await buildHost(t)
+  await issue({ name: 'a' })
+  for (const change of ["hash = 'x'", 'hash = upper(hash)', "valid_until = 'infinity'", "valid_until = '-infinity'", "valid_until = '10000-01-01Z'", 'name = NULL']) {
+    await t.rejects(database.query(`UPDATE tokens SET ${change}`), change)
+  }
+})
+
+t.test('a trigger tells of every token that ends or changes, also by plain SQL, and of nothing else', async t => {
+  const { database, issue } = await buildHost(t)
+  const listener = new pg.Client(database.url)
+  await listener.connect()
+  t.teardown(() => listener.end())
+  await listener.query('LISTEN mmc_tokens')
+  const heard = async (): Promise<unknown> => (await once(listener, 'notification') as [{ payload: string }])[0].payload
+
+  const { hash } = await issue()
+  await database.query('UPDATE tokens SET last_used = now()')
+  for (const change of ["UPDATE tokens SET valid_until = valid_until - interval '1 day'", "UPDATE tokens SET role = 'admin'", "UPDATE tokens SET name = 'other'",
+    "SET session_replication_role = replica; UPDATE tokens SET role = 'viewer'; RESET session_replication_role", `UPDATE tokens SET hash = '${'0'.repeat(64)}'`]) {
+    const notified = heard()
+    await database.query(change)
+    t.equal(await notified, hash, change)
+  }
+  const payloads: unknown[] = []
+  listener.on('notification', ({ payload }) => { payloads.push(payload) })
+  for (const [end, ...expected] of [['DELETE FROM tokens', '0'.repeat(64), '!'], ['TRUNCATE tokens', '!', '*']]) {
+    payloads.length = 0
+    await database.query(String(end))
+    while (payloads.length < 2) await once(listener, 'notification')
+    t.strictSame(payloads, expected)
+  }
+})
+
+t.test('twenty nodes boot at once on an empty database', async t => {
+  const database = await createDatabase(t)
+  const nodes = await Promise.all(Array.from({ length: 20 }, async () => await buildHost(t, { database })))
+  t.strictSame(await database.query('SELECT number FROM migrations'), [{ number: 1 }, { number: 2 }])
+  const { token } = await nodes[0]?.issue() ?? {}
+  t.equal((await nodes[19]?.app.inject({ url: '/api/viewer', headers: bearer(token ?? '') }))?.statusCode, 200)
+})
+
+t.test('a node that never gets its turn to migrate gives up before Fastify does, within 5 s', async t => {
+  const database = await createDatabase(t)
+  const other = new pg.Client(database.url)
+  await other.connect()
+  t.teardown(() => other.end())
+  await other.query('SELECT pg_advisory_lock(hashtext($1))', [`mmc_tokens.${database.schema}`])
+  const started = performance.now()
+  await t.rejects(buildHost(t, { database }), { code: 'MMC_TOKENS_DATABASE', message: /Postgres did not answer within 900 ms$/ })
+  t.ok(performance.now() - started < 5000)
+  await other.query('SELECT pg_advisory_unlock_all()')
+  t.ok((await buildHost(t, { database })).app.tokens.enabled)
+})
+
+t.test('a node whose turn to migrate comes after its first deadline takes it', async t => {
+  const database = await createDatabase(t)
+  const other = new pg.Client(database.url)
+  await other.connect()
+  t.teardown(() => other.end())
+  await other.query('SELECT pg_advisory_lock(hashtext($1))', [`mmc_tokens.${database.schema}`])
+  const pool = new pg.Pool({ connectionString: database.url })
+  t.teardown(() => pool.end())
+  const booting = buildHost(t, { database, tokens: { postgres: pool } })
+  await once(pool, 'remove')
+  await other.query('SELECT pg_advisory_unlock_all()')
+  t.ok((await booting).app.tokens.enabled)
+})
+
+t.test('every statement is prepared once for a connection, by a name that fits with the longest schema', async t => {
+  const database = { ...await createDatabase(t), schema: `test_${process.pid}`.padEnd(45, 'x') }
+  const pool = new pg.Pool({ connectionString: database.url, max: 1 })
+  t.teardown(() => pool.end())
+  t.teardown(() => database.query(`DROP SCHEMA ${database.schema} CASCADE`))
+  await mkdir('.data', { recursive: true })
+  const bootstrap = `.data/storage-${process.pid}.json`
+  await writeFile(bootstrap, JSON.stringify([{ name: 'a', role: 'viewer', validUntil: '2999-01-01T00:00:00Z', hash: '0'.repeat(64) }]))
+  t.teardown(() => rm(bootstrap))
+  const { setInterval } = globalThis
+  t.intercept(globalThis, 'setInterval', { value: (work: () => void, delay: number) => setInterval(work, delay === 1000 ? 10 : delay) })
+  const { app, issue } = await buildHost(t, { database, tokens: { postgres: pool, bootstrap, purgeExpiredAfter: 0 } })
+  const { token } = await issue()
+  await app.inject({ url: '/api/viewer', headers: bearer(token) })
+  await app.tokens.list()
+  await app.tokens.metrics()
+  await app.tokens.revoke('0'.repeat(64))
+  const names = ['boot', 'count', 'ended', 'find', 'insert', 'notify', 'page', 'purge', 'remove', 'touch'].map(name => `mmc_tokens.${database.schema}.${name}`)
+  const prepared = async (): Promise<string[]> => (await pool.query<{ name: string }>('SELECT name FROM pg_prepared_statements')).rows.map(({ name }) => name).sort()
+  for (let known = await prepared(); known.length < names.length; known = await prepared()) await app.inject({ url: '/api/viewer', headers: bearer(token) })
+  t.strictSame(await prepared(), names)
+  t.equal(Math.max(...names.map(name => name.length)), 63)
+})
+
+t.test('a role without rights to create anything is enough once the tables are there', async t => {
+  const { database } = await buildHost(t)
+  const role = `${database.schema}_app`
+  await database.query(`CREATE ROLE ${role} LOGIN PASSWORD 'x'; GRANT USAGE ON SCHEMA ${database.schema} TO ${role};
+    GRANT SELECT, INSERT, UPDATE, DELETE ON tokens TO ${role}; GRANT SELECT ON migrations TO ${role}`)
+  t.teardown(() => database.query(`DROP OWNED BY ${role}; DROP ROLE ${role}`))
+  const { app, issue } = await buildHost(t, { database, tokens: { postgres: { connectionString: database.url, options: `-c role=${role}` } } })
+  const { hash } = await issue()
+  t.equal(await app.tokens.revoke(hash), true)
+  t.equal(await app.tokens.revoke(hash), false)
+})
+
+t.test('a pool of the host serves as well, however it parses types and whatever its time zone, and is left open', async t => {
+  const { app: reference, database, issue } = await buildHost(t)
+  const { token, ...record } = await issue()
+  const pool = new pg.Pool({ connectionString: database.url, options: '-c timezone=Asia/Kolkata -c datestyle=German', types: { getTypeParser: () => (value: unknown) => value as string } })
+  t.teardown(() => pool.end())
+  const { app } = await buildHost(t, { database, tokens: { postgres: pool } })
+  t.strictSame(await app.tokens.list(), [record])
+  t.equal((await app.inject({ url: '/api/viewer', headers: bearer(token) })).statusCode, 200)
+  await app.close()
+  t.equal(pool.ended, false)
+  t.equal(pool.listenerCount('error'), 0)
+  t.equal(reference.tokens.enabled, true)
+})
+
+t.test('two schemas on one pool do not meet', async t => {
+  const { database: one } = await buildHost(t)
+  const two = await createDatabase(t)
+  const pool = new pg.Pool({ connectionString: one.url, max: 1 })
+  t.teardown(() => pool.end())
+  const hosts = [await buildHost(t, { database: one, tokens: { postgres: pool } }), await buildHost(t, { database: two, tokens: { postgres: pool } })]
+  for (const { issue, app } of hosts) {
+    const { token, ...record } = await issue({ name: 'same' })
+    t.strictSame(await app.tokens.list(), [record])
+  }
+})

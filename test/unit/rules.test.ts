@@ -1,0 +1,191 @@
+import t from 'tap'
+import { createCache, type Known } from '../../lib/tokens/cache.js'
+import { createTokens, type Tokens } from '../../lib/tokens/tokens.js'
+import type { Claims, Credential, Signer, Store, Token } from '../../lib/types.js'
+
+interface Rules {
+  tokens: Tokens
+  rows: Map<string, Token>
+  /** What was asked of the store, the signer and the usage. */
+  calls: string[]
+  trust: (yes: boolean) => void
+  fail: (yes: boolean) => void
+}
+
+const encode = (text: string): string => Buffer.from(text).toString('base64url')
+
+/** The rules alone: a store in memory, and signatures that hold unless they are `bad`. */
+function createRules (): Rules {
+  const rows = new Map<string, Token>()
+  const calls: string[] = []
+  let [isTrusted, isFailing] = [true, false]
+  const ask = (what: string): void => {
+    calls.push(what)
+    if (isFailing) throw new Error('out of reach')
+  }
+  const store = {
+    async insert (token: Token) {
+      ask('insert')
+      if ([...rows.values()].some(({ name }) => name === token.name)) return false
+      rows.set(token.hash, token)
+      return true
+    },
+    async find (hash: string) {
+      ask('find')
+      return rows.get(hash) ?? null
+    },
+    async * list () { yield [...rows.values()] },
+    async remove (hash: string) {
+      ask('remove')
+      return rows.delete(hash)
+    }
+  } as unknown as Store
+  const signer: Signer = {
+    sign: claims => `${encode('{"alg":"HS256","typ":"JWT"}')}.${encode(JSON.stringify(claims))}.x`,
+    verify (secret) {
+      calls.push('verify')
+      if (secret.endsWith('bad')) throw new Error('bad signature')
+      return JSON.parse(Buffer.from(secret.split('.')[1] ?? '', 'base64url').toString()) as Claims
+    }
+  }
+  const never: Signer = { sign: () => 'signed with the second', verify () { throw new Error('another key') } }
+  const usage = { note (hash: string, now: number) { calls.push(`note ${hash.slice(0, 2)} ${now}`) }, apply: (token: Token): Token => ({ ...token, requestedBy: `${token.requestedBy}, applied` }), async close () {}, lag: () => ({ waiting: 0, lagSeconds: 0 }) }
+  const events = { issued ({ name }: Token) { calls.push(`issued ${name}`) }, ended () { calls.push('ended') } }
+  const cache = createCache(() => isTrusted, () => 0)
+  const tokens = createTokens({ store, cache, signers: [signer, never], usage, events, issuer: 'cedalo', roles: ['viewer'] })
+  return { tokens, rows, calls, trust: yes => { isTrusted = yes }, fail: yes => { isFailing = yes } }
+}
+
+/** A token that is good from 10.25 s to 20 s. */
+async function issueOne ({ tokens }: Rules): Promise<Credential> {
+  const { token } = await tokens.issue({ name: ' a ', role: 'viewer', validUntil: '1970-01-01T00:00:20Z', requestedBy: 'me' }, 10_250)
+  return tokens.recognize(token) as Credential
+}
+
+const causeOf = (outcome: unknown): unknown => (outcome as { code: string, cause: unknown }).code === 'UNAUTHORIZED' && (outcome as Error).cause
+
+t.test('a token is issued as it is asked for, signed with the first key, and its name is taken then', async t => {
+  const rules = createRules()
+  const { tokens, rows } = rules
+  const issued = await tokens.issue({ name: ' a ', role: 'viewer', validUntil: '1970-01-01T00:00:20.9Z', requestedBy: 'me' }, 10_250)
+  const { token, ...record } = issued
+  t.strictSame(Object.keys(issued), ['token', 'name', 'hash', 'validUntil', 'role', 'requestedBy', 'issueDate', 'lastUsed'])
+  t.match(record, {
+    name: 'a', validUntil: '1970-01-01T00:00:20.000Z', role: 'viewer', requestedBy: 'me', issueDate: '1970-01-01T00:00:10.250Z', lastUsed: '1970-01-01T00:00:10.250Z'
+  })
+  t.match(JSON.parse(Buffer.from(token.split('.')[1] ?? '', 'base64url').toString()), { role: 'viewer', iat: 10, exp: 20, iss: 'cedalo', jti: /^[0-9a-f-]{36}$/ })
+  t.strictSame(rows.get(record.hash), record, 'stored without the secret')
+  await t.rejects(issueOne(rules), { code: 'CONFLICT' })
+})
+
+t.test('a token is looked up once and known then, at once and without another signature', async t => {
+  const rules = createRules()
+  const { tokens, calls } = rules
+  const credential = await issueOne(rules)
+  calls.length = 0
+  const looking = tokens.authenticate(credential, 11_000)
+  t.ok(looking instanceof Promise)
+  t.match(await looking, { token: { name: 'a', role: 'viewer', requestedBy: 'me, applied', lastUsed: '1970-01-01T00:00:11.000Z' }, expires: 'Thu, 01 Jan 1970 00:00:20 GMT' })
+  t.equal(Object.isFrozen((await looking as Known).token), true, 'many requests share it')
+  const known = tokens.authenticate(credential, 12_000)
+  t.notOk(known instanceof Promise)
+  t.match(known, { token: { name: 'a', lastUsed: '1970-01-01T00:00:12.000Z' } })
+  t.match(tokens.authenticate(credential, 11_500), { token: { lastUsed: '1970-01-01T00:00:12.000Z' } }, 'never backwards')
+  const short = credential.hash.slice(0, 2)
+  t.strictSame(calls, ['verify', 'find', `note ${short} 11000`, `note ${short} 12000`, `note ${short} 11500`])
+
+  rules.trust(false)
+  calls.length = 0
+  await tokens.authenticate(credential, 13_000)
+  t.strictSame(calls, ['find', `note ${short} 13000`], 'its signature held once')
+})
+
+t.test('it ends by its row or by its claim, whichever is earlier, on the very millisecond, known or not, and its use is not told then', async t => {
+  for (const [row, end] of [['1970-01-01T00:00:20.000Z', 20_000], ['1970-01-01T00:00:15.000Z', 15_000], ['1970-01-01T00:00:30.000Z', 20_000]] as const) {
+    for (const isTrusted of [true, false]) {
+      const rules = createRules()
+      const { tokens, rows, calls } = rules
+      rules.trust(isTrusted)
+      const credential = await issueOne(rules)
+      Object.assign(rows.get(credential.hash) as Token, { validUntil: row })
+      t.match(await tokens.authenticate(credential, end - 1), { token: { name: 'a' } })
+      calls.length = 0
+      t.equal(causeOf(await tokens.authenticate(credential, end)), 'expired')
+      t.equal(causeOf(await tokens.authenticate(credential, end + 1)), 'expired')
+      t.notMatch(calls.join(), 'note')
+      if (end === 20_000 && !isTrusted) t.strictSame(calls, [], 'the claim alone says so')
+    }
+  }
+})
+
+t.test('what is not signed, unknown, revoked or without an end is refused, and the log may know why', async t => {
+  const rules = createRules()
+  const { tokens, calls } = rules
+  const credential = await issueOne(rules)
+  const forge = (secret: string): Credential => tokens.recognize(secret) as Credential
+  calls.length = 0
+  t.equal(causeOf(tokens.authenticate(forge(credential.secret.replace(/x$/, 'bad')), 11_000)), 'another key')
+  t.strictSame(calls, ['verify'], 'a forgery does not reach the store')
+  t.equal(causeOf(tokens.authenticate(forge(`${encode('{}')}.${encode('{"iss":"cedalo"}')}.x`), 11_000)), 'foreign header')
+  t.equal(causeOf(tokens.authenticate(forge(`${encode('{"alg":"HS256","typ":"JWT"}')}.${encode('{"iss":"cedalo","exp":"never"}')}.x`), 11_000)), 'expired')
+  t.equal(causeOf(await tokens.authenticate(forge(`${credential.secret}y`), 11_000)), 'unknown or revoked')
+  t.equal(await tokens.revoke(credential.hash), true)
+  t.equal(causeOf(await tokens.authenticate(credential, 11_000)), 'unknown or revoked')
+})
+
+t.test('what claims to be ours is recognized by its issuer, and what was verified once without reading it again', async t => {
+  const rules = createRules()
+  const credential = await issueOne(rules)
+  t.match(credential, { hash: /^[0-9a-f]{64}$/, secret: /\.x$/ })
+  await rules.tokens.authenticate(credential, 11_000)
+  const { parse } = JSON
+  let reads = 0
+  t.intercept(JSON, 'parse', { value (text: string) { reads++; return parse(text) as unknown } })
+  t.strictSame(rules.tokens.recognize(credential.secret), credential)
+  const decoded = t.capture(Buffer, 'from', Buffer.from as never)
+  t.equal(rules.tokens.recognize('opaque'), null)
+  t.strictSame([reads, decoded().length], [0, 0])
+  t.equal(rules.tokens.recognize(`${encode('{}')}.${encode('{"iss":"other"}')}.x`), null)
+})
+
+t.test('a token is gone from its revocation on, also where the store could not say whether it was done', async t => {
+  const rules = createRules()
+  const { tokens, calls } = rules
+  const credential = await issueOne(rules)
+  await tokens.authenticate(credential, 11_000)
+  rules.fail(true)
+  await t.rejects(tokens.revoke(credential.hash), { message: 'out of reach' })
+  calls.length = 0
+  await t.rejects(tokens.authenticate(credential, 11_000) as Promise<unknown>, { message: 'out of reach' }, 'asked again, not believed')
+  t.strictSame(calls, ['find'])
+  rules.fail(false)
+  calls.length = 0
+  t.equal(await tokens.revoke(credential.hash), true)
+  t.equal(await tokens.revoke(credential.hash), false)
+  t.strictSame(calls, ['remove', 'ended', 'remove'], 'of what was not there nobody is told')
+})
+
+t.test('a record and the list have the latest use; what is no hash never reaches the store', async t => {
+  const rules = createRules()
+  const { tokens, rows, calls } = rules
+  const { hash } = await issueOne(rules)
+  t.match(await tokens.get(hash), { name: 'a', requestedBy: 'me, applied' })
+  const pages: Token[][] = []
+  for await (const page of tokens.list({}, 0)) pages.push(page)
+  t.match(pages, [[{ name: 'a', requestedBy: 'me, applied' }]])
+  const unusedSince = async (time: string): Promise<number> => {
+    let count = 0
+    for await (const page of tokens.list({ unusedSince: time }, 0)) count += page.length
+    return count
+  }
+  t.equal(await unusedSince('1970-01-01T00:00:10.251Z'), 1)
+  t.equal(await unusedSince('1970-01-01T00:00:10.250Z'), 0, 'used at that very time')
+  calls.length = 0
+  for (const odd of [hash.toUpperCase(), `${hash}0`, hash.slice(1), `0${hash}`, '', `${hash}\n`]) {
+    t.equal(await tokens.get(odd), null)
+    t.equal(await tokens.revoke(odd), false)
+  }
+  t.strictSame(calls, [])
+  rows.clear()
+  t.equal(await tokens.get(hash), null)
+})
