@@ -122,7 +122,7 @@ function createPool (config: PostgresConfig): PostgresPool {
 function describePlace (config: PostgresConfig): string {
   try {
     const { host, port, database } = new pg.Client(config)
-    return `${host}:${port}, database "${database ?? ''}"`
+    return `${host}:${port}, database ${JSON.stringify(database)}`
   } catch {
     // The cause would show the password.
     throw new OptionError('option "postgres" is not a connection string that pg can read: write postgres://user:password@host:5432/database, its special characters percent-encoded')

@@ -221,13 +221,14 @@ t.test('listen: what migrates goes there directly, and statements are not prepar
   t.equal((await app.inject({ url: '/api/viewer', headers: bearer(token) })).statusCode, 200)
   const pool = new pg.Pool({ connectionString: database.url, max: 1 })
   t.teardown(() => pool.end())
-  const prepared = async (): Promise<unknown[]> => (await pool.query('SELECT name FROM pg_prepared_statements ORDER BY name')).rows
+  const prepared = async (): Promise<string[]> => (await pool.query<{ name: string }>('SELECT name FROM pg_prepared_statements')).rows.map(({ name }) => name)
   const pooled = await buildHost(t, { database, tokens: { postgres: pool, listen: database.url } })
   await pooled.app.tokens.get('0'.repeat(64))
   t.strictSame(await prepared(), [])
   const direct = await buildHost(t, { database, tokens: { postgres: pool } })
   await direct.app.tokens.get('0'.repeat(64))
-  t.strictSame(await prepared(), [{ name: `mmc_tokens.${database.schema}.find` }], 'this test would notice')
+  // Beside what it asks on a schedule of its own.
+  t.ok((await prepared()).includes(`mmc_tokens.${database.schema}.find`), 'this test would notice')
 
   const unreachable = Fastify()
   t.teardown(() => unreachable.close())
