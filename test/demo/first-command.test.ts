@@ -52,7 +52,7 @@ function start (t: Test, environment: NodeJS.ProcessEnv, [file, ...args]: readon
 t.test('a port that is taken is one sentence, and nothing is left behind', async t => {
   const { server, port } = await listen()
   t.teardown(() => server.close())
-  const before = await readdir(DATA).catch(() => [])
+  const before = await readdir(DATA).catch((): string[] => [])
   for (const [CEDALO_MC_PROXY_PORT, sentence] of [
     [String(port), `Port ${port} is taken. Choose another: CEDALO_MC_PROXY_PORT=8089 npm start`],
     ['99999', /^CEDALO_MC_PROXY_PORT=99999 can't be listened on: [^\n]+$/],
@@ -65,7 +65,7 @@ t.test('a port that is taken is one sentence, and nothing is left behind', async
     t.match(said[0] ?? '', sentence)
     t.equal(said.length, 1, output())
   }
-  const made = (await readdir(DATA).catch(() => [])).filter(name => !before.includes(name) && /^demo-/.test(name))
+  const made = (await readdir(DATA).catch((): string[] => [])).filter(name => !before.includes(name) && /^demo-/.test(name))
   t.strictSame(made, [])
 })
 
