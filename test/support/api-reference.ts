@@ -20,7 +20,7 @@ const CONTRAST = ([
 
 // Swagger UI lets long texts scroll in boxes that no keyboard reaches (WCAG 2.1.1); how long a text is depends on the font. In full, wrapped.
 const WHOLE = `
-.swagger-ui .highlight-code > .microlight, .swagger-ui .responses-inner .curl { max-height: none; overflow: visible; }
+.swagger-ui .highlight-code > .microlight, .swagger-ui .responses-inner .curl { max-height: none; overflow: visible !important; }
 .swagger-ui .model-example .model-container, .swagger-ui .model-box { overflow: visible; }`
 
 const SCRIPT = `
