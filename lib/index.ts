@@ -101,7 +101,7 @@ const register: FastifyPluginAsync<TokensPluginOptions> = async (app, options) =
 
   const sendError = createSendError(issuer, session)
   if (queryParameter !== false) redactParameter(app.log, queryParameter)
-  addAuthentication(app, { tokens, isEnabled: () => isEnabled, hook, parameter: queryParameter, events, expiryHeader, sendError })
+  addAuthentication(app, { tokens, isEnabled: () => isEnabled, hook, parameter: queryParameter, events, expiryHeader, sendError, prefix })
   try {
     await app.register(createRoutes({ tokens, isEnabled: () => isEnabled, session, roles, versions, tokensMayManageTokens, sendError }), { prefix })
   } catch (cause) {
