@@ -79,8 +79,10 @@ export function createRedact (parameter: string): (text: string) => string {
   const inQuery = new RegExp(`[{,]"${name}(?:(?:\\[|%5[bB])[^"\\\\]*(?:\\\\.[^"\\\\]*)*)?":`, 'g')
 
   return text => {
-    const line = redactUrls(text, inUrl).replace(BYTES, '"rawPacket":"[Redacted]"')
-    const query = line.indexOf('"query":{')
+    let line = redactUrls(text, inUrl)
+    // To look for text is several times as fast as for a pattern.
+    if (line.includes('rawPacket":{')) line = line.replace(BYTES, '"rawPacket":"[Redacted]"')
+    const query = line.indexOf('query":{')
     return query === -1 ? line : redactMembers(line, inQuery, query)
   }
 }
@@ -89,15 +91,15 @@ function redactUrls (text: string, names: RegExp): string {
   let [redacted, from, count] = ['', 0, 0]
   names.lastIndex = 0
   while (names.test(text)) {
-    let at = names.lastIndex
-    if (text[at - 1] !== '=') {
-      at = endOf(KEY_END, text, at)
-      if (at === -1) continue
-    }
-    const end = endOf(++count > MANY ? REST : VALUE, text, at)
+    const at = names.lastIndex
+    const isMuch = ++count > MANY
+    // Such as `token[0][a]=`.
+    const start = isMuch || text[at - 1] === '=' ? at : endOf(KEY_END, text, at)
+    if (start === -1) continue
+    const end = endOf(isMuch ? REST : VALUE, text, start)
     names.lastIndex = end
-    if (end === at) continue
-    redacted += `${text.slice(from, at)}[Redacted]`
+    if (end === start) continue
+    redacted += `${text.slice(from, start)}[Redacted]`
     from = end
   }
   return from === 0 ? text : redacted + text.slice(from)
