@@ -1,5 +1,6 @@
 import type { FastifyInstance, FastifyReply, FastifyRequest, HookHandlerDoneFunction } from 'fastify'
-import { InternalError, TokensError, TwoCredentialsError } from '../errors.js'
+import { InternalError, InvalidTokenError, NotEnabledError, TokensError, TwoCredentialsError } from '../errors.js'
+import type { Known } from '../tokens/cache.js'
 import { EXPIRED, type Outcome, type Tokens, UNKNOWN } from '../tokens/tokens.js'
 import type { Origin, Token } from '../types.js'
 import { toPrincipal } from './authorize.js'
@@ -16,6 +17,8 @@ interface Parts {
   /** Whether an answer tells when the token expires. */
   expiryHeader: boolean
   sendError: SendError
+  /** The base path of the four routes. */
+  prefix?: string
 }
 
 /** Tells when the token of a request expires. GitHub has one like it; the form is that of all dates in HTTP (RFC 9110 §5.6.7). */
@@ -25,7 +28,9 @@ const EXPIRY_HEADER = 'application-token-expires'
  * Adds the hooks through which every request of the host passes: credential → principal. A credential of ours that does not hold is
  * refused whatever stands beside it; without one the request goes on as it came.
  */
-export function addAuthentication (app: FastifyInstance, { tokens, isEnabled, hook, queryParameter: parameter, audit, expiryHeader, sendError }: Parts): void {
+export function addAuthentication (app: FastifyInstance, parts: Parts): void {
+  const { tokens, isEnabled, hook, queryParameter: parameter, audit, expiryHeader, sendError, prefix = '' } = parts
+  const fourRoutes = [`${prefix}/api/tokens`, `${prefix}/api/tokens/:tokenHash`]
   app.decorateRequest('applicationToken', null)
   decoratePresented(app)
 
@@ -45,12 +50,26 @@ export function addAuthentication (app: FastifyInstance, { tokens, isEnabled, ho
     }
     presented.isJudged = true
     const outcome = presented.credential === null ? new TwoCredentialsError() : tokens.authenticate(presented.credential, Date.now())
-    if (outcome instanceof Promise) {
-      outcome.catch((cause: unknown) => new InternalError({ cause })).then(found => { settle(request, reply, found, done) }).catch(done)
-    } else {
-      settle(request, reply, outcome, done)
-    }
+    whenKnown(outcome, found => { settle(request, reply, found, done) }, done)
   })
+
+  // The body has arrived meanwhile, as slowly as the client pleased.
+  if (hook === 'onRequest') {
+    app.addHook('preHandler', (request, reply, done) => {
+      const credential = presentedBy(request)?.credential
+      if (!credential || request.applicationToken === null) {
+        done()
+        return
+      }
+      const outcome = isEnabled() ? tokens.authenticate(credential, Date.now(), true) : new NotEnabledError()
+      whenKnown(outcome, found => { settleAgain(request, reply, found, done) }, done)
+    })
+  }
+
+  function whenKnown (outcome: Outcome | Promise<Outcome>, settle: (outcome: Outcome) => void, done: HookHandlerDoneFunction): void {
+    if (outcome instanceof Promise) outcome.catch((cause: unknown) => new InternalError({ cause })).then(settle).catch(done)
+    else settle(outcome)
+  }
 
   function look (request: FastifyRequest): void {
     if (mayPresent(request, parameter) && request.routeOptions.config.applicationTokens !== false) findPresented(request, parameter, tokens.recognize)
@@ -65,31 +84,62 @@ export function addAuthentication (app: FastifyInstance, { tokens, isEnabled, ho
       refuse(request, reply, outcome).catch(done)
       return
     } else {
+      const before = userOf(request)
       try {
         becomeUser(request, outcome.token)
       } catch (cause) {
         refuse(request, reply, new InternalError({ cause })).catch(done)
         return
       }
+      if (hook === 'onRequest') (presentedBy(request) as Presented).users = { before, token: userOf(request) }
       tokens.counts.authentications.accepted++
-      request.applicationToken = outcome.token
-      if (expiryHeader) reply.header(EXPIRY_HEADER, outcome.expires)
+      accept(request, reply, outcome)
     }
     done()
   }
 
-  async function refuse (request: FastifyRequest, reply: FastifyReply, error: TokensError): Promise<void> {
+  /** Of a request that was accepted and counted before its body arrived. A guard may have let it in already. */
+  function settleAgain (request: FastifyRequest, reply: FastifyReply, outcome: Outcome, done: HookHandlerDoneFunction): void {
+    const { name, role } = request.applicationToken as Token
+    if (!isEnabled() && fourRoutes.includes(String(request.routeOptions.url))) {
+      sendError(request, reply, new NotEnabledError()).catch(done)
+    } else if (!isEnabled()) {
+      refuseAgain(new InvalidTokenError({ cause: 'tokens were disabled while the request arrived' }))
+    } else if (outcome instanceof TokensError) {
+      refuseAgain(outcome)
+    } else if (outcome.token.name !== name || outcome.token.role !== role) {
+      refuseAgain(new InvalidTokenError({ cause: 'its name or role changed while the request arrived' }))
+    } else {
+      // A session that is restored after `onRequest` does not take the token's place.
+      becomeUser(request, outcome.token)
+      accept(request, reply, outcome)
+      done()
+    }
+
+    function refuseAgain (error: TokensError): void {
+      const { users } = presentedBy(request) as Presented
+      // A session that was restored meanwhile stays.
+      if (userOf(request) === users?.token) setUser(request, users?.before)
+      request.applicationToken = null
+      refuse(request, reply, error, true).catch(done)
+    }
+  }
+
+  function accept (request: FastifyRequest, reply: FastifyReply, { token, expires }: Known): void {
+    request.applicationToken = token
+    if (expiryHeader) reply.header(EXPIRY_HEADER, expires)
+  }
+
+  async function refuse (request: FastifyRequest, reply: FastifyReply, error: TokensError, isCounted = false): Promise<void> {
     // @fastify/websocket may not have seen this upgrade yet, and so would leave its socket open for ever.
     if ((request.raw as { upgrade?: boolean }).upgrade === true) reply.raw.once('finish', () => { request.raw.socket.destroySoon() })
-    note(request, error)
+    const kind = kindOf(error)
+    if (!isCounted) tokens.counts.authentications[kind]++
+    if (kind !== 'failed') report(request, error, kind === 'several' ? 'several tokens in one request' : String(error.cause))
     await sendError(request, reply, error)
   }
 
-  function note (request: FastifyRequest, error: TokensError): void {
-    const kind = kindOf(error)
-    tokens.counts.authentications[kind]++
-    if (kind === 'failed') return
-    const reason = kind === 'several' ? 'several tokens in one request' : String(error.cause)
+  function report (request: FastifyRequest, error: TokensError, reason: string): void {
     const { credential } = presentedBy(request) as Presented
     audit.rejected(reason, { hash: credential?.hash ?? null, ...error.token }, originOf(request, null))
   }
@@ -98,14 +148,6 @@ export function addAuthentication (app: FastifyInstance, { tokens, isEnabled, ho
   function isOverlooked (request: FastifyRequest): boolean {
     if (isEnabled() && presentedBy(request) === null) look(request)
     return presentedBy(request)?.isJudged === false
-  }
-
-  // A session that is restored after `onRequest` does not take the token's place.
-  if (hook === 'onRequest') {
-    app.addHook('preHandler', (request, _reply, done) => {
-      if (request.applicationToken !== null) becomeUser(request, request.applicationToken)
-      done()
-    })
   }
 
   let isWarned = false
@@ -128,7 +170,15 @@ function kindOf (error: TokensError): 'unknown' | 'expired' | 'invalid' | 'sever
 }
 
 function becomeUser (request: FastifyRequest, token: Token): void {
-  (request as { user?: unknown }).user = toPrincipal(token)
+  setUser(request, toPrincipal(token))
+}
+
+function userOf (request: FastifyRequest): unknown {
+  return (request as { user?: unknown }).user
+}
+
+function setUser (request: FastifyRequest, user: unknown): void {
+  (request as { user?: unknown }).user = user
 }
 
 /** Cheap, since it is asked for every request of the host. */

@@ -9,6 +9,8 @@ export interface Presented {
   readonly taken: Taken | null
   /** Whether our hook came to it: a guard that runs earlier may have answered. */
   isJudged: boolean
+  /** `request.user` as it was before the token took its place, and since. */
+  users?: { before: unknown, token: unknown }
 }
 
 interface Taken { parameter: string, value: unknown, url: string, originalUrl: string | undefined }

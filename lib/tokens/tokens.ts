@@ -40,8 +40,9 @@ export interface Tokens {
   /**
    * The token that a credential of ours is, or why it is none; at once, without a promise, where that is known. A refusal is not
    * thrown: they come in floods.
+   * @param isAgain whether this use of it was judged, and noted, before
    */
-  authenticate: (credential: Credential, now: number) => Outcome | Promise<Outcome>
+  authenticate: (credential: Credential, now: number, isAgain?: boolean) => Outcome | Promise<Outcome>
   /** @throws InvalidError, ConflictError */
   issue: (token: CreateToken & { requestedBy: string }, now: number, origin?: Origin) => Promise<IssuedToken>
   /**
@@ -72,9 +73,10 @@ export function createTokens ({ store, cache, signers, usage, audit, issuer, rol
   /** When the claims of a credential end, by its digest, which no change of a row makes untrue: signature and issuer held once. */
   const expiries = new LruMap<number>(VERIFIED_SIZE)
 
-  function judge (known: Known | null, now: number): Outcome {
+  function judge (known: Known | null, now: number, isAgain: boolean): Outcome {
     if (known === null) return new InvalidTokenError({ cause: UNKNOWN })
     if (now >= known.endsAt) return Object.assign(new InvalidTokenError({ cause: EXPIRED }), { token: known.token })
+    if (isAgain) return known
     known.lastUsed = Math.max(known.lastUsed, now)
     usage.note(known.token.hash, now)
     return known
@@ -112,17 +114,17 @@ export function createTokens ({ store, cache, signers, usage, audit, issuer, rol
       return expiries.get(hash) !== undefined || isOurs(secret, issuer) ? { secret, hash } : null
     },
 
-    authenticate ({ secret, hash }, now) {
+    authenticate ({ secret, hash }, now, isAgain = false) {
       const known = cache.get(hash)
       if (known !== undefined) {
-        counts.cacheHits++
-        return judge(known, now)
+        if (!isAgain) counts.cacheHits++
+        return judge(known, now, isAgain)
       }
       const expiry = expiryOf(secret, hash)
       if (typeof expiry === 'string') return new InvalidTokenError({ cause: expiry })
       // Also where it is no number.
       if (!(now < expiry)) return new InvalidTokenError({ cause: EXPIRED })
-      return cache.load(hash, async () => await find(hash, expiry)).then(loaded => judge(loaded, now))
+      return cache.load(hash, async () => await find(hash, expiry)).then(loaded => judge(loaded, now, isAgain))
     },
 
     async issue ({ requestedBy, ...input }, now, origin = { ...UNKNOWN_ORIGIN, actor: requestedBy }) {

@@ -5,7 +5,7 @@ import Fastify, { type FastifyInstance, type FastifyServerOptions } from 'fastif
 import pino from 'pino'
 import { pino as oldPino } from 'pino-9-5'
 import t, { type Test } from 'tap'
-import { redactParameter } from '../../lib/http/redact.js'
+import { redactParameter } from '../../lib/http/redact-log.js'
 import tokensPlugin, { type TokensPluginOptions } from '../../lib/index.js'
 import type { Log } from '../../lib/types.js'
 import { bearer, SECRET } from '../support/build-host.js'
