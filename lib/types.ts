@@ -67,8 +67,11 @@ export interface Store {
   lease: () => { isHeld: boolean, losses: number }
   /** Tells whether it was stored: not when the name is taken. */
   insert: (token: Token) => Promise<boolean>
-  /** Stores a token unless its hash is there, or once was inserted so; `taken` where another has its name. Any number of nodes may do so at once. */
-  bootstrap: (token: Token) => Promise<'stored' | 'known' | 'taken'>
+  /**
+   * Stores tokens, each unless its hash is there, or once was stored so; `taken` where another has its name, and no outcome where it was
+   * known. Names and hashes differ. Any number of nodes may do so at once.
+   */
+  bootstrap: (tokens: readonly Token[]) => Promise<ReadonlyMap<string, 'stored' | 'taken'>>
   find: (hash: string) => Promise<Token | null>
   /** Tokens, oldest first, in pages; nothing is held between them. `now` decides what has expired. */
   list: (filter: Filter, now: number) => AsyncIterable<Token[]>

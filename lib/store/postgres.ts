@@ -1,12 +1,12 @@
 import pg from 'pg'
 import { DatabaseError } from '../errors.js'
 import type { Ended, Log, Origin, PostgresConfig, PostgresPool, Store, Token } from '../types.js'
-import { createConnection } from './connection.js'
+import { createConnection, DEADLINE } from './connection.js'
 import { bringUpToDate, type MigrateOptions, PATIENCE } from './migrate.js'
 import { ORIGIN } from './migrations.js'
 import { createNeighbours } from './neighbours.js'
 import { createRevocations, type Revocations } from './revocations.js'
-import { createSend } from './statement.js'
+import { createSend, type SendOptions, TRANSIENT } from './statement.js'
 
 /** Records a page of a list; also how many are purged, or told of, in one statement. */
 const PAGE = 500
@@ -36,14 +36,17 @@ export function createPostgresStore ({ postgres, listen, fingerprints, log, ...o
   let revocations: Revocations | undefined
   const schema = pg.escapeIdentifier(options.schema)
 
+  /** Until when the start may take, by the monotonic clock. */
+  let startBy = -Infinity
+
   const time = (column: string): string => `to_char(${column} AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.MS"Z"')::text AS ${column}`
   const columns = [...['hash', 'name', 'role', 'requested_by'].map(column => `${column}::text`), ...['issue_date', 'valid_until', 'last_used'].map(time)].join(', ')
 
   // The name prepares the statement once per connection, which a pooler may not bear. It carries the schema, since two of us may share a
   // pool; with six letters more it is as long as Postgres takes at most, which is 63.
   const send = createSend(connection, listen === undefined)
-  const statement = <R>(name: string, text: string) => async (...values: unknown[]): Promise<R[]> =>
-    await send<R>({ name: `mmc_tokens.${options.schema}.${name}`, text, values })
+  const statement = <R>(name: string, text: string, more?: () => SendOptions) => async (...values: unknown[]): Promise<R[]> =>
+    await send<R>({ name: `mmc_tokens.${options.schema}.${name}`, text, values }, more?.())
 
   const insert = statement('insert', `
     INSERT INTO ${schema}.tokens (hash, name, role, requested_by, issue_date, valid_until, last_used)
@@ -56,11 +59,26 @@ export function createPostgresStore ({ postgres, listen, fingerprints, log, ...o
     SELECT ${columns} FROM ${schema}.tokens AS token WHERE (token.issue_date, token.hash) > ($1, $2)
       AND ($4::boolean IS NULL OR (token.valid_until > $5) = $4) AND ($6::timestamptz IS NULL OR token.last_used < $6)
     ORDER BY token.issue_date, token.hash LIMIT $3`)
-  // A name that is taken breaks off the whole statement, so that another boot may try again.
-  const bootstrap = statement('boot', `
-    WITH first AS (INSERT INTO ${schema}.bootstrapped (hash) VALUES ($1) ON CONFLICT DO NOTHING RETURNING hash)
-    INSERT INTO ${schema}.tokens (hash, name, role, requested_by, issue_date, valid_until, last_used)
-    SELECT hash, $2, $3, $4, $5, $6, $7 FROM first ON CONFLICT (hash) DO NOTHING RETURNING hash::text`)
+  // Who notes a hash first stores its token, in the order of the hashes, as other nodes do. A name that is taken meanwhile breaks off the
+  // whole statement: the next try sees it.
+  const bootstrap = statement<{ hash: string, is_stored: string }>('boot', `
+    WITH entry AS MATERIALIZED (
+      SELECT * FROM json_to_recordset($1) AS entry (hash text, name text, role text, "requestedBy" text,
+        "issueDate" timestamptz, "validUntil" timestamptz, "lastUsed" timestamptz)
+    ), taken AS MATERIALIZED (
+      SELECT entry.hash FROM entry JOIN ${schema}.tokens AS token USING (name) WHERE token.hash <> entry.hash
+        AND NOT EXISTS (SELECT FROM ${schema}.tokens AS same WHERE same.hash = entry.hash)
+        AND NOT EXISTS (SELECT FROM ${schema}.bootstrapped AS earlier WHERE earlier.hash = entry.hash)
+    ), noted AS (
+      INSERT INTO ${schema}.bootstrapped (hash) SELECT hash FROM entry WHERE hash NOT IN (SELECT hash FROM taken) ORDER BY hash
+      ON CONFLICT DO NOTHING RETURNING hash
+    ), stored AS (
+      INSERT INTO ${schema}.tokens (hash, name, role, requested_by, issue_date, valid_until, last_used)
+      SELECT hash, name, role, "requestedBy", "issueDate", "validUntil", "lastUsed" FROM entry JOIN noted USING (hash) ORDER BY hash
+      ON CONFLICT (hash) DO NOTHING RETURNING hash
+    )
+    SELECT hash::text, 'true' AS is_stored FROM stored UNION ALL SELECT hash::text, 'false' FROM taken`,
+  () => ({ deadline: Math.max(DEADLINE, Math.round(startBy - performance.now())), transient: [...TRANSIENT, UNIQUE_VIOLATION] }))
   const remove = statement('remove', `
     WITH origin AS MATERIALIZED (SELECT set_config('${ORIGIN}', $2, true))
     DELETE FROM ${schema}.tokens USING origin WHERE hash = $1 RETURNING hash::text`)
@@ -84,7 +102,7 @@ export function createPostgresStore ({ postgres, listen, fingerprints, log, ...o
 
   return {
     async start (listener, onEnded = () => {}) {
-      const startBy = performance.now() + PATIENCE
+      startBy = performance.now() + PATIENCE
       await bringUpToDate(direct, options, startBy)
       if (direct !== connection) await bringUpToDate(connection, { ...options, migrate: false }, startBy)
       revocations ??= createRevocations(direct, notify, { ...listener, ended: onEnded }, createNeighbours(options.schema, fingerprints, notify, log), log)
@@ -98,13 +116,9 @@ export function createPostgresStore ({ postgres, listen, fingerprints, log, ...o
     async insert (token) {
       return (await insert(...toValues(token))).length > 0
     },
-    async bootstrap (token) {
-      try {
-        return (await bootstrap(...toValues(token))).length > 0 ? 'stored' : 'known'
-      } catch (error) {
-        if ((error as { code?: string }).code === UNIQUE_VIOLATION) return 'taken'
-        throw error
-      }
+    async bootstrap (tokens) {
+      const outcomes = await bootstrap(JSON.stringify(tokens))
+      return new Map(outcomes.map(({ hash, is_stored: isStored }) => [hash, isStored === 'true' ? 'stored' : 'taken']))
     },
     async find (hash) {
       const [row] = await find(hash) as [FindRow]

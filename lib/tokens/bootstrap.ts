@@ -2,7 +2,7 @@ import { readFile } from 'node:fs/promises'
 import { type Static, type TSchema } from '@sinclair/typebox'
 import { Value } from '@sinclair/typebox/value'
 import { BootstrapEntrySchema } from '../../schemas/token.js'
-import { BootstrapError, mustBe, TokensError } from '../errors.js'
+import { BootstrapError, mustBe } from '../errors.js'
 import type { Log, Store, Token } from '../types.js'
 import { type Events, NOBODY } from './events.js'
 import { parseName, parseRole, parseValidUntil } from './new-token.js'
@@ -27,29 +27,48 @@ interface Parts {
  * @throws BootstrapError
  */
 export async function bootstrap ({ store, events, roles, log, file, isStrict }: Parts, now: number): Promise<void> {
+  /** By their place in the file. */
   const failures: Error[] = []
-
-  async function add (entry: unknown): Promise<void> {
-    const token = toToken(entry, roles, now)
-    const outcome = await store.bootstrap(token)
-    if (outcome === 'stored') events.issued(token, { ...NOBODY, actor: ACTOR })
-    if (outcome === 'taken') throw new BootstrapError('another token has its name: revoke that one, or give this one another name')
-  }
-
   try {
-    for (const [index, entry] of (await read(file)).entries()) {
-      await add(entry).catch((error: unknown) => {
-        // The database out of reach is no fault of an entry.
-        if (!(error instanceof TokensError || error instanceof BootstrapError)) throw error
-        failures.push(new BootstrapError(`entry ${index + 1}${nameOf(entry)} of the bootstrap file ${file}: ${error.message}`))
-      })
+    const entries = await read(file)
+    const fail = (index: number, message: string): void => {
+      failures[index] = new BootstrapError(`entry ${index + 1}${nameOf(entries[index])} of the bootstrap file ${file}: ${message}`)
+    }
+    const found = parse(entries, roles, now, fail)
+    const outcomes = found.size > 0 ? await store.bootstrap([...found.keys()]) : new Map<string, string>()
+    for (const [token, index] of found) {
+      const outcome = outcomes.get(token.hash)
+      if (outcome === 'stored') events.issued(token, { ...NOBODY, actor: ACTOR })
+      if (outcome === 'taken') fail(index, 'another token has its name: revoke that one, or give this one another name')
     }
   } catch (error) {
+    // The database out of reach is no fault of the file.
     if (!(error instanceof BootstrapError)) throw error
     failures.push(error)
   }
-  if (isStrict && failures[0] !== undefined) throw failures[0]
-  for (const err of failures) log.error({ err }, 'a token of the option "bootstrap" is not there')
+  // Not all places have one.
+  const errors = failures.flat()
+  if (isStrict && errors[0] !== undefined) throw errors[0]
+  for (const err of errors) log.error({ err }, 'a token of the option "bootstrap" is not there')
+}
+
+/** The tokens of entries, each with its place; no two have one name or one hash. */
+function parse (entries: unknown[], roles: readonly string[], now: number, fail: (index: number, message: string) => void): Map<Token, number> {
+  const found = new Map<Token, number>()
+  const [names, hashes] = [new Set<string>(), new Set<string>()]
+  for (const [index, entry] of entries.entries()) {
+    try {
+      const token = toToken(entry, roles, now)
+      const twin = hashes.has(token.hash) ? 'hash' : names.has(token.name) ? 'name' : undefined
+      if (twin !== undefined) throw new BootstrapError(`an entry before it has the same ${twin}: remove one of them`)
+      found.set(token, index)
+      hashes.add(token.hash)
+      names.add(token.name)
+    } catch (error) {
+      fail(index, (error as Error).message)
+    }
+  }
+  return found
 }
 
 // What is in the file is not shown, nor what JSON.parse would show of it: it may be the wrong file, or hold a secret.
