@@ -1,9 +1,9 @@
 import pg from 'pg'
 import { DatabaseError } from '../errors.js'
-import type { Ended, Log, Origin, PostgresConfig, PostgresPool, Store, Token } from '../types.js'
+import type { BootstrapOutcome, Ended, Log, Origin, PostgresConfig, PostgresPool, Store, Token } from '../types.js'
 import { createConnection, DEADLINE } from './connection.js'
 import { bringUpToDate, type MigrateOptions, PATIENCE } from './migrate.js'
-import { ORIGIN } from './migrations.js'
+import { nameKey, ORIGIN } from './migrations.js'
 import { createNeighbours } from './neighbours.js'
 import { createRevocations, type Revocations } from './revocations.js'
 import { createSend, type SendOptions, TRANSIENT } from './statement.js'
@@ -61,23 +61,26 @@ export function createPostgresStore ({ postgres, listen, fingerprints, log, ...o
     ORDER BY token.issue_date, token.hash LIMIT $3`)
   // Who notes a hash first stores its token, in the order of the hashes, as other nodes do. A name that is taken meanwhile breaks off the
   // whole statement: the next try sees it.
-  const bootstrap = statement<{ hash: string, is_stored: string }>('boot', `
+  const bootstrap = statement<{ hash: string, outcome: BootstrapOutcome }>('boot', `
     WITH entry AS MATERIALIZED (
-      SELECT * FROM json_to_recordset($1) AS entry (hash text, name text, role text, "requestedBy" text,
-        "issueDate" timestamptz, "validUntil" timestamptz, "lastUsed" timestamptz)
-    ), taken AS MATERIALIZED (
-      SELECT entry.hash FROM entry JOIN ${schema}.tokens AS token USING (name) WHERE token.hash <> entry.hash
+      SELECT *, row_number() OVER (PARTITION BY key ORDER BY place) > 1 AS is_twin
+      FROM (SELECT *, ${nameKey('name')} AS key FROM ROWS FROM (json_to_recordset($1) AS (hash text, name text, role text,
+        "requestedBy" text, "issueDate" timestamptz, "validUntil" timestamptz, "lastUsed" timestamptz)) WITH ORDINALITY
+        AS entry (hash, name, role, requested_by, issue_date, valid_until, last_used, place)) AS looks
+    ), refused AS MATERIALIZED (
+      SELECT hash, is_twin FROM entry WHERE is_twin
+        OR NOT EXISTS (SELECT FROM ${schema}.bootstrapped AS earlier WHERE earlier.hash = entry.hash)
         AND NOT EXISTS (SELECT FROM ${schema}.tokens AS same WHERE same.hash = entry.hash)
-        AND NOT EXISTS (SELECT FROM ${schema}.bootstrapped AS earlier WHERE earlier.hash = entry.hash)
+        AND EXISTS (SELECT FROM ${schema}.tokens AS token WHERE coalesce(token.name_key, token.name) = entry.key OR token.name = entry.name)
     ), noted AS (
-      INSERT INTO ${schema}.bootstrapped (hash) SELECT hash FROM entry WHERE hash NOT IN (SELECT hash FROM taken) ORDER BY hash
+      INSERT INTO ${schema}.bootstrapped (hash) SELECT hash FROM entry WHERE hash NOT IN (SELECT hash FROM refused) ORDER BY hash
       ON CONFLICT DO NOTHING RETURNING hash
     ), stored AS (
       INSERT INTO ${schema}.tokens (hash, name, role, requested_by, issue_date, valid_until, last_used)
-      SELECT hash, name, role, "requestedBy", "issueDate", "validUntil", "lastUsed" FROM entry JOIN noted USING (hash) ORDER BY hash
+      SELECT hash, name, role, requested_by, issue_date, valid_until, last_used FROM entry JOIN noted USING (hash) ORDER BY hash
       ON CONFLICT (hash) DO NOTHING RETURNING hash
     )
-    SELECT hash::text, 'true' AS is_stored FROM stored UNION ALL SELECT hash::text, 'false' FROM taken`,
+    SELECT hash::text, 'stored' AS outcome FROM stored UNION ALL SELECT hash, CASE WHEN is_twin THEN 'twin' ELSE 'taken' END FROM refused`,
   () => ({ deadline: Math.max(DEADLINE, Math.round(startBy - performance.now())), transient: [...TRANSIENT, UNIQUE_VIOLATION] }))
   const remove = statement('remove', `
     WITH origin AS MATERIALIZED (SELECT set_config('${ORIGIN}', $2, true))
@@ -117,8 +120,7 @@ export function createPostgresStore ({ postgres, listen, fingerprints, log, ...o
       return (await insert(...toValues(token))).length > 0
     },
     async bootstrap (tokens) {
-      const outcomes = await bootstrap(JSON.stringify(tokens))
-      return new Map(outcomes.map(({ hash, is_stored: isStored }) => [hash, isStored === 'true' ? 'stored' : 'taken']))
+      return new Map((await bootstrap(JSON.stringify(tokens))).map(({ hash, outcome }) => [hash, outcome]))
     },
     async find (hash) {
       const [row] = await find(hash) as [FindRow]

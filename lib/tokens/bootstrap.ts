@@ -40,6 +40,7 @@ export async function bootstrap ({ store, events, roles, log, file, isStrict }: 
       const outcome = outcomes.get(token.hash)
       if (outcome === 'stored') events.issued(token, { ...NOBODY, actor: ACTOR })
       if (outcome === 'taken') fail(index, 'another token has its name: revoke that one, or give this one another name')
+      if (outcome === 'twin') fail(index, 'an entry before it has the same name: remove one of them')
     }
   } catch (error) {
     // The database out of reach is no fault of the file.
@@ -52,18 +53,16 @@ export async function bootstrap ({ store, events, roles, log, file, isStrict }: 
   for (const err of errors) log.error({ err }, 'a token of the option "bootstrap" is not there')
 }
 
-/** The tokens of entries, each with its place; no two have one name or one hash. */
+/** The tokens of entries, each with its place; no two have one hash. */
 function parse (entries: unknown[], roles: readonly string[], now: number, fail: (index: number, message: string) => void): Map<Token, number> {
   const found = new Map<Token, number>()
-  const [names, hashes] = [new Set<string>(), new Set<string>()]
+  const hashes = new Set<string>()
   for (const [index, entry] of entries.entries()) {
     try {
       const token = toToken(entry, roles, now)
-      const twin = hashes.has(token.hash) ? 'hash' : names.has(token.name) ? 'name' : undefined
-      if (twin !== undefined) throw new BootstrapError(`an entry before it has the same ${twin}: remove one of them`)
+      if (hashes.has(token.hash)) throw new BootstrapError('an entry before it has the same hash: remove one of them')
       found.set(token, index)
       hashes.add(token.hash)
-      names.add(token.name)
     } catch (error) {
       fail(index, (error as Error).message)
     }

@@ -190,7 +190,7 @@ t.test('migrate: false leaves the tables alone, and an outdated one rejects the 
   const app = Fastify()
   t.teardown(() => app.close())
   app.register(tokensPlugin, { postgres: database.url, schema: database.schema, secret: SECRET, migrate: false })
-  await t.rejects(async () => await app.ready(), { code: 'MMC_TOKENS_DATABASE', message: new RegExp(`schema "${database.schema}" is at migration 0 of 2; migrate it, or leave the option "migrate" on$`) })
+  await t.rejects(async () => await app.ready(), { code: 'MMC_TOKENS_DATABASE', message: new RegExp(`schema "${database.schema}" is at migration 0 of 3; migrate it, or leave the option "migrate" on$`) })
   await buildHost(t, { database })
   const { app: later, issue } = await buildHost(t, { database, tokens: { migrate: false } })
   t.strictSame((await later.tokens.list()).length, 0)
@@ -202,7 +202,7 @@ t.test('listen: Postgres behind the pooler must have the tables, too, and none a
   const app = Fastify()
   t.teardown(() => app.close())
   app.register(tokensPlugin, { postgres: pooled.url, listen: direct.url, secret: SECRET })
-  await t.rejects(async () => await app.ready(), { code: 'MMC_TOKENS_DATABASE', message: /is at migration 0 of 2/ })
+  await t.rejects(async () => await app.ready(), { code: 'MMC_TOKENS_DATABASE', message: /is at migration 0 of 3/ })
   t.strictSame(await pooled.query("SELECT 1 FROM pg_namespace WHERE nspname = 'mmc_tokens'"), [])
 
   for (const options of [{ listen: { connectionString: direct.url, idleTimeoutMillis: 0 } }, {}]) {

@@ -42,7 +42,7 @@ t.test('2,000 entries at 30 ms a round trip are stored within the time of a few 
 
 t.test('what is taken keeps none of the others out, and is stored when its name has become free: only what is stored is noted', async t => {
   const host = await buildHost(t)
-  const { hash } = await host.issue({ name: 'token 1' })
+  const { hash } = await host.issue({ name: 'token\u00a01' })
   const bootstrap = await writeFileOf(t, entries(3))
   const { all, onEvent } = collectEvents()
   const lines: string[] = []
@@ -70,14 +70,15 @@ t.test('a token that was there before its file was noted is known, and a later b
 
 t.test('of a name and a hash that stand twice in the file the first stands, and the second is named', async t => {
   const [a, b] = [entry('a'), entry('b')]
-  const bootstrap = await writeFileOf(t, [a, { ...entry('c'), name: ' a ' }, b, { ...b, name: 'd' }, entry('e')])
+  const bootstrap = await writeFileOf(t, [a, { ...entry('c'), name: ' a ' }, b, { ...b, name: 'd' }, entry('e'), entry('x\u00a0y'), entry('x y')])
   const errors: string[] = []
   const { app } = await buildHost(t, { tokens: { bootstrap }, fastify: { logger: { level: 'error', stream: { write (line: string) { errors.push((JSON.parse(line) as { err: Error }).err.message) } } } } })
   t.strictSame(errors, [
     `entry 2 (" a ") of the bootstrap file ${bootstrap}: an entry before it has the same name: remove one of them`,
-    `entry 4 ("d") of the bootstrap file ${bootstrap}: an entry before it has the same hash: remove one of them`
+    `entry 4 ("d") of the bootstrap file ${bootstrap}: an entry before it has the same hash: remove one of them`,
+    `entry 7 ("x y") of the bootstrap file ${bootstrap}: an entry before it has the same name: remove one of them`
   ])
-  t.strictSame((await app.tokens.list()).map(({ name }) => name).sort(), ['a', 'b', 'e'])
+  t.strictSame((await app.tokens.list()).map(({ name }) => name).sort(), ['a', 'b', 'e', 'x\u00a0y'])
 })
 
 t.test('nodes that boot at once with files that hold the same names under other hashes all start, and each name is stored once', async t => {
