@@ -54,6 +54,9 @@ export interface ChangeListener {
   clear: () => void
 }
 
+/** `taken`: another token has its name, as it looks; `twin`: one before it in the same list has. */
+export type BootstrapOutcome = 'stored' | 'taken' | 'twin'
+
 /** Where tokens are kept. Every call ends within a second. */
 export interface Store {
   /**
@@ -67,8 +70,8 @@ export interface Store {
   lease: () => { isHeld: boolean, losses: number }
   /** Tells whether it was stored: not when the name is taken. */
   insert: (token: Token) => Promise<boolean>
-  /** Stores a token unless its hash is there, or once was inserted so; `taken` where another has its name. Any number of nodes may do so at once. */
-  bootstrap: (token: Token) => Promise<'stored' | 'known' | 'taken'>
+  /** Stores tokens, each unless its hash is there, or once was stored so: then it has no outcome. Any number of nodes may do so at once. */
+  bootstrap: (tokens: readonly Token[]) => Promise<ReadonlyMap<string, BootstrapOutcome>>
   find: (hash: string) => Promise<Token | null>
   /** Tokens, oldest first, in pages; nothing is held between them. `now` decides what has expired. */
   list: (filter: Filter, now: number) => AsyncIterable<Token[]>

@@ -2,7 +2,7 @@ import { readFile } from 'node:fs/promises'
 import { type Static, type TSchema } from '@sinclair/typebox'
 import { Value } from '@sinclair/typebox/value'
 import { BootstrapEntrySchema } from '../../schemas/token.js'
-import { BootstrapError, mustBe, TokensError } from '../errors.js'
+import { BootstrapError, mustBe } from '../errors.js'
 import type { Log, Store, Token } from '../types.js'
 import { parseName, parseRole, parseValidUntil } from '../tokens/new-token.js'
 import { UNKNOWN_ORIGIN } from '../tokens/tokens.js'
@@ -29,29 +29,47 @@ interface Parts {
  */
 export async function bootstrap ({ store, audit, roles, log, file, isStrict }: Parts, now: number): Promise<void> {
   if (file === undefined) return
+  /** By their place in the file. */
   const failures: Error[] = []
-
-  async function add (entry: unknown): Promise<void> {
-    const token = toToken(entry, roles, now)
-    const outcome = await store.bootstrap(token)
-    if (outcome === 'stored') audit.issued(token, { ...UNKNOWN_ORIGIN, actor: ACTOR })
-    if (outcome === 'taken') throw new BootstrapError('another token has its name: revoke that one, or give this one another name')
-  }
-
   try {
-    for (const [index, entry] of (await read(file)).entries()) {
-      await add(entry).catch((error: unknown) => {
-        // The database out of reach is no fault of an entry.
-        if (!(error instanceof TokensError || error instanceof BootstrapError)) throw error
-        failures.push(new BootstrapError(`entry ${index + 1}${nameOf(entry)} of the bootstrap file ${file}: ${error.message}`))
-      })
+    const entries = await read(file)
+    const fail = (index: number, message: string): void => {
+      failures[index] = new BootstrapError(`entry ${index + 1}${nameOf(entries[index])} of the bootstrap file ${file}: ${message}`)
+    }
+    const found = parse(entries, roles, now, fail)
+    const outcomes = found.size > 0 ? await store.bootstrap([...found.keys()]) : new Map<string, string>()
+    for (const [token, index] of found) {
+      const outcome = outcomes.get(token.hash)
+      if (outcome === 'stored') audit.issued(token, { ...UNKNOWN_ORIGIN, actor: ACTOR })
+      if (outcome === 'taken') fail(index, 'another token has its name: revoke that one, or give this one another name')
+      if (outcome === 'twin') fail(index, 'an entry before it has the same name: remove one of them')
     }
   } catch (error) {
+    // The database out of reach is no fault of the file.
     if (!(error instanceof BootstrapError)) throw error
     failures.push(error)
   }
-  if (isStrict && failures[0] !== undefined) throw failures[0]
-  for (const err of failures) log.error({ err }, 'a token of the option "bootstrap" is not there')
+  // Not all places have one.
+  const errors = failures.flat()
+  if (isStrict && errors[0] !== undefined) throw errors[0]
+  for (const err of errors) log.error({ err }, 'a token of the option "bootstrap" is not there')
+}
+
+/** The tokens of entries, each with its place; no two have one hash. */
+function parse (entries: unknown[], roles: readonly string[], now: number, fail: (index: number, message: string) => void): Map<Token, number> {
+  const found = new Map<Token, number>()
+  const hashes = new Set<string>()
+  for (const [index, entry] of entries.entries()) {
+    try {
+      const token = toToken(entry, roles, now)
+      if (hashes.has(token.hash)) throw new BootstrapError('an entry before it has the same hash: remove one of them')
+      found.set(token, index)
+      hashes.add(token.hash)
+    } catch (error) {
+      fail(index, (error as Error).message)
+    }
+  }
+  return found
 }
 
 // What is in the file is not shown, nor what JSON.parse would show of it: it may be the wrong file, or hold a secret.

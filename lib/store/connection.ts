@@ -3,12 +3,17 @@ import { DatabaseError, DeadlineError, OptionError } from '../errors.js'
 import type { Log, PostgresClient, PostgresConfig, PostgresPool } from '../types.js'
 
 /** How long a call may take, the wait for a connection included, in milliseconds: so that who waits for it has an answer within a second. */
-const DEADLINE = 900
+export const DEADLINE = 900
 
-/** Values arrive as Postgres writes them, whatever parsers the host has set for its own. */
-const AS_TEXT = { getTypeParser: () => (value: string) => value }
+/** Postgres's code where it ends a session that was idle for too long, which is no trouble of anybody. */
+const IDLE_SESSION_TIMEOUT = '57P05'
 
-export type Run = <Row>(query: { text: string, values?: unknown[], name?: string }) => Promise<Row[]>
+/** Every column is text, which a pool of the host with `binary: true` hands over as bytes; its own parsers are not asked. */
+const AS_TEXT = { getTypeParser: () => String }
+
+export interface Query { text: string, values?: unknown[], name?: string }
+
+export type Run = <Row>(query: Query) => Promise<Row[]>
 
 /** A way to Postgres. Nothing connects before the first call. */
 export interface Connection {
@@ -17,11 +22,12 @@ export interface Connection {
   /**
    * Gives `work` a client, for at most a second. Whose pool it is, and how it is set, makes no difference: a client that comes too late
    * goes back unused, and one that may still be at work when time is up, or that met an error, is closed, which also ends its transaction.
+   * @param deadline in milliseconds, where it is not the usual one
    * @throws DeadlineError, or what `work` throws
    */
-  withClient: <T>(work: (run: Run) => Promise<T>) => Promise<T>
-  /** The same way, for a client of one's own. */
-  config: PostgresConfig
+  withClient: <T>(work: (run: Run) => Promise<T>, deadline?: number) => Promise<T>
+  /** The same way, for a client of one's own. Read it for each: the host may change the password of its pool. */
+  readonly config: PostgresConfig
   /** Ends the pool, unless it is the host's. */
   close: () => Promise<void>
 }
@@ -29,21 +35,29 @@ export interface Connection {
 /** @throws OptionError for a connection string that can't be read */
 export function createConnection (postgres: string | PostgresConfig | PostgresPool, log: Log): Connection {
   const isTheirs = isPool(postgres)
-  const config = isTheirs ? configOf(postgres) : typeof postgres === 'string' ? { connectionString: postgres } : postgres
+  const configure = (): PostgresConfig => isTheirs ? configOf(postgres) : typeof postgres === 'string' ? { connectionString: postgres } : postgres
+  const config = configure()
   const place = describePlace(config)
-  const pool = isTheirs ? postgres : createPool(config)
+  const own = isTheirs ? undefined : createPool(config)
+  const pool = own ?? postgres as PostgresPool
 
   // Without a listener, a pool whose idle connection ends would end the process.
-  const onError = (error: Error): void => { log.warn({ err: error }, `lost a connection to Postgres at ${place}`) }
+  const onError = (error: Error): void => {
+    if (codeOf(error) !== IDLE_SESSION_TIMEOUT) log.warn({ err: error }, `lost a connection to Postgres at ${place}`)
+  }
   pool.on('error', onError)
 
   return {
     place,
-    config,
-    withClient: work => withClient(pool, work),
+    get config () { return configure() },
+    withClient (work, deadline = DEADLINE) {
+      // A connection that comes later than the call's deadline would keep others from connecting.
+      if (own !== undefined && config.connectionTimeoutMillis === undefined) own.options.connectionTimeoutMillis = deadline
+      return withClient(pool, work, deadline)
+    },
     async close () {
-      if (isTheirs) pool.off('error', onError)
-      else await closeInTime(pool.end(), log)
+      if (own === undefined) pool.off('error', onError)
+      else await closeInTime(own.end(), log)
     }
   }
 }
@@ -59,9 +73,15 @@ const ADVICE: Record<string, string> = {
 /** pg says so, without a code, where Postgres asks for a password and there is none. */
 const NO_PASSWORD = /client password must be a/
 
+/** The code that Postgres or Node gave an error, where one did. */
+export function codeOf (error: unknown): string {
+  return (error as NodeJS.ErrnoException).code ?? ''
+}
+
 /** What went wrong at this place, for whoever starts the host. */
 export function explain (place: string, cause: unknown): Error {
-  const { message, code = '' } = cause as NodeJS.ErrnoException
+  const { message } = cause as Error
+  const code = codeOf(cause)
   const advice = NO_PASSWORD.test(message) ? 'the user needs a password: postgres://user:password@…, or PGPASSWORD' : ADVICE[code]
   // Node refuses `localhost` with an AggregateError, whose own message is empty.
   return new DatabaseError(`Postgres at ${place} can't be used: ${message === '' ? code : message}${advice === undefined ? '' : `; ${advice}`}`, { cause })
@@ -80,7 +100,7 @@ export async function closeInTime (closing: Promise<void>, log: Log): Promise<vo
   clearTimeout(timer)
 }
 
-function withClient<T> (pool: PostgresPool, work: (run: Run) => Promise<T>): Promise<T> {
+function withClient<T> (pool: PostgresPool, work: (run: Run) => Promise<T>, deadline: number): Promise<T> {
   return new Promise((resolve, reject) => {
     let client: PostgresClient | undefined
     let isOver = false
@@ -96,7 +116,7 @@ function withClient<T> (pool: PostgresPool, work: (run: Run) => Promise<T>): Pro
     }
     const fail = (error: unknown): void => { end(false, () => { reject(error) }) }
     // Not unref'ed: as above.
-    const timer = setTimeout(() => { fail(new DeadlineError(DEADLINE)) }, DEADLINE)
+    const timer = setTimeout(() => { fail(new DeadlineError(deadline)) }, deadline)
 
     // By callback: a client may fail in the very turn in which it comes, before a promise of it is heard of.
     pool.connect((error, fresh) => {
@@ -127,7 +147,7 @@ function configOf (pool: PostgresPool): PostgresConfig {
   return { ...options, password: options.password }
 }
 
-function createPool (config: PostgresConfig): PostgresPool {
+function createPool (config: PostgresConfig): pg.Pool {
   return new pg.Pool({ application_name: 'fastify-mmc-tokens', connectionTimeoutMillis: DEADLINE, keepAlive: true, allowExitOnIdle: true, ...config })
 }
 

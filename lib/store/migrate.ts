@@ -1,16 +1,21 @@
+import { setTimeout as pause } from 'node:timers/promises'
 import pg from 'pg'
 import { DeadlineError } from '../errors.js'
-import type { Connection, Run } from './connection.js'
-import { explain } from './connection.js'
+import { codeOf, type Connection, explain, type Run } from './connection.js'
 import { migrations } from './migrations.js'
 
-/** How often a node that boots waits its turn, up to a second each time, before it gives up. */
-const TURNS = 4
+/** How long a start waits for a Postgres that is slow or absent, in milliseconds: Fastify gives up after 10 s. */
+export const PATIENCE = 5000
+/** How long one try may take, so that another follows where a connection hangs, in milliseconds. */
+const TRY = 3500
+/** From a try that failed at once to the next, in milliseconds. */
+const PAUSE = 100
 
-/** Postgres writes booleans so. */
-const TRUE = 't'
+/** A transaction of this role, or in this database, might end before the node's turn comes. */
+const NO_TIMEOUTS = `SELECT set_config(name, '0', true) FROM pg_settings
+  WHERE name IN ('statement_timeout', 'lock_timeout', 'idle_in_transaction_session_timeout', 'transaction_timeout')`
 
-interface Answer { exists: string }
+interface State { encoding: string, is_migrated: string }
 
 export interface MigrateOptions {
   /** The name of the schema. */
@@ -21,38 +26,61 @@ export interface MigrateOptions {
 
 /**
  * Brings the tables up to date. Any number of nodes may do so at once: they take turns.
+ * @param until until when a Postgres that can't be used may change its mind, by the monotonic clock
  * @throws DatabaseError that names the place
  */
-export async function bringUpToDate ({ place, withClient }: Connection, { schema, migrate }: MigrateOptions): Promise<void> {
+export async function bringUpToDate ({ place, withClient }: Connection, { schema, migrate }: MigrateOptions, until: number): Promise<void> {
   const quoted = pg.escapeIdentifier(schema)
   const steps = migrations(quoted)
+  const timeLeft = (): number => Math.min(TRY, until - performance.now())
 
   async function version (run: Run): Promise<number> {
-    const [table] = await run({ text: 'SELECT to_regclass($1) IS NOT NULL AS exists', values: [`${quoted}.migrations`] }) as [Answer]
-    return table.exists === TRUE ? (await run({ text: `SELECT number FROM ${quoted}.migrations` })).length : 0
+    const [{ encoding, is_migrated: isMigrated }] = await run({
+      text: 'SELECT getdatabaseencoding()::text AS encoding, (to_regclass($1) IS NOT NULL)::text AS is_migrated',
+      values: [`${quoted}.migrations`]
+    }) as [State]
+    if (encoding !== 'UTF8') throw new Error(`the database has the encoding ${encoding}: create one with ENCODING 'UTF8' TEMPLATE template0`)
+    return isMigrated === 'true' ? (await run({ text: `SELECT number::text FROM ${quoted}.migrations` })).length : 0
   }
 
   async function apply (run: Run): Promise<void> {
-    await run({ text: 'BEGIN' })
-    await run({ text: 'SELECT pg_advisory_xact_lock(hashtext($1))', values: [`mmc_tokens.${schema}`] })
-    const [known] = await run({ text: 'SELECT to_regnamespace($1) IS NOT NULL AS exists', values: [quoted] }) as [Answer]
-    if (known.exists !== TRUE) await run({ text: `CREATE SCHEMA ${quoted}` })
+    // Each statement must see what the node before it did.
+    await run({ text: 'BEGIN ISOLATION LEVEL READ COMMITTED' })
+    await run({ text: NO_TIMEOUTS })
+    await run({ text: 'SELECT pg_advisory_xact_lock(hashtext($1))::text', values: [`mmc_tokens.${schema}`] })
+    const [known] = await run({ text: 'SELECT (to_regnamespace($1) IS NOT NULL)::text AS is_there', values: [quoted] }) as [{ is_there: string }]
+    if (known.is_there !== 'true') await run({ text: `CREATE SCHEMA ${quoted}` })
     const done = await version(run)
     for (const text of steps.slice(done)) await run({ text })
     await run({ text: `INSERT INTO ${quoted}.migrations (number) SELECT generate_series($1::integer, $2)`, values: [done + 1, steps.length] })
     await run({ text: 'COMMIT' })
   }
 
-  try {
-    for (let turn = 1; ; turn++) {
-      const done = await withClient(version)
-      if (done >= steps.length) return
-      if (!migrate) throw new Error(`schema "${schema}" is at migration ${done} of ${steps.length}; migrate it, or leave the option "migrate" on`)
-      await withClient(apply).catch((error: unknown) => {
-        if (turn === TURNS || !(error instanceof DeadlineError)) throw error
-      })
-    }
-  } catch (error) {
-    throw explain(place, error)
+  async function attempt (): Promise<void> {
+    const done = await withClient(version, timeLeft())
+    if (done >= steps.length) return
+    if (!migrate) throw new Error(`schema "${schema}" is at migration ${done} of ${steps.length}; migrate it, or leave the option "migrate" on`)
+    await withClient(apply, timeLeft())
   }
+
+  for (;;) {
+    try {
+      await attempt()
+      return
+    } catch (error) {
+      if (!canHeal(error)) throw explain(place, error)
+      if (timeLeft() <= PAUSE) throw explain(place, error instanceof DeadlineError ? new DeadlineError(PATIENCE) : error)
+    }
+    await pause(PAUSE)
+  }
+}
+
+/**
+ * Whether what went wrong may be otherwise a moment later: the network, a server that starts, wakes, is full or is busy. Not a wrong password,
+ * a database or right that is missing. The errors of `pg` itself have no code.
+ */
+function canHeal (error: unknown): boolean {
+  const code = codeOf(error)
+  if (code === '') return /terminated|timeout/.test((error as Error).message)
+  return error instanceof DeadlineError || /^(ECONN|ENOTFOUND|ENOENT|EAI_AGAIN|ETIMEDOUT|EHOST|ENET|EPIPE|08|40|53|55P03|57)/.test(code)
 }

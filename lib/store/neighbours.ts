@@ -1,6 +1,9 @@
 import type { Log } from '../types.js'
 import { CHANNEL } from './migrations.js'
 
+/** Milliseconds between two warnings: any user of the database can write to the channel. */
+const INTERVAL = 60_000
+
 type Notify = (channel: string, payload: string) => Promise<unknown>
 
 export interface Neighbours {
@@ -19,11 +22,25 @@ export interface Neighbours {
 export function createNeighbours (schema: string, fingerprints: readonly string[], notify: Notify, log: Log): Neighbours {
   const channel = `${CHANNEL}_keys_${schema}`
   const own = fingerprints[0] as string
-  let lastStranger: string | undefined
+  let warnedAt = -Infinity
+  let isAnswering = false
+  let isAsked = false
 
-  function say (text: string): void {
+  async function say (text: string): Promise<void> {
     // Where this fails heartbeats do, too, and once they return the others are asked again.
-    notify(channel, text).catch(() => {})
+    await notify(channel, text).catch(() => {})
+  }
+
+  // All hear an answer, so that one under way and one after it are enough for any number who ask.
+  async function answer (): Promise<void> {
+    isAsked = true
+    if (isAnswering) return
+    isAnswering = true
+    while (isAsked) {
+      isAsked = false
+      await say(own)
+    }
+    isAnswering = false
   }
 
   return {
@@ -32,9 +49,10 @@ export function createNeighbours (schema: string, fingerprints: readonly string[
     hear (payload) {
       const fingerprint = payload.replace('?', '')
       if (fingerprint === own) return
-      if (payload !== fingerprint) say(own)
-      if (fingerprints.includes(fingerprint) || fingerprint === lastStranger) return
-      lastStranger = fingerprint
+      if (payload !== fingerprint) answer()
+      const now = performance.now()
+      if (fingerprints.includes(fingerprint) || now - warnedAt < INTERVAL) return
+      warnedAt = now
       log.warn('another node signs tokens with a secret that this node does not know, and they are refused here: give all nodes the same option "secret"; to replace it, let all verify with the new one before any signs with it')
     }
   }

@@ -1,11 +1,12 @@
 import pg from 'pg'
 import { DatabaseError } from '../errors.js'
-import type { Ended, Log, Origin, PostgresConfig, PostgresPool, Store, Token } from '../types.js'
-import { createConnection } from './connection.js'
-import { bringUpToDate, type MigrateOptions } from './migrate.js'
-import { ORIGIN } from './migrations.js'
+import type { BootstrapOutcome, Ended, Log, Origin, PostgresConfig, PostgresPool, Store, Token } from '../types.js'
+import { createConnection, DEADLINE } from './connection.js'
+import { bringUpToDate, type MigrateOptions, PATIENCE } from './migrate.js'
+import { nameKey, ORIGIN } from './migrations.js'
 import { createNeighbours } from './neighbours.js'
 import { createRevocations, type Revocations } from './revocations.js'
+import { createSend, type SendOptions, TRANSIENT } from './statement.js'
 
 /** Records a page of a list; also how many are purged, or told of, in one statement. */
 const PAGE = 500
@@ -35,58 +36,79 @@ export function createPostgresStore ({ postgres, listen, fingerprints, log, ...o
   let revocations: Revocations | undefined
   const schema = pg.escapeIdentifier(options.schema)
 
-  const time = (column: string): string => `to_char(${column} AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.MS"Z"') AS ${column}`
-  const columns = `hash, name, role, requested_by, ${['issue_date', 'valid_until', 'last_used'].map(time).join(', ')}`
+  /** Until when the start may take, by the monotonic clock. */
+  let startBy = -Infinity
+
+  const time = (column: string): string => `to_char(${column} AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.MS"Z"')::text AS ${column}`
+  const columns = [...['hash', 'name', 'role', 'requested_by'].map(column => `${column}::text`), ...['issue_date', 'valid_until', 'last_used'].map(time)].join(', ')
 
   // The name prepares the statement once per connection, which a pooler may not bear. It carries the schema, since two of us may share a
   // pool; with six letters more it is as long as Postgres takes at most, which is 63.
-  const statement = <R>(name: string, text: string) => {
-    const prepared = listen === undefined ? { name: `mmc_tokens.${options.schema}.${name}`, text } : { text }
-    return (...values: unknown[]): Promise<R[]> => connection.withClient(run => run<R>({ ...prepared, values }))
-  }
+  const send = createSend(connection, listen === undefined)
+  const statement = <R>(name: string, text: string, more?: () => SendOptions) => async (...values: unknown[]): Promise<R[]> =>
+    await send<R>({ name: `mmc_tokens.${options.schema}.${name}`, text, values }, more?.())
 
   const insert = statement('insert', `
     INSERT INTO ${schema}.tokens (hash, name, role, requested_by, issue_date, valid_until, last_used)
-    VALUES ($1, $2, $3, $4, $5, $6, $7) ON CONFLICT DO NOTHING RETURNING hash`)
+    VALUES ($1, $2, $3, $4, $5, $6, $7) ON CONFLICT DO NOTHING RETURNING hash::text`)
   // One row always, so that "no such token" is told from a server that can't know: a standby may lag behind.
   const find = statement<FindRow>('find', `
-    SELECT pg_is_in_recovery() AS is_standby, token.*
+    SELECT pg_is_in_recovery()::text AS is_standby, token.*
     FROM (VALUES (1)) AS always LEFT JOIN (SELECT ${columns} FROM ${schema}.tokens WHERE hash = $1) AS token ON true`)
   const page = statement<Row>('page', `
     SELECT ${columns} FROM ${schema}.tokens AS token WHERE (token.issue_date, token.hash) > ($1, $2)
       AND ($4::boolean IS NULL OR (token.valid_until > $5) = $4) AND ($6::timestamptz IS NULL OR token.last_used < $6)
     ORDER BY token.issue_date, token.hash LIMIT $3`)
-  // A name that is taken breaks off the whole statement, so that another boot may try again.
-  const bootstrap = statement('boot', `
-    WITH first AS (INSERT INTO ${schema}.bootstrapped (hash) VALUES ($1) ON CONFLICT DO NOTHING RETURNING hash)
-    INSERT INTO ${schema}.tokens (hash, name, role, requested_by, issue_date, valid_until, last_used)
-    SELECT hash, $2, $3, $4, $5, $6, $7 FROM first ON CONFLICT (hash) DO NOTHING RETURNING hash`)
+  // Who notes a hash first stores its token, in the order of the hashes, as other nodes do. A name that is taken meanwhile breaks off the
+  // whole statement: the next try sees it.
+  const bootstrap = statement<{ hash: string, outcome: BootstrapOutcome }>('boot', `
+    WITH entry AS MATERIALIZED (
+      SELECT *, row_number() OVER (PARTITION BY key ORDER BY place) > 1 AS is_twin
+      FROM (SELECT *, ${nameKey('name')} AS key FROM ROWS FROM (json_to_recordset($1) AS (hash text, name text, role text,
+        "requestedBy" text, "issueDate" timestamptz, "validUntil" timestamptz, "lastUsed" timestamptz)) WITH ORDINALITY
+        AS entry (hash, name, role, requested_by, issue_date, valid_until, last_used, place)) AS looks
+    ), refused AS MATERIALIZED (
+      SELECT hash, is_twin FROM entry WHERE is_twin
+        OR NOT EXISTS (SELECT FROM ${schema}.bootstrapped AS earlier WHERE earlier.hash = entry.hash)
+        AND NOT EXISTS (SELECT FROM ${schema}.tokens AS same WHERE same.hash = entry.hash)
+        AND EXISTS (SELECT FROM ${schema}.tokens AS token WHERE coalesce(token.name_key, token.name) = entry.key OR token.name = entry.name)
+    ), noted AS (
+      INSERT INTO ${schema}.bootstrapped (hash) SELECT hash FROM entry WHERE hash NOT IN (SELECT hash FROM refused) ORDER BY hash
+      ON CONFLICT DO NOTHING RETURNING hash
+    ), stored AS (
+      INSERT INTO ${schema}.tokens (hash, name, role, requested_by, issue_date, valid_until, last_used)
+      SELECT hash, name, role, requested_by, issue_date, valid_until, last_used FROM entry JOIN noted USING (hash) ORDER BY hash
+      ON CONFLICT (hash) DO NOTHING RETURNING hash
+    )
+    SELECT hash::text, 'stored' AS outcome FROM stored UNION ALL SELECT hash, CASE WHEN is_twin THEN 'twin' ELSE 'taken' END FROM refused`,
+  () => ({ deadline: Math.max(DEADLINE, Math.round(startBy - performance.now())), transient: [...TRANSIENT, UNIQUE_VIOLATION] }))
   const remove = statement('remove', `
     WITH origin AS MATERIALIZED (SELECT set_config('${ORIGIN}', $2, true))
-    DELETE FROM ${schema}.tokens USING origin WHERE hash = $1 RETURNING hash`)
+    DELETE FROM ${schema}.tokens USING origin WHERE hash = $1 RETURNING hash::text`)
   const purge = statement('purge', `
     WITH origin AS MATERIALIZED (SELECT set_config('${ORIGIN}', '{"isPurged":true}', true), pg_try_advisory_xact_lock(hashtext($2)) AS is_alone)
     DELETE FROM ${schema}.tokens USING origin
-    WHERE is_alone AND hash IN (SELECT hash FROM ${schema}.tokens WHERE valid_until < $1 ORDER BY valid_until LIMIT ${PAGE}) RETURNING hash`)
+    WHERE is_alone AND hash IN (SELECT hash FROM ${schema}.tokens WHERE valid_until < $1 ORDER BY valid_until LIMIT ${PAGE}) RETURNING hash::text`)
   const takeEnded = statement<EndedRow>('ended', `
     DELETE FROM ${schema}.ended WHERE ctid = ANY (ARRAY(
       SELECT ctid FROM ${schema}.ended ORDER BY ended_at LIMIT ${PAGE} FOR UPDATE SKIP LOCKED))
-    RETURNING hash, name, role, ${time('ended_at')}, origin`)
+    RETURNING hash::text, name::text, role::text, ${time('ended_at')}, origin::text`)
   const count = statement<{ role: string, is_active: string, count: string }>('count', `
-    SELECT role, valid_until > $1 AS is_active, count(*) AS count FROM ${schema}.tokens GROUP BY 1, 2 ORDER BY 1, 2`)
+    SELECT role::text, (valid_until > $1)::text AS is_active, count(*)::text AS count FROM ${schema}.tokens GROUP BY 1, 2 ORDER BY 1, 2`)
   // In the order of the hashes, or two nodes that write the same ones would wait for each other.
   const touch = statement('touch', `
     WITH used AS MATERIALIZED (
       SELECT hash, at FROM unnest($1::text[], $2::timestamptz[]) AS used (hash, at) JOIN ${schema}.tokens AS token USING (hash)
       WHERE token.last_used < at ORDER BY hash FOR NO KEY UPDATE OF token)
     UPDATE ${schema}.tokens AS token SET last_used = at FROM used WHERE token.hash = used.hash AND token.last_used < at`)
-  const notify = statement('notify', 'SELECT pg_notify($1, $2)')
+  const notify = statement('notify', 'SELECT pg_notify($1, $2)::text')
 
   return {
     async start (listener, onEnded = () => {}) {
-      await bringUpToDate(direct, options)
-      if (direct !== connection) await bringUpToDate(connection, { ...options, migrate: false })
-      revocations ??= createRevocations(direct.config, direct.place, notify, { ...listener, ended: onEnded }, createNeighbours(options.schema, fingerprints, notify, log), log)
+      startBy = performance.now() + PATIENCE
+      await bringUpToDate(direct, options, startBy)
+      if (direct !== connection) await bringUpToDate(connection, { ...options, migrate: false }, startBy)
+      revocations ??= createRevocations(direct, notify, { ...listener, ended: onEnded }, createNeighbours(options.schema, fingerprints, notify, log), log)
       revocations.start()
     },
     isTrusted: () => revocations?.isTrusted() === true,
@@ -97,17 +119,12 @@ export function createPostgresStore ({ postgres, listen, fingerprints, log, ...o
     async insert (token) {
       return (await insert(...toValues(token))).length > 0
     },
-    async bootstrap (token) {
-      try {
-        return (await bootstrap(...toValues(token))).length > 0 ? 'stored' : 'known'
-      } catch (error) {
-        if ((error as { code?: string }).code === UNIQUE_VIOLATION) return 'taken'
-        throw error
-      }
+    async bootstrap (tokens) {
+      return new Map((await bootstrap(JSON.stringify(tokens))).map(({ hash, outcome }) => [hash, outcome]))
     },
     async find (hash) {
       const [row] = await find(hash) as [FindRow]
-      if (row.is_standby !== 'f') throw new DatabaseError(`Postgres at ${connection.place} is a standby: it may not know of the newest tokens and revocations`)
+      if (row.is_standby !== 'false') throw new DatabaseError(`Postgres at ${connection.place} is a standby: it may not know of the newest tokens and revocations`)
       return row.hash === null ? null : toToken(row)
     },
     async * list ({ after, pageSize = PAGE, state, unusedSince }, now) {
@@ -130,7 +147,7 @@ export function createPostgresStore ({ postgres, listen, fingerprints, log, ...o
       return (await takeEnded()).map(toEnded).sort((a, b) => a.at.localeCompare(b.at))
     },
     async count (now) {
-      return (await count(new Date(now))).map(({ role, is_active: isActive, count }) => ({ role, state: isActive === 't' ? 'active' : 'expired', count: Number(count) }))
+      return (await count(new Date(now))).map(({ role, is_active: isActive, count }) => ({ role, state: isActive === 'true' ? 'active' : 'expired', count: Number(count) }))
     },
     async touch (uses) {
       await touch([...uses.keys()], [...uses.values()])

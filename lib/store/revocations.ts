@@ -1,7 +1,7 @@
 import { randomUUID } from 'node:crypto'
 import pg from 'pg'
-import type { ChangeListener, Log, PostgresConfig } from '../types.js'
-import { closeInTime } from './connection.js'
+import type { ChangeListener, Log } from '../types.js'
+import { closeInTime, type Connection } from './connection.js'
 import { CHANNEL, ENDED } from './migrations.js'
 import type { Neighbours } from './neighbours.js'
 
@@ -13,6 +13,9 @@ const LEASE = 2000
 const SILENCE = 1000
 /** The first pause before connecting again, and the longest, in milliseconds. */
 const PAUSE = { first: 50, longest: 1000 }
+
+/** A connection that listens looks idle; servers before version 14 don't mind. */
+const STAY = "SELECT set_config(name, '0', false) FROM pg_settings WHERE name = 'idle_session_timeout'"
 
 type Notify = (channel: string, payload: string) => Promise<unknown>
 
@@ -30,9 +33,10 @@ export interface Revocations {
  * tokens are looked up, to a channel of this process. A connection hears all channels in the order of commits, so a heartbeat never
  * overtakes a change that was committed before it was sent. A half-open connection, a swallowed notification, a pooler in between, another
  * database and a process that slept look healthy to anything less.
- * @param config direct: a pooler that lends connections by transaction swallows notifications
+ * @param connection direct: a pooler that lends connections by transaction swallows notifications
  */
-export function createRevocations (config: PostgresConfig, place: string, notify: Notify, listener: ChangeListener & { ended: () => void }, neighbours: Neighbours, log: Log): Revocations {
+export function createRevocations (connection: Pick<Connection, 'config' | 'place'>, notify: Notify, listener: ChangeListener & { ended: () => void }, neighbours: Neighbours, log: Log): Revocations {
+  const { place } = connection
   const ownChannel = `${CHANNEL}_${randomUUID()}`
   /** When each heartbeat that is not back was sent. */
   const sent = new Map<string, number>()
@@ -43,7 +47,7 @@ export function createRevocations (config: PostgresConfig, place: string, notify
   let gains = 0
 
   async function connect (): Promise<void> {
-    const fresh = client = new pg.Client({ ...config, application_name: 'fastify-mmc-tokens listener', keepAlive: true, connectionTimeoutMillis: SILENCE, query_timeout: SILENCE })
+    const fresh = client = new pg.Client({ ...connection.config, application_name: 'fastify-mmc-tokens listener', keepAlive: true, connectionTimeoutMillis: SILENCE, query_timeout: SILENCE })
     fresh.on('error', error => { lose(fresh, error) })
     fresh.on('end', () => { lose(fresh, new Error('the connection ended')) })
     fresh.on('notification', ({ channel, payload = '' }) => {
@@ -55,7 +59,7 @@ export function createRevocations (config: PostgresConfig, place: string, notify
     })
     try {
       await fresh.connect()
-      await fresh.query(`LISTEN "${CHANNEL}"; LISTEN "${ownChannel}"; LISTEN "${neighbours.channel}"`)
+      await fresh.query(`${STAY}; LISTEN "${CHANNEL}"; LISTEN "${ownChannel}"; LISTEN "${neighbours.channel}"`)
       // Nobody heard of what changed before.
       listener.clear()
       beat(fresh)

@@ -121,6 +121,13 @@ const walk: Record<string, (t: Test, host: Host) => Promise<string>> = {
     return await startWith(t, { postgres: url.href })
   },
   'migrate: false before the tables are there': async t => await startWith(t, { migrate: false }),
+  async 'a database in another encoding than UTF8' (t) {
+    const { url, query } = await createDatabase(t)
+    const name = `test_${process.pid}_latin1`
+    await query(`CREATE DATABASE ${name} ENCODING 'LATIN1' TEMPLATE template0 LC_COLLATE 'C' LC_CTYPE 'C'`)
+    t.teardown(() => query(`DROP DATABASE ${name} WITH (FORCE)`))
+    return await startWith(t, { postgres: Object.assign(new URL(url), { pathname: `/${name}` }).href })
+  },
   async 'a pool that was ended before' (t) {
     const postgres = new pg.Pool({ connectionString: (await createDatabase(t)).url })
     await postgres.end()

@@ -15,7 +15,7 @@ export const BUGS = {
   'a call may take 5 s': { file: connection, from: 'const DEADLINE = 900', to: 'const DEADLINE = 5000' },
   'nobody listens to the errors of a pool': { file: connection, from: "pool.on('error', onError)", to: '' },
   'an error of the database is a 401': { file: rules, from: 'const token = await store.find(hash)\n    return token && toKnown', to: 'const token = await store.find(hash).catch(() => null)\n    return token && toKnown' },
-  'a standby is believed': { file: 'lib/store/postgres.ts', from: "row.is_standby !== 'f'", to: 'row === undefined' },
+  'a standby is believed': { file: 'lib/store/postgres.ts', from: "row.is_standby !== 'false'", to: 'row === undefined' },
   'a failed insert is a 200': { file: rules, from: '!await store.insert(token)', to: '!await store.insert(token).catch(() => true)' },
   'a failed delete is a 200': { file: rules, from: 'await store.remove(hash, origin)', to: 'await store.remove(hash, origin).catch(() => false)' },
   'a token is answered first, and stored afterwards': { file: rules, from: 'if (!await store.insert(token)) throw new ConflictError()', to: 'setTimeout(() => { store.insert(token).catch(() => {}) }, 1000)' },

@@ -34,7 +34,7 @@ const store: Store = {
   insert: async () => true,
   find: async hash => good.has(hash) ? { name: hash, hash, validUntil: '2999-01-01T00:00:00.000Z', role: 'viewer', requestedBy: 'test', issueDate: iso, lastUsed: iso } satisfies Token : null,
   lease: () => ({ isHeld: true, losses: 0 }),
-  bootstrap: async () => 'stored',
+  bootstrap: async () => new Map(),
   list: async function * () {},
   purge: async () => 0,
   takeEnded: async () => [],

@@ -98,7 +98,8 @@ t.test('an entry that is no good is named and said what it must be; the others s
     [{ ...entry, hash: entry.hash.toUpperCase() }, 'entry 2 ("ci") of the bootstrap file FILE: hash must be the SHA-256 of the token in 64 lower-case hexadecimal digits'],
     [{ ...entry, role: 'king' }, 'entry 2 ("ci") of the bootstrap file FILE: role must be one of admin, editor, viewer, connectionManager, monitoringViewer'],
     [{ ...entry, validUntil: '2026-02-30T00:00:00Z' }, 'entry 2 ("ci") of the bootstrap file FILE: validUntil must be a time in the future, up to the year 9999, with a zone: an RFC 3339 date-time such as 2099-12-31T10:05:00Z'],
-    [{ ...entry, name: 'good' }, 'entry 2 ("good") of the bootstrap file FILE: another token has its name: revoke that one, or give this one another name']
+    [{ ...entry, name: 'good' }, 'entry 2 ("good") of the bootstrap file FILE: an entry before it has the same name: remove one of them'],
+    [{ ...good, name: 'twin' }, 'entry 2 ("twin") of the bootstrap file FILE: an entry before it has the same hash: remove one of them']
   ]
   for (const [bad, message] of cases) {
     const file = await writeBootstrap(t, [good, bad, { ...entry, name: 'last', hash: '0'.repeat(64) }])
@@ -119,7 +120,8 @@ t.test('a name that has become free is taken at the next boot', async t => {
   const host = await buildHost(t)
   const { hash } = await host.issue({ name: 'ci' })
   const bootstrap = await writeBootstrap(t, [entry])
-  await t.rejects(buildHost(t, { database: host.database, tokens: { bootstrap, bootstrapStrict: true } }), { code: 'MMC_TOKENS_BOOTSTRAP' })
+  await t.rejects(buildHost(t, { database: host.database, tokens: { bootstrap, bootstrapStrict: true } }),
+    { code: 'MMC_TOKENS_BOOTSTRAP', message: `entry 1 ("ci") of the bootstrap file ${bootstrap}: another token has its name: revoke that one, or give this one another name` })
   await host.app.tokens.revoke(hash)
   t.equal(await statusOf(await buildHost(t, { database: host.database, tokens: { bootstrap, bootstrapStrict: true } }), token), 200)
 })

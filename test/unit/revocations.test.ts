@@ -48,7 +48,7 @@ async function createListening (t: Test, send = async (): Promise<void> => {}): 
   const listener = { clear () { heard.push('clear') }, forget (hash: string) { heard.push(`forget ${hash}`) }, ended () { heard.push('ended') } }
   const neighbours = { channel: 'neighbours', greet () { heard.push('greet') }, hear (payload: string) { heard.push(`hear ${payload}`) } }
   const log = { info: (line: string) => { lines.push(`info ${line}`) }, warn ({ err }: { err: Error }, line: string) { lines.push(`warn ${line}`); reasons.push(err.message) }, error () {} }
-  const revocations = createRevocations({ connectionString: await databaseUrl() }, 'here', async (channel, payload) => {
+  const revocations = createRevocations({ config: { connectionString: await databaseUrl() }, place: 'here' }, async (channel, payload) => {
     beats.push({ channel, payload })
     if (beats.length >= wanted) tell()
     await send()

@@ -1,0 +1,55 @@
+import t from 'tap'
+import type { Connection, Query } from '../../lib/store/connection.js'
+import { createSend, type Send } from '../../lib/store/statement.js'
+
+const QUERY = { name: 'a name', text: 'SELECT 1', values: [] }
+
+/** A way to Postgres on which each statement meets the next of these errors. */
+function create (codes: string[], isPrepared = true): { send: Send, sent: Query[], deadlines: unknown[] } {
+  const [sent, deadlines]: [Query[], unknown[]] = [[], []]
+  const connection = {
+    async withClient (work: Parameters<Connection['withClient']>[0], deadline?: number) {
+      deadlines.push(deadline)
+      return await work(async query => {
+        sent.push(query)
+        const code = codes.shift()
+        if (code !== undefined) throw Object.assign(new Error(code), { code })
+        return []
+      })
+    }
+  } as unknown as Connection
+  return { send: createSend(connection, isPrepared), sent, deadlines }
+}
+
+t.test('a statement that the server forgot, knows already or can no longer run is sent again without its name, and so are all after it', async t => {
+  for (const code of ['26000', '42P05', '0A000']) {
+    const { send, sent } = create([code])
+    t.strictSame(await send(QUERY), [])
+    await send(QUERY)
+    t.strictSame(sent.map(({ name }) => name), ['a name', undefined, undefined], code)
+  }
+  const two = create(['26000', '26000'])
+  await Promise.all([two.send(QUERY), two.send(QUERY)])
+  t.strictSame(two.sent.map(({ name }) => name), ['a name', 'a name', undefined, undefined], 'two that were under way')
+})
+
+t.test('an error of that kind without a name is an error', async t => {
+  for (const isPrepared of [true, false]) {
+    const { send, sent } = create(isPrepared ? ['0A000', '0A000'] : ['0A000'], isPrepared)
+    await t.rejects(send(QUERY), { code: '0A000' })
+    t.equal(sent.at(-1)?.name, undefined)
+  }
+})
+
+t.test('what did nothing and may succeed the next time is sent again: a serialization failure, a deadlock, a lock or a statement out of its own time', async t => {
+  const { send, sent, deadlines } = create(['40001', '40P01', '55P03', '57014', '40001'])
+  await send(QUERY)
+  t.strictSame([sent.length, sent[5], deadlines], [6, QUERY, [undefined]])
+})
+
+t.test('anything else is an error, unless who sends it says that it may pass', async t => {
+  for (const code of ['23505', '57P01', 'ECONNRESET']) await t.rejects(create([code]).send(QUERY), { code })
+  const { send, deadlines } = create(['23505', '40001'])
+  await t.rejects(send(QUERY, { deadline: 1234, transient: ['23505'] }), { code: '40001' })
+  t.strictSame(deadlines, [1234])
+})
