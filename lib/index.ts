@@ -14,6 +14,7 @@ import { bootstrap as addBootstrap } from './tokens/bootstrap.js'
 import { createCache } from './tokens/cache.js'
 import { createEvents, NOBODY } from './tokens/events.js'
 import { deriveKey, fingerprint } from './tokens/jwt.js'
+import { parseActor } from './tokens/new-token.js'
 import { createPurge } from './tokens/purge.js'
 import { createTokens } from './tokens/tokens.js'
 import { createUsage } from './tokens/usage.js'
@@ -26,7 +27,7 @@ const register: FastifyPluginAsync<TokensPluginOptions> = async (app, options) =
   const {
     postgres, listen, migrate, schema, secrets, issuer, roles, hook, queryParameter, versions, enabled, prefix, session: ask,
     bootstrap, bootstrapStrict, onEvent, maxLifetime, tokensMayManageTokens, purgeExpiredAfter, expiryHeader
-  } = checkOptions(options)
+  } = checkOptions(options, app)
 
   const store = createPostgresStore({ postgres, listen, migrate, schema, fingerprints: secrets.map(fingerprint), log: app.log })
   const usage = createUsage(store, app.log)
@@ -58,13 +59,13 @@ const register: FastifyPluginAsync<TokensPluginOptions> = async (app, options) =
     if (!isEnabled) throw new NotEnabledError()
   }
 
-  const session = createSession(ask)
+  const session = createSession(ask, app.log)
   const applicationTokens: ApplicationTokens = {
     get enabled () { return isEnabled },
     health: () => ({ enabled: isEnabled, lease: store.isTrusted() ? 'held' : 'lost' }),
     enable,
     disable,
-    requireRole: createRequireRole(session, issuer),
+    requireRole: createRequireRole({ session, realm: issuer, roles, log: app.log }),
     async issue (token) {
       requireEnabled()
       return await tokens.issue(token, Date.now())
@@ -82,7 +83,7 @@ const register: FastifyPluginAsync<TokensPluginOptions> = async (app, options) =
     },
     async revoke (hash, by) {
       requireEnabled()
-      return await tokens.revoke(hash, by && { ...NOBODY, actor: by.revokedBy })
+      return await tokens.revoke(hash, by && { ...NOBODY, actor: parseActor('revokedBy', by.revokedBy) })
     },
     async metrics () {
       const { authentications, cacheHits, lookups } = tokens.counts
@@ -152,4 +153,5 @@ async function createSigners (app: FastifyInstance, keys: Buffer[], issuer: stri
 const plugin = fp(register, { name: 'fastify-mmc-tokens', fastify: '5.x' })
 
 export default plugin
+/** @internal For `require()`. A declaration of it is TS18057 to hosts with `module: es2020`, so tsc leaves it out. */
 export { plugin as 'module.exports' }

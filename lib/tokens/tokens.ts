@@ -5,7 +5,7 @@ import type { CreateToken, Credential, Filter, IssuedToken, Metrics, Origin, Sig
 import type { Cache, Known } from './cache.js'
 import { type Events, NOBODY } from './events.js'
 import { digest, isOurs, verify } from './jwt.js'
-import { parseName, parseRole, parseValidUntil } from './new-token.js'
+import { parseActor, parseName, parseRole, parseValidUntil } from './new-token.js'
 import type { Usage } from './usage.js'
 
 /** Digests of which the signature was verified. */
@@ -117,6 +117,7 @@ export function createTokens ({ store, cache, signers, usage, events, issuer, ro
     },
 
     async issue ({ requestedBy, ...input }, now, origin = { ...NOBODY, actor: requestedBy }) {
+      parseActor('requestedBy', requestedBy)
       const { token: secret, entry: { name, hash, validUntil, role } } = mint(input, now)
       const issueDate = new Date(now).toISOString()
       const token: Token = { name, hash, validUntil, role, requestedBy, issueDate, lastUsed: issueDate }
