@@ -9,14 +9,15 @@ type User = TokenPrincipal | null | undefined
 export type Session = (request: FastifyRequest) => TokenPrincipal | null | Promise<TokenPrincipal | null>
 
 /** @param ask the host's own way to know; what it answers is checked, since it decides who is an admin */
-export function createSession (ask: NonNullable<TokensPluginOptions['session']> = hostUser, log?: Log): Session {
+export function createSession (ask: NonNullable<TokensPluginOptions['session']> = hostUser, log: Log): Session {
   let isWarned = false
 
   function check (user: User): TokenPrincipal | null {
     if (isPrincipal(user)) return user
     if (user && !isWarned) {
       isWarned = true
-      log?.warn(`${ask === hostUser ? 'request.user' : 'what the option "session" answers'} must be { username, roles }, such as { username: "me", roles: ["admin"] }, or null: anything else counts as nobody${ask === hostUser ? '; set the option "session"' : ''}`)
+      const source = ask === hostUser ? 'request.user (set the option "session")' : 'what the option "session" answers'
+      log.warn(`no user, so nobody is logged in: ${source} must be { username, roles }, such as { username: "me", roles: ["admin"] }, or null`)
     }
     return null
   }
