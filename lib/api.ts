@@ -150,7 +150,7 @@ export interface ApplicationTokens {
   readonly enabled: boolean
   /**
    * Makes a token. Its secret is in the answer and can't be had again.
-   * @throws 400 `INVALID` for a bad name, role or time; 409 `CONFLICT` for a name that is taken
+   * @throws 400 `INVALID` for a bad name, role, time or `requestedBy`; 409 `CONFLICT` for a name that is taken
    */
   issue: (token: CreateToken & { requestedBy: string }) => Promise<IssuedToken>
   /**
@@ -165,6 +165,7 @@ export interface ApplicationTokens {
   /**
    * Ends the token with this hash; tells whether there was one.
    * @param by who does it, for the event
+   * @throws 400 `INVALID` for a bad `revokedBy`
    */
   revoke: (hash: string, by?: { revokedBy: string }) => Promise<boolean>
   /** How tokens fare in this process. */
@@ -178,8 +179,9 @@ export interface ApplicationTokens {
   /**
    * Makes a guard that lets in who has any of these roles, or is an admin, by token or by session. It also works while the plugin is
    * disabled, for sessions, and throws what the host's error handler answers: 401 `UNAUTHORIZED`, 403 `NOT_ALLOWED`.
+   * @throws `MMC_TOKENS_GUARD` at once, without a role
    */
-  requireRole: (...roles: string[]) => Guard
+  requireRole: (...roles: Array<string | readonly string[]>) => Guard
 }
 
 /** A guard, for `preHandler`. */

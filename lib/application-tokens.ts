@@ -1,5 +1,6 @@
 import { NotEnabledError } from './errors.js'
 import type { Lifecycle } from './lifecycle.js'
+import { parseActor } from './tokens/new-token.js'
 import { type Tokens, UNKNOWN_ORIGIN } from './tokens/tokens.js'
 import type { ApplicationTokens, Metrics, Store, Token } from './types.js'
 
@@ -40,7 +41,7 @@ export function createApplicationTokens ({ tokens, lifecycle, store, usage, requ
     },
     async revoke (hash, by) {
       requireEnabled()
-      return await tokens.revoke(hash, by && { ...UNKNOWN_ORIGIN, actor: by.revokedBy })
+      return await tokens.revoke(hash, by && { ...UNKNOWN_ORIGIN, actor: parseActor('revokedBy', by.revokedBy) })
     },
     async metrics () {
       const { authentications, cacheHits, lookups } = tokens.counts

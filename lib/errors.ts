@@ -76,3 +76,6 @@ export const OverloadError = createError<[]>('MMC_TOKENS_OVERLOAD', 'Too many lo
 
 /** The plugin was registered in a way or a place where it can't do its work. */
 export const HostError = operatorError('MMC_TOKENS_HOST')
+
+/** A guard was asked for without a role, or with what is none. */
+export const GuardError = operatorError('MMC_TOKENS_GUARD')

@@ -27,7 +27,7 @@ export type {
 
 const register: FastifyPluginAsync<TokensPluginOptions> = async (app, options) => {
   checkHost(app)
-  const settings = checkOptions(options)
+  const settings = checkOptions(options, app)
   const { secrets, issuer, roles, queryParameter, prefix } = settings
   const { log } = app
 
@@ -54,8 +54,8 @@ const register: FastifyPluginAsync<TokensPluginOptions> = async (app, options) =
   })
   const isEnabled = (): boolean => lifecycle.isEnabled
 
-  const session = createSession(settings.session)
-  const requireRole = createRequireRole(session, issuer)
+  const session = createSession(settings.session, log)
+  const requireRole = createRequireRole({ session, realm: issuer, roles, log })
   const sendError = createSendError(issuer, session)
   app.decorate('tokens', createApplicationTokens({ tokens, lifecycle, store, usage, requireRole }))
   if (queryParameter !== false) redactParameter(log, queryParameter)
@@ -80,4 +80,5 @@ const register: FastifyPluginAsync<TokensPluginOptions> = async (app, options) =
 const plugin = fp(register, { name: 'fastify-mmc-tokens', fastify: '5.x' })
 
 export default plugin
+/** @internal For `require()`. A declaration of it is TS18057 to hosts with `module: es2020`, so tsc leaves it out. */
 export { plugin as 'module.exports' }

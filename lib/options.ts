@@ -1,22 +1,31 @@
 import { Value } from '@sinclair/typebox/value'
+import type { FastifyInstance } from 'fastify'
+import { closestMatch } from 'leven'
 import { type DataOptions, OptionsSchema } from '../schemas/options.js'
 import { OptionError } from './errors.js'
 import type { TokensPluginOptions } from './types.js'
+import { weaknessOf } from './weak-secret.js'
 
 export type Settings = Omit<DataOptions, 'secret'> & Pick<TokensPluginOptions, 'postgres' | 'listen' | 'session' | 'onEvent'> & { secrets: string[] }
 
-/** What Fastify's `register` finds in the same object. */
-const REGISTER_KEYS = new Set(['logLevel', 'logSerializers'])
+/**
+ * What else comes in the same object: the keys of Fastify's `register`, and what an application of fastify-cli hands to each plugin, which
+ * are the options of its server and `skipOverride`. Those that the server's `initialConfig` has are not repeated here.
+ */
+const OTHERS_KEYS = new Set(['logLevel', 'logSerializers', 'skipOverride', 'logger', 'loggerInstance', 'logController', 'childLoggerFactory', 'genReqId',
+  'trustProxy', 'http', 'https', 'http2', 'serverFactory', 'serializerOpts', 'routerOptions', 'querystringParser', 'rewriteUrl', 'constraints', 'ajv',
+  'schemaController', 'schemaErrorFormatter', 'frameworkErrors', 'clientErrorHandler', 'allowErrorHandlerOverride', 'forceCloseConnections',
+  'return503OnClosing', 'allowHTTP1'])
 const KNOWN = ['postgres', 'listen', 'session', 'onEvent', ...Object.keys(OptionsSchema.properties)]
 
 /**
  * Checks the options and fills in the defaults. The caller's object stays as it is.
  * @throws OptionError, which says what to write instead
  */
-export function checkOptions (options: TokensPluginOptions): Settings {
-  const given = Object.entries(options).filter(([name, value]) => value !== undefined && !REGISTER_KEYS.has(name))
+export function checkOptions (options: TokensPluginOptions, { initialConfig, log }: Pick<FastifyInstance, 'initialConfig' | 'log'>): Settings {
+  const given = Object.entries(options).filter(([name, value]) => value !== undefined && !OTHERS_KEYS.has(name) && !Object.hasOwn(initialConfig, name))
   const unknown = given.find(([name]) => !KNOWN.includes(name))
-  if (unknown !== undefined) throw new OptionError(`there is no option "${unknown[0]}": the options are ${KNOWN.join(', ')}`)
+  if (unknown !== undefined) throw unknownOption(unknown[0])
 
   const { postgres, listen, session, onEvent, ...data } = Object.fromEntries(given) as unknown as TokensPluginOptions
   if (!isConfig(postgres) && !isPool(postgres)) {
@@ -36,11 +45,27 @@ export function checkOptions (options: TokensPluginOptions): Settings {
   const { secret, ...others } = settings
   const secrets = [secret].flat()
   if (!secrets.every(isSecret) || new Set(secrets).size < secrets.length) refuse('secret')
+  const [weakness, ...weaknesses] = secrets.map(weaknessOf)
+  if (weakness) refuse('secret', `, and the first ${weakness}`)
+  for (const [index, weakness] of weaknesses.entries()) {
+    // Were they refused, nobody could replace a weak secret.
+    if (weakness !== null) log.warn(`secret ${index + 2} of the option "secret" ${weakness}, so that it may be guessed: remove it once the tokens that it signed are replaced`)
+  }
   return { ...others, secrets, postgres, ...listen && { listen }, ...session && { session }, ...onEvent && { onEvent } }
 }
 
+function unknownOption (name: string): Error {
+  const meant = closestMatch(name, KNOWN, { maxDistance: 3 })
+  return new OptionError(`there is no option "${name}": the options are ${KNOWN.join(', ')}${meant === undefined ? '' : `; did you mean "${meant}"?`}`)
+}
+
+/** To pg anything is a connection string: "localhost:5432/mmc" is the database "432/mmc" of a host without a name. */
+const CONNECTION_STRING = /^(postgres(ql)?:\/\/\/*[^/]|socket:.|\/)/i
+
 function isConfig (value: unknown): boolean {
-  return typeof value === 'string' ? value !== '' : typeof value === 'object' && value !== null && !('connect' in value)
+  if (typeof value === 'string') return CONNECTION_STRING.test(value)
+  if (typeof value !== 'object' || value === null || value instanceof URL || Array.isArray(value) || 'connect' in value) return false
+  return !('connectionString' in value) || value.connectionString === undefined || (typeof value.connectionString === 'string' && isConfig(value.connectionString))
 }
 
 // A single client of pg can connect, too, but can't be shared.
@@ -50,11 +75,11 @@ function isPool (value: unknown): boolean {
 
 // PEM and JWK are keys of other kinds: whoever pastes one has something else in mind, and may hand us a public key.
 function isSecret (secret: string): boolean {
-  return Buffer.byteLength(secret) >= 32 && new Set(secret).size > 1 && !secret.includes('-----BEGIN') && !/^\s*\{[^]*"kty"/.test(secret)
+  return Buffer.byteLength(secret) >= 32 && !secret.includes('-----BEGIN') && !/^\s*\{[^]*"kty"/.test(secret)
 }
 
-function refuse (name: keyof DataOptions): never {
-  throw mustBe(name, OptionsSchema.properties[name].description as string)
+function refuse (name: keyof DataOptions, besides = ''): never {
+  throw mustBe(name, `${OptionsSchema.properties[name].description}${besides}`)
 }
 
 function mustBe (name: string, what: string): Error {

@@ -1,4 +1,4 @@
-import { FormatRegistry, type Static, type TSchema } from '@sinclair/typebox'
+import { type Static, type TSchema } from '@sinclair/typebox'
 import { Value } from '@sinclair/typebox/value'
 import { ErrorSchema } from './error.js'
 import { CreateTokenSchema, IssuedTokenSchema, TokenSchema } from './token.js'
@@ -6,13 +6,6 @@ import { CreateTokenSchema, IssuedTokenSchema, TokenSchema } from './token.js'
 export { type ErrorBody, ErrorSchema } from './error.js'
 export { security, securitySchemes } from './security.js'
 export { type CreateToken, CreateTokenSchema, createTokenSchema, type IssuedToken, IssuedTokenSchema, ROLES, type Token, TokenSchema, TokensSchema } from './token.js'
-
-const DATE_TIME = /^\d{4}-\d{2}-\d{2}[Tt ]\d{2}:\d{2}:\d{2}(\.\d+)?([Zz]|[+-]\d{2}:\d{2})$/
-
-// TypeBox brings no formats, and to it what names an unknown one is never valid.
-if (!FormatRegistry.Has('date-time')) {
-  FormatRegistry.Set('date-time', value => DATE_TIME.test(value) && !Number.isNaN(Date.parse(value)))
-}
 
 const check = <Schema extends TSchema>(schema: Schema) => (value: unknown): value is Static<Schema> => Value.Check(schema, value)
 

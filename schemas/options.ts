@@ -1,6 +1,9 @@
 import { type Static, Type } from '@sinclair/typebox'
 import { ROLES } from './token.js'
 
+/** A hundred years in seconds: more is a number of milliseconds. */
+const LONGEST = 100 * 365.25 * 24 * 60 * 60
+
 // Each description continues the sentence "option <name> must be …".
 
 /** The options of the plugin that are plain data; the rest, and what a schema can't say, is checked in lib/options.ts. */
@@ -61,7 +64,8 @@ export const OptionsSchema = Type.Object({
   }),
   maxLifetime: Type.Optional(Type.Integer({
     minimum: 1,
-    description: 'a whole number of seconds from 1 on, such as 7776000 for 90 days'
+    maximum: LONGEST,
+    description: 'a whole number of seconds from 1 on, such as 7776000 for 90 days, and at most 100 years'
   })),
   tokensMayManageTokens: Type.Boolean({
     default: true,
@@ -69,7 +73,8 @@ export const OptionsSchema = Type.Object({
   }),
   purgeExpiredAfter: Type.Optional(Type.Integer({
     minimum: 0,
-    description: 'a whole number of seconds from 0 on, such as 2592000 for 30 days'
+    maximum: LONGEST,
+    description: 'a whole number of seconds from 0 on, such as 2592000 for 30 days, and at most 100 years'
   })),
   expiryHeader: Type.Boolean({
     default: false,

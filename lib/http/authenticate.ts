@@ -24,6 +24,9 @@ interface Parts {
 /** Tells when the token of a request expires. GitHub has one like it; the form is that of all dates in HTTP (RFC 9110 §5.6.7). */
 const EXPIRY_HEADER = 'application-token-expires'
 
+/** What guards answer, a redirect to the login page included. 301 and 308 lead to `https:` or a slash, with the token or without. */
+const GUARDED = new Set([401, 403, 302, 303, 307])
+
 /**
  * Adds the hooks through which every request of the host passes: credential → principal. A credential of ours that does not hold is
  * refused whatever stands beside it; without one the request goes on as it came.
@@ -153,9 +156,9 @@ export function addAuthentication (app: FastifyInstance, parts: Parts): void {
   let isWarned = false
   app.addHook('onSend', (request, reply, payload, done) => {
     if (presentedBy(request)?.taken) keepToItself(reply)
-    if (reply.statusCode === 401 && !isWarned && isOverlooked(request)) {
+    if (!isWarned && GUARDED.has(reply.statusCode) && isOverlooked(request)) {
       isWarned = true
-      request.log.warn(`a request with a token was answered 401 before the token was looked at, in the hook "${hook}": register fastify-mmc-tokens with await before guards are added at the root, and set the option "hook" to "onRequest" for guards that run before preHandler`)
+      request.log.warn(`a request with a token was answered ${reply.statusCode} before the token was looked at, in the hook "${hook}": register fastify-mmc-tokens with await before guards are added at the root, and set the option "hook" to "onRequest" for guards that run before preHandler`)
     }
     done(null, payload)
   })

@@ -1,6 +1,7 @@
 import type { FastifyRequest } from 'fastify'
-import { NotAllowedError, UnauthorizedError } from '../errors.js'
-import type { Guard, Token, TokenPrincipal, TokensPluginOptions } from '../types.js'
+import { GuardError, NotAllowedError, UnauthorizedError } from '../errors.js'
+import { isActor } from '../tokens/new-token.js'
+import type { ApplicationTokens, Log, Token, TokenPrincipal, TokensPluginOptions } from '../types.js'
 
 type User = TokenPrincipal | null | undefined
 
@@ -8,7 +9,19 @@ type User = TokenPrincipal | null | undefined
 export type Session = (request: FastifyRequest) => TokenPrincipal | null | Promise<TokenPrincipal | null>
 
 /** @param ask the host's own way to know; what it answers is checked, since it decides who is an admin */
-export function createSession (ask: NonNullable<TokensPluginOptions['session']> = hostUser): Session {
+export function createSession (ask: NonNullable<TokensPluginOptions['session']> = hostUser, log: Log): Session {
+  let isWarned = false
+
+  function check (user: User): TokenPrincipal | null {
+    if (isPrincipal(user)) return user
+    if (user && !isWarned) {
+      isWarned = true
+      const source = ask === hostUser ? 'request.user (set the option "session")' : 'what the option "session" answers'
+      log.warn(`no user, so nobody is logged in: ${source} must be { username, roles }, such as { username: "me", roles: ["admin"] }, or null`)
+    }
+    return null
+  }
+
   return request => {
     const user = ask(request)
     return isThenable(user) ? Promise.resolve(user).then(check) : check(user)
@@ -23,13 +36,9 @@ function isThenable (user: User | Promise<User>): user is Promise<User> {
   return typeof (user as Partial<Promise<User>> | null | undefined)?.then === 'function'
 }
 
-function check (user: User): TokenPrincipal | null {
-  return isPrincipal(user) ? user : null
-}
-
 function isPrincipal (user: unknown): user is TokenPrincipal {
   const { username, roles } = (user ?? {}) as Partial<TokenPrincipal>
-  return typeof username === 'string' && username !== '' && Array.isArray(roles)
+  return isActor(username) && Array.isArray(roles)
 }
 
 /** Who acts with this token. A token that is named after a person is never taken for that person. */
@@ -57,13 +66,40 @@ export function challenge (statusCode: number, isToken: boolean, realm: string):
   return {}
 }
 
+interface GuardParts {
+  session: Session
+  /** The issuer. */
+  realm: string
+  /** Those that a token can have. */
+  roles: readonly string[]
+  log: Log
+}
+
+/** Roles that are warned of: a guard may be made for each request. */
+const MAX_WARNED = 100
+
 /** Makes guards of the host's own routes. What they throw has all that an error handler needs, Fastify's included. */
-export function createRequireRole (session: Session, realm: string): (...roles: string[]) => Guard {
-  return (...roles) => async request => {
-    const principal = await principalOf(request, session)
-    if (principal?.roles.some(role => role === 'admin' || roles.includes(role)) === true) return
-    const error = principal === null ? new UnauthorizedError() : new NotAllowedError(`This takes the role ${['admin', ...roles].join(' or ')}`)
-    throw Object.assign(error, { headers: challenge(error.statusCode, hasToken(request), realm) }, principal === null && { data: { session: false } })
+export function createRequireRole ({ session, realm, roles: known, log }: GuardParts): ApplicationTokens['requireRole'] {
+  const warned = new Set(known)
+
+  return (...given) => {
+    const roles = [...new Set(given.flat())]
+    // Fastify calls with a request what it is handed in place of a guard.
+    if (roles.length === 0 || !roles.every(role => typeof role === 'string' && role !== '')) {
+      throw new GuardError('requireRole must be called with one role or more, each a string that is not empty, and what it returns is the guard: preHandler: app.tokens.requireRole("editor")')
+    }
+    for (const role of roles) {
+      if (warned.has(role) || warned.size >= known.length + MAX_WARNED) continue
+      warned.add(role)
+      log.warn(`requireRole("${role}"): a token can't have this role, only ${known.join(', ')}: correct it, unless people have it`)
+    }
+    const needed = [...new Set(['admin', ...roles])]
+    return async request => {
+      const principal = await principalOf(request, session)
+      if (principal?.roles.some(role => needed.includes(role)) === true) return
+      const error = principal === null ? new UnauthorizedError() : new NotAllowedError(`This takes the role ${needed.join(' or ')}`)
+      throw Object.assign(error, { headers: challenge(error.statusCode, hasToken(request), realm) }, principal === null && { data: { session: false } })
+    }
   }
 }
 

@@ -8,7 +8,7 @@ import { HostError } from '../errors.js'
 export function checkHost (app: FastifyInstance): void {
   // Only the root has a server of its own; a child inherits it.
   if (!Object.hasOwn(app, 'server')) {
-    throw new HostError('fastify-mmc-tokens is registered in a child of the host, where its hook would miss all other routes: register it at the root, with the option "prefix" for a base path')
+    throw new HostError('fastify-mmc-tokens is registered in a child of the host, where its hook would miss all other routes: register it at the root, with the option "prefix" for a base path. fastify-cli makes the application such a child: export fp(app), of fastify-plugin, or start it with -o and skipOverride: true in its options')
   }
   if (app.hasDecorator('tokens')) {
     throw new HostError('app.tokens is there already: register fastify-mmc-tokens once, and have no decorator "tokens" of your own')

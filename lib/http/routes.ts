@@ -4,7 +4,7 @@ import { SerializerSelector } from '@fastify/fast-json-stringify-compiler'
 import { type TypeBoxTypeProvider, TypeBoxValidatorCompiler } from '@fastify/type-provider-typebox'
 import type { FastifyError, FastifyInstance, FastifyReply, FastifyRequest, FastifySerializerCompiler } from 'fastify'
 import { ErrorSchema } from '../../schemas/error.js'
-import { createTokenSchema, IssuedTokenSchema, ListQuerySchema, TokenParamsSchema, TokenSchema, TokensSchema } from '../../schemas/token.js'
+import { createTokenSchema, IssuedTokenSchema, ListQuerySchema, TIME, TokenParamsSchema, TokenSchema, TokensSchema } from '../../schemas/token.js'
 import {
   ConflictError, InternalError, InvalidError, mustBe, NotAllowedError, NotEnabledError, NotFoundError, TokensError, TooLargeError,
   TwoCredentialsError, UnauthorizedError, UnsupportedMediaTypeError
@@ -42,6 +42,14 @@ const describe = (...errors: TokensError[]) => Object.fromEntries(errors.map(({ 
   description: STATUS_CODES[statusCode],
   examples: [{ code, message, ...statusCode === 401 && { data: { session: false } } }]
 }]))
+
+/** For @fastify/swagger, whose host may transform schemas of another kind, such as zod. Documents have the format of times, too. */
+const config: object = {
+  swaggerTransform: ({ schema, url }: { schema: object, url: string }) => ({
+    url,
+    schema: JSON.parse(JSON.stringify(schema), (_key, value) => value?.pattern === TIME ? { ...value, format: 'date-time' } : value) as object
+  })
+}
 
 /** What of RFC 7240 asks for an answer without a body. */
 const MINIMAL = /(^|[,;])\s*return\s*=\s*("minimal"|minimal)\s*($|[,;])/i
@@ -99,6 +107,7 @@ export function createRoutes ({ tokens, isEnabled, session, roles, versions, tok
     })
 
     app.get('/api/tokens', {
+      config,
       preHandler: [judge, async request => { checkInput(request, ListQuerySchema) }],
       attachValidation: true,
       schema: {
@@ -117,6 +126,7 @@ export function createRoutes ({ tokens, isEnabled, session, roles, versions, tok
     })
 
     app.post('/api/tokens', {
+      config,
       preHandler: [judge, async request => { checkBody(request, createToken) }],
       attachValidation: true,
       schema: {
@@ -136,6 +146,7 @@ export function createRoutes ({ tokens, isEnabled, session, roles, versions, tok
     })
 
     app.get('/api/tokens/:tokenHash', {
+      config,
       preHandler: judge,
       schema: {
         ...common,
@@ -151,6 +162,7 @@ export function createRoutes ({ tokens, isEnabled, session, roles, versions, tok
     })
 
     app.delete('/api/tokens/:tokenHash', {
+      config,
       preHandler: judge,
       schema: {
         ...common,

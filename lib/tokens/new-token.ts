@@ -46,3 +46,13 @@ export function parseValidUntil (value: unknown, now: number, maxLifetime = Infi
   }
   return validUntil
 }
+
+/** Whether this can be the name of who acts. Postgres holds well-formed Unicode without U+0000. */
+export function isActor (value: unknown): value is string {
+  return typeof value === 'string' && value.trim() !== '' && value.isWellFormed() && !value.includes('\0')
+}
+
+export function parseActor (property: 'requestedBy' | 'revokedBy', value: unknown): string {
+  if (!isActor(value)) throw mustBe(property, { description: 'the name of who asks for this, a string of well-formed Unicode that is not empty and has no U+0000' })
+  return value
+}

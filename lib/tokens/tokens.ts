@@ -4,7 +4,7 @@ import { ConflictError, InvalidTokenError, type TokensError } from '../errors.js
 import type { CreateToken, Credential, Filter, IssuedToken, Metrics, Origin, Signer, Store, Token } from '../types.js'
 import type { Cache, Known } from './cache.js'
 import { digest, isOurs, verify } from './jwt.js'
-import { parseName, parseRole, parseValidUntil } from './new-token.js'
+import { parseActor, parseName, parseRole, parseValidUntil } from './new-token.js'
 import type { Usage } from './usage.js'
 
 /** Digests of which the signature was verified. */
@@ -128,6 +128,7 @@ export function createTokens ({ store, cache, signers, usage, audit, issuer, rol
     },
 
     async issue ({ requestedBy, ...input }, now, origin = { ...UNKNOWN_ORIGIN, actor: requestedBy }) {
+      parseActor('requestedBy', requestedBy)
       const { token: secret, entry: { name, hash, validUntil, role } } = mint(input, now)
       const issueDate = new Date(now).toISOString()
       const token: Token = { name, hash, validUntil, role, requestedBy, issueDate, lastUsed: issueDate }

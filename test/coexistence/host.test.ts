@@ -3,6 +3,7 @@ import t from 'tap'
 import tokensPlugin from '../../lib/index.js'
 import { createBareHost, FORGED, inOrder, NEW_TOKEN, ORDERS, who } from '../support/bare-host.js'
 import { bearer, SECRET } from '../support/build-host.js'
+import { routing } from '../support/fastify-version.js'
 
 const TOKEN = { user: { username: 'token:t1', roles: ['viewer'] }, token: 't1' }
 const REFUSAL = { code: 'UNAUTHORIZED', message: 'The token is not valid', data: { session: false } }
@@ -144,7 +145,7 @@ t.test("response schemas of the host's routes, and a serializer of its own, don'
 })
 
 t.test('ignoreTrailingSlash, ignoreDuplicateSlashes and caseSensitive of the host hold for our routes', async t => {
-  const all: FastifyServerOptions = { routerOptions: { ignoreTrailingSlash: true, ignoreDuplicateSlashes: true, caseSensitive: false } }
+  const all: FastifyServerOptions = routing({ ignoreTrailingSlash: true, ignoreDuplicateSlashes: true, caseSensitive: false })
   for (const [options, status] of [[all, 200], [{}, 404]] as const) {
     const { app, addTokens, issue } = await createBareHost(t, options)
     await addTokens()

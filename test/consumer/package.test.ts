@@ -102,6 +102,23 @@ for (const neighbour of ['@fastify/jwt', '@fastify/passport']) {
   })
 }
 
+for (const module of ['es2020', 'es2015', 'nodenext', 'preserve']) {
+  t.test(`a host with module: ${module} and every declaration checked compiles`, async t => {
+    await writeFile(join(consumer, `${module}.ts`), `
+      import Fastify from 'fastify'
+      import tokensPlugin, { type TokensPluginOptions } from 'fastify-mmc-tokens'
+      const options: TokensPluginOptions = { postgres: 'postgres://localhost/mmc', secret: 'secret' }
+      const app = Fastify()
+      void app.register(tokensPlugin, options)
+      app.get('/', { preHandler: app.tokens.requireRole(['editor']) }, async request => request.applicationToken?.name)`)
+    const resolution = module === 'nodenext' ? module : 'bundler'
+    await writeFile(join(consumer, `tsconfig.${module}.json`), JSON.stringify({
+      compilerOptions: { target: 'es2020', module, moduleResolution: resolution, types: ['node'], strict: true, esModuleInterop: true, skipLibCheck: false, noEmit: true }, files: [`${module}.ts`]
+    }))
+    await checkWith(t, 'tsc', '-p', `tsconfig.${module}.json`)
+  })
+}
+
 t.test('publint and attw find nothing wrong with the tarball', async t => {
   const tarball = await readFile(join(consumer, filename))
   const { messages } = await publint({ strict: true, pack: { tarball: Uint8Array.from(tarball).buffer } })

@@ -1,10 +1,11 @@
 import type { FastifyRequest } from 'fastify'
 import t from 'tap'
 import { challenge, createRequireRole, requireAdmin as requireAdminOrToken, type Session, toPrincipal } from '../../lib/http/authorize.js'
-import type { Token, TokenPrincipal } from '../../lib/types.js'
+import type { Log, Token, TokenPrincipal } from '../../lib/types.js'
 
 const token = (role: string): Token => ({ name: 'a', hash: '', validUntil: '', role, requestedBy: '', issueDate: '', lastUsed: '' })
 const requireAdmin = async (asked: FastifyRequest, session: Session) => await requireAdminOrToken(asked, session, true)
+const log = { warn () {} } as unknown as Log
 const user = (...roles: string[]): TokenPrincipal => ({ username: 'me', roles })
 
 interface Asked { method?: string, site?: string, token?: Token | null }
@@ -41,7 +42,7 @@ t.test('a page of another site can not act with a session, and can look; a token
 })
 
 t.test('requireRole lets in who has one of the roles, or is an admin, and says to others what it takes', async t => {
-  const guard = (session: TokenPrincipal | null, ...roles: string[]) => async (asked: Asked = {}) => { await createRequireRole(() => session, 'here')(...roles)(request(asked)) }
+  const guard = (session: TokenPrincipal | null, ...roles: string[]) => async (asked: Asked = {}) => { await createRequireRole({ session: () => session, realm: 'here', roles: [], log })(...roles)(request(asked)) }
   for (const session of [user('editor'), user('viewer', 'editor'), user('editor', 'viewer'), user('admin')]) await t.resolves(guard(session, 'editor', 'other')())
   await t.resolves(guard(null, 'editor')({ token: token('editor') }))
   const refusal = async (asking: Promise<void>): Promise<unknown> => await asking.then(() => null, (error: Error) => {
@@ -54,7 +55,7 @@ t.test('requireRole lets in who has one of the roles, or is an admin, and says t
   for (const session of [user('viewer'), user()]) {
     t.strictSame(await refusal(guard(session, 'editor', 'other')()), { code: 'NOT_ALLOWED', statusCode: 403, message: 'This takes the role admin or editor or other', headers: {} })
   }
-  t.strictSame(await refusal(guard(user('admin'))({ token: token('viewer') })), {
+  t.strictSame(await refusal(guard(user('admin'), 'admin')({ token: token('viewer') })), {
     code: 'NOT_ALLOWED', statusCode: 403, message: 'This takes the role admin', headers: { 'www-authenticate': 'Bearer realm="here", error="insufficient_scope"' }
   })
 })

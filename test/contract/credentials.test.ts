@@ -8,6 +8,7 @@ import t from 'tap'
 import tokensPlugin from '../../lib/index.js'
 import { bearer, buildHost, SECRET } from '../support/build-host.js'
 import { createDatabase } from '../support/database.js'
+import { routing } from '../support/fastify-version.js'
 
 const part = (value: unknown): string => Buffer.from(typeof value === 'string' ? value : JSON.stringify(value)).toString('base64url')
 const KEY = Buffer.from(hkdfSync('sha256', SECRET, '', 'fastify-mmc-tokens', 32))
@@ -168,7 +169,7 @@ t.test('a query token is taken out of the query and the URL, in every encoding; 
 
 t.test('a query that begins with a semicolon, in a host that takes it so, is a query', async t => {
   const { url: postgres, schema } = await createDatabase(t)
-  const app = Fastify({ routerOptions: { useSemicolonDelimiter: true } as object })
+  const app = Fastify(routing({ useSemicolonDelimiter: true } as object))
   t.teardown(() => app.close())
   await app.register(tokensPlugin, { postgres, schema, secret: SECRET })
   app.get('/x', async request => ({ name: request.applicationToken?.name, query: request.query, url: request.url }))

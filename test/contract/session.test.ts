@@ -1,7 +1,10 @@
 import type { FastifyRequest } from 'fastify'
 import t from 'tap'
-import { createSession } from '../../lib/http/authorize.js'
+import { createSession as create } from '../../lib/http/authorize.js'
+import type { Log, TokensPluginOptions } from '../../lib/types.js'
 
+const log = { warn () {} } as unknown as Log
+const createSession = (ask?: TokensPluginOptions['session']) => create(ask, log)
 const ME = { username: 'me', roles: ['viewer'] }
 
 t.test('a session that the host answers at once is there at once, and one that it promises is a promise', async t => {

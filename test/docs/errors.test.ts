@@ -71,6 +71,9 @@ const walk: Record<string, (t: Test, host: Host) => Promise<string>> = {
   'registered in a child': async (_t, { app }) => await startError(async () => {
     await app.register(async child => { await child.register(tokensPlugin, {} as TokensPluginOptions) })
   }),
+  'an application of fastify-cli, by fastify start': async (_t, { app }) => await startError(async () => {
+    await app.register(async child => { await child.register(tokensPlugin, {} as TokensPluginOptions) })
+  }),
   'registered without await': async (_t, { app, addTokens }) => await startError(async () => {
     const registered = addTokens()
     try {
@@ -157,6 +160,18 @@ const walk: Record<string, (t: Test, host: Host) => Promise<string>> = {
   async 'session answers another shape, such as { name, role }' (_t, host) {
     await host.addTokens({ session: () => ({ name: 'me', role: 'admin' }) as never })
     return await answer(host, {})
+  },
+  async 'requireRole without a role, or not called' (_t, { app, addTokens }) {
+    await addTokens()
+    return await startError(async () => app.tokens.requireRole())
+  },
+  async 'requireRole with a role that tokens can not have' (_t, { app, addTokens, log }) {
+    await addTokens()
+    app.tokens.requireRole('edtor')
+    return log.join('\n')
+  },
+  async 'a weak secret' (t) {
+    return await startWith(t, { secret: 'changeme-changeme-changeme-changeme' })
   },
   async 'the token without Bearer' (_t, host) {
     await host.addTokens()
