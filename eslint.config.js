@@ -1,6 +1,6 @@
 import neostandard from 'neostandard'
 
-/** Imports run one way: index → http → tokens → store. Types cross rooms in lib/types.ts. */
+/** Imports run one way: index → http → tokens, index → operations → tokens, index → store. Types cross rooms in lib/types.ts. */
 const forbid = (files, patterns, paths = []) => ({
   files,
   rules: {
@@ -15,7 +15,8 @@ const room = name => ({ group: [`**/${name}/**`], message: `Not from here: see d
 export default [
   ...neostandard({ ts: true, ignores: ['dist/**', '.data/**', '.tap/**'] }),
   forbid(['lib/*.ts', 'schemas/**/*.ts'], []),
-  forbid(['lib/http/**/*.ts'], [room('store')], ['pg']),
-  forbid(['lib/tokens/**/*.ts'], [room('http'), room('store')], ['fastify', 'pg']),
-  forbid(['lib/store/**/*.ts'], [room('http'), room('tokens')], ['fastify'])
+  forbid(['lib/http/**/*.ts'], [room('store'), room('operations')], ['pg']),
+  forbid(['lib/tokens/**/*.ts'], [room('http'), room('operations'), room('store')], ['fastify', 'pg']),
+  forbid(['lib/operations/**/*.ts'], [room('http'), room('store')], ['fastify', 'pg']),
+  forbid(['lib/store/**/*.ts'], [room('http'), room('operations'), room('tokens')], ['fastify'])
 ]

@@ -1,152 +1,80 @@
-import jwt, { type JWT } from '@fastify/jwt'
-import type { FastifyInstance, FastifyPluginAsync } from 'fastify'
+import type { FastifyPluginAsync } from 'fastify'
 import fp from 'fastify-plugin'
-import { NotEnabledError } from './errors.js'
+import { createApplicationTokens } from './application-tokens.js'
 import { addAuthentication } from './http/authenticate.js'
 import { createRequireRole, createSession } from './http/authorize.js'
 import { checkHost, explainRoutes } from './http/host.js'
 import { redactParameter } from './http/redact.js'
 import { createRoutes } from './http/routes.js'
 import { createSendError } from './http/send-error.js'
+import { createLifecycle } from './lifecycle.js'
+import { createAudit } from './operations/audit.js'
+import { bootstrap } from './operations/bootstrap.js'
+import { createPurge } from './operations/purge.js'
 import { checkOptions } from './options.js'
+import { createSigners } from './signers.js'
 import { createPostgresStore } from './store/postgres.js'
-import { bootstrap as addBootstrap } from './tokens/bootstrap.js'
 import { createCache } from './tokens/cache.js'
-import { createEvents, NOBODY } from './tokens/events.js'
 import { deriveKey, fingerprint } from './tokens/jwt.js'
-import { createPurge } from './tokens/purge.js'
 import { createTokens } from './tokens/tokens.js'
 import { createUsage } from './tokens/usage.js'
-import type { ApplicationTokens, Claims, Signer, Token, TokensPluginOptions } from './types.js'
+import type { TokensPluginOptions } from './types.js'
 
-export type { ApplicationTokens, CreateToken, Guard, Health, IssuedToken, Metrics, PostgresConfig, PostgresPool, Token, TokenEvent, TokenPrincipal, TokensPluginOptions } from './types.js'
+export type {
+  ApplicationTokens, CreateToken, Guard, Health, IssuedToken, Metrics, PostgresConfig, PostgresPool, Token, TokenEvent, TokenPrincipal,
+  TokensPluginOptions
+} from './types.js'
 
 const register: FastifyPluginAsync<TokensPluginOptions> = async (app, options) => {
   checkHost(app)
-  const {
-    postgres, listen, migrate, schema, secrets, issuer, roles, hook, queryParameter, versions, enabled, prefix, session: ask,
-    bootstrap, bootstrapStrict, onEvent, maxLifetime, tokensMayManageTokens, purgeExpiredAfter, expiryHeader
-  } = checkOptions(options)
+  const settings = checkOptions(options)
+  const { secrets, issuer, roles, queryParameter, prefix } = settings
+  const { log } = app
 
-  const store = createPostgresStore({ postgres, listen, migrate, schema, fingerprints: secrets.map(fingerprint), log: app.log })
-  const usage = createUsage(store, app.log)
-  const signers = await createSigners(app, secrets.map(deriveKey), issuer)
+  const store = createPostgresStore({ ...settings, fingerprints: secrets.map(fingerprint), log })
   const cache = createCache(store.isTrusted, () => performance.now())
-  const events = createEvents(store, onEvent, app.log)
-  const purge = createPurge(store, purgeExpiredAfter, events.ended, app.log)
-  const tokens = createTokens({ store, cache, signers, usage, events, issuer, roles, maxLifetime })
+  const usage = createUsage(store, log)
+  const audit = createAudit({ store, onEvent: settings.onEvent, log })
+  const purge = createPurge({ store, seconds: settings.purgeExpiredAfter, onPurged: audit.ended, log })
+  const signers = await createSigners(app, secrets.map(deriveKey), issuer)
+  const tokens = createTokens({ store, cache, signers, usage, audit, issuer, roles, maxLifetime: settings.maxLifetime })
 
-  let isWanted = enabled
-  let isEnabled = false
-  let isReady = false
-  async function enable (): Promise<void> {
-    isWanted = true
-    if (!isReady) {
-      await store.start(cache, events.ended)
-      if (bootstrap !== undefined) await addBootstrap({ store, events, roles, log: app.log, file: bootstrap, isStrict: bootstrapStrict }, Date.now())
-      events.start()
+  const lifecycle = createLifecycle({
+    async start () {
+      await store.start(cache, audit.ended)
+      await bootstrap({ store, audit, roles, log, file: settings.bootstrap, isStrict: settings.bootstrapStrict }, Date.now())
+      audit.start()
       purge.start()
+    },
+    async stop () {
+      await Promise.all([usage.close(), purge.close()])
+      await audit.close()
+      await store.close()
     }
-    isReady = true
-    // Somebody may have called `disable` meanwhile.
-    isEnabled = isWanted
-  }
-  async function disable (): Promise<void> {
-    isWanted = isEnabled = false
-  }
-  function requireEnabled (): void {
-    if (!isEnabled) throw new NotEnabledError()
-  }
+  })
+  const isEnabled = (): boolean => lifecycle.isEnabled
 
-  const session = createSession(ask)
-  const applicationTokens: ApplicationTokens = {
-    get enabled () { return isEnabled },
-    health: () => ({ enabled: isEnabled, lease: store.isTrusted() ? 'held' : 'lost' }),
-    enable,
-    disable,
-    requireRole: createRequireRole(session, issuer),
-    async issue (token) {
-      requireEnabled()
-      return await tokens.issue(token, Date.now())
-    },
-    sign: token => tokens.sign(token, Date.now()),
-    async list () {
-      requireEnabled()
-      const list: Token[] = []
-      for await (const page of tokens.list({}, Date.now())) list.push(...page)
-      return list
-    },
-    async get (hash) {
-      requireEnabled()
-      return await tokens.get(hash)
-    },
-    async revoke (hash, by) {
-      requireEnabled()
-      return await tokens.revoke(hash, by && { ...NOBODY, actor: by.revokedBy })
-    },
-    async metrics () {
-      const { authentications, cacheHits, lookups } = tokens.counts
-      const { isHeld, losses } = store.lease()
-      return {
-        authentications: { ...authentications },
-        cacheHits,
-        lookups,
-        lease: { held: Number(isHeld), losses },
-        usage: usage.lag(),
-        tokens: isEnabled ? await store.count(Date.now()).catch(() => null) : null
-      }
-    }
-  }
-  app.decorate('tokens', applicationTokens)
-
+  const session = createSession(settings.session)
+  const requireRole = createRequireRole(session, issuer)
   const sendError = createSendError(issuer, session)
-  if (queryParameter !== false) redactParameter(app.log, queryParameter)
-  addAuthentication(app, { tokens, isEnabled: () => isEnabled, hook, parameter: queryParameter, events, expiryHeader, sendError })
+  app.decorate('tokens', createApplicationTokens({ tokens, lifecycle, store, usage, requireRole }))
+  if (queryParameter !== false) redactParameter(log, queryParameter)
+  addAuthentication(app, { ...settings, tokens, isEnabled, audit, sendError })
   try {
-    await app.register(createRoutes({ tokens, isEnabled: () => isEnabled, session, roles, versions, tokensMayManageTokens, sendError }), { prefix })
+    await app.register(createRoutes({ ...settings, tokens, isEnabled, session, sendError }), { prefix })
   } catch (cause) {
     throw explainRoutes(cause, prefix)
   }
 
-  let closing: Promise<void> | undefined
-  async function close (): Promise<void> {
-    await Promise.all([usage.close(), purge.close()])
-    await events.close()
-    await store.close()
-  }
-  app.addHook('onClose', async () => { await (closing ??= close()) })
-  if (!enabled) return
+  app.addHook('onClose', lifecycle.close)
+  if (!settings.enabled) return
   try {
-    await enable()
+    await lifecycle.enable()
   } catch (error) {
-    // A host that lives on without us keeps no connection of ours.
-    await (closing ??= close())
+    // A host that lives on without the plugin keeps no connection of it.
+    await lifecycle.close()
     throw error
   }
-}
-
-/**
- * HS256 with our keys (RFC 7515): the first signs, all verify. They are made in a child and under names of their own, so that the host
- * may have its own @fastify/jwt, before or after us. Expiry is judged by the rules, to which time is an argument.
- */
-async function createSigners (app: FastifyInstance, keys: Buffer[], issuer: string): Promise<[Signer, ...Signer[]]> {
-  const signers: Signer[] = []
-  await app.register(async child => {
-    // Hides the host's own, whatever it is, from a plugin that would add to it.
-    child.decorate('jwt', Object.create(null) as JWT)
-    for (const [index, secret] of keys.entries()) {
-      const namespace = `mmcTokens${index}`
-      await child.register(jwt, {
-        namespace,
-        secret,
-        sign: { algorithm: 'HS256' },
-        verify: { algorithms: ['HS256'], allowedIss: issuer, requiredClaims: ['role', 'iat', 'exp', 'iss', 'jti'], ignoreExpiration: true }
-      })
-      const { sign, verify } = (child.jwt as unknown as Record<string, JWT>)[namespace] as JWT
-      signers.push({ sign: claims => sign(claims), verify: secret => verify<Claims>(secret) })
-    }
-  })
-  return signers as [Signer, ...Signer[]]
 }
 
 const plugin = fp(register, { name: 'fastify-mmc-tokens', fastify: '5.x' })

@@ -3,7 +3,23 @@ import { type Static, type TProperties, Type } from '@sinclair/typebox'
 /** The roles of the MMC, from most to fewest rights. */
 export const ROLES = ['admin', 'editor', 'viewer', 'connectionManager', 'monitoringViewer'] as const
 
-const time = (description: string, example = '2022-09-12T11:11:25.113Z') => Type.String({
+/** What all examples tell of: one token, as it is asked for and answered. Its claims say the same, and `hash` is its SHA-256. */
+const EXAMPLE = {
+  token: [
+    'eyJhbGciOiJIUzI1NiIsInR5cCI6IkpXVCJ9',
+    'eyJyb2xlIjoidmlld2VyIiwiaWF0Ijo0MDcwOTQ5MDg1LCJleHAiOjQxMDIzOTQ3MDAsImlzcyI6ImNlZGFsbyIsIm' +
+    'p0aSI6IjdkMWYyYjBjLTVhODMtNGMxZS05ZjM2LTJhNGJlOGM5MGQxNyJ9',
+    't0QXgL1QOAUduHq9mFwmPyP3qfbv1giI28FOh_DE-kc'
+  ].join('.'),
+  name: 'dashboard',
+  hash: '0cf07d08b91fdedd4b02ad9ad54986fe0c33bb39e021a2b1852bc005ce352577',
+  validUntil: '2099-12-31T10:05:00.000Z',
+  role: 'viewer',
+  requestedBy: 'cedalo',
+  issueDate: '2099-01-01T11:11:25.113Z'
+}
+
+const time = (description: string, example: string) => Type.String({
   format: 'date-time',
   description: `${description}; UTC, ISO 8601 with milliseconds and Z`,
   examples: [example]
@@ -13,16 +29,16 @@ const time = (description: string, example = '2022-09-12T11:11:25.113Z') => Type
 const example = (properties: TProperties) => Object.fromEntries(Object.entries(properties).map(([name, { examples }]) => [name, examples[0]]))
 
 const properties = {
-  name: Type.String({ description: 'Unique name', examples: ['mytoken1'] }),
+  name: Type.String({ description: 'Unique name', examples: [EXAMPLE.name] }),
   hash: Type.String({
     description: 'SHA-256 of the whole token string, lower-case hex',
-    examples: ['5e16b71e4aded06d1231d0b5ce2054475c6de39bf2f7d8f075836c42e67ce0a4']
+    examples: [EXAMPLE.hash]
   }),
-  validUntil: time('When it expires, a whole second', '2025-06-08T10:54:53.000Z'),
-  role: Type.String({ description: 'What its holder may do', examples: ['admin'] }),
-  requestedBy: Type.String({ description: 'Who created it: a user name, or token:<name>', examples: ['rootUser'] }),
-  issueDate: time('When it was created'),
-  lastUsed: time('When it was last used; equals issueDate before the first use')
+  validUntil: time('When it expires, a whole second', EXAMPLE.validUntil),
+  role: Type.String({ description: 'What its holder may do', examples: [EXAMPLE.role] }),
+  requestedBy: Type.String({ description: 'Who created it: a user name, or token:<name>', examples: [EXAMPLE.requestedBy] }),
+  issueDate: time('When it was created', EXAMPLE.issueDate),
+  lastUsed: time('When it was last used; equals issueDate before the first use', EXAMPLE.issueDate)
 }
 
 /** What everybody who may see tokens sees of one: seven properties, in this order, never the secret. */
@@ -33,7 +49,7 @@ export const TokensSchema = Type.Array(TokenSchema, { description: 'Application 
 export type Token = Static<typeof TokenSchema>
 
 const issued = {
-  token: Type.String({ description: 'The secret: a JWT, shown this once', examples: ['eyJhbGciOiJIUzI1NiIsInR5cCI6IkpXVCJ9.eyJpc3MiOiJjZWRhbG8ifQ.c2lnbmF0dXJl'] }),
+  token: Type.String({ description: 'The secret: a JWT, shown this once', examples: [EXAMPLE.token] }),
   ...properties
 }
 
@@ -47,12 +63,12 @@ export function createTokenSchema (roles: readonly string[]) {
   const properties = {
     name: Type.String({
       description: 'a string of well-formed Unicode with 1 to 255 characters after trimming, none of them a control character',
-      examples: ['mytoken1']
+      examples: [EXAMPLE.name]
     }),
-    role: Type.String({ enum: roles, description: `one of ${roles.join(', ')}`, examples: [roles.includes('viewer') ? 'viewer' : roles.at(-1)] }),
+    role: Type.String({ enum: roles, description: `one of ${roles.join(', ')}`, examples: [roles.includes(EXAMPLE.role) ? EXAMPLE.role : roles.at(-1)] }),
     validUntil: Type.String({
-      description: 'a time in the future, up to the year 9999, with a zone: an RFC 3339 date-time such as 2026-11-25T10:05:00Z',
-      examples: ['2026-11-25T10:05:00Z', '2026-11-25 10:05:00000Z']
+      description: 'a time in the future, up to the year 9999, with a zone: an RFC 3339 date-time such as 2099-12-31T10:05:00Z',
+      examples: ['2099-12-31T10:05:00Z', '2099-12-31 10:05:00000Z']
     })
   }
   return Type.Object(properties, { description: 'an object with name, role and validUntil', examples: [example(properties)] })
@@ -69,7 +85,7 @@ export const ListQuerySchema = Type.Object({
   limit: Type.Optional(Type.String({ pattern: '^([1-9][0-9]{0,2}|1000)$', description: 'a whole number from 1 to 1000: how many to list, with a Link to the next' })),
   cursor: Type.Optional(Type.String({ description: 'what the Link to the next had' })),
   state: Type.Optional(Type.String({ enum: ['active', 'expired'], pattern: '^(active|expired)$', description: 'active or expired' })),
-  unusedSince: Type.Optional(Type.String({ description: 'an RFC 3339 date-time such as 2026-11-25T10:05:00Z: to list what was last used before' }))
+  unusedSince: Type.Optional(Type.String({ description: 'an RFC 3339 date-time such as 2099-12-31T10:05:00Z: to list what was last used before' }))
 })
 
 export type ListQuery = Static<typeof ListQuerySchema>

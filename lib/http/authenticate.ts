@@ -1,8 +1,7 @@
 import type { FastifyInstance, FastifyReply, FastifyRequest, HookHandlerDoneFunction } from 'fastify'
 import { InternalError, TokensError, TwoCredentialsError } from '../errors.js'
-import type { Events } from '../tokens/events.js'
 import { EXPIRED, type Outcome, type Tokens, UNKNOWN } from '../tokens/tokens.js'
-import type { Token } from '../types.js'
+import type { Origin, Token } from '../types.js'
 import { toPrincipal } from './authorize.js'
 import { decoratePresented, findPresented, leaveAlone, type Presented, presentedBy, withdraw } from './credential.js'
 import { originOf } from './origin.js'
@@ -12,8 +11,8 @@ interface Parts {
   tokens: Tokens
   isEnabled: () => boolean
   hook: 'preHandler' | 'onRequest'
-  parameter: string | false
-  events: Pick<Events, 'rejected'>
+  queryParameter: string | false
+  audit: { rejected: (reason: string, token: { hash: string | null, name?: string, role?: string }, origin: Origin) => void }
   /** Whether an answer tells when the token expires. */
   expiryHeader: boolean
   sendError: SendError
@@ -26,7 +25,7 @@ const EXPIRY_HEADER = 'application-token-expires'
  * Adds the hooks through which every request of the host passes: credential → principal. A credential of ours that does not hold is
  * refused whatever stands beside it; without one the request goes on as it came.
  */
-export function addAuthentication (app: FastifyInstance, { tokens, isEnabled, hook, parameter, events, expiryHeader, sendError }: Parts): void {
+export function addAuthentication (app: FastifyInstance, { tokens, isEnabled, hook, queryParameter: parameter, audit, expiryHeader, sendError }: Parts): void {
   app.decorateRequest('applicationToken', null)
   decoratePresented(app)
 
@@ -92,7 +91,7 @@ export function addAuthentication (app: FastifyInstance, { tokens, isEnabled, ho
     if (kind === 'failed') return
     const reason = kind === 'several' ? 'several tokens in one request' : String(error.cause)
     const { credential } = presentedBy(request) as Presented
-    events.rejected(reason, { hash: credential?.hash ?? null, ...error.token }, originOf(request, null))
+    audit.rejected(reason, { hash: credential?.hash ?? null, ...error.token }, originOf(request, null))
   }
 
   /** Whether a guard of the host refused before our hook came to the token, which nobody can tell from its answer. */

@@ -157,7 +157,12 @@ export function createRoutes ({ tokens, isEnabled, session, roles, versions, tok
         operationId: 'revokeApplicationToken',
         summary: 'Revoke the token with this hash; the answer lists the tokens that remain',
         params: TokenParamsSchema,
-        response: { 200: TokensSchema, 204: { type: 'null', description: 'As 200, for a request with `Prefer: return=minimal`' }, ...describe(...every) }
+        response: {
+          // The others show one token: the one that is gone now.
+          200: { ...TokensSchema, examples: [[]] },
+          204: { type: 'null', description: 'As 200, for a request with `Prefer: return=minimal`' },
+          ...describe(...every)
+        }
       }
     }, async (request, reply) => {
       await tokens.revoke(request.params.tokenHash, originOfAdmin(request))

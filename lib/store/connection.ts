@@ -48,11 +48,23 @@ export function createConnection (postgres: string | PostgresConfig | PostgresPo
   }
 }
 
+/** What to do, by Postgres's code: its own sentence says only what went wrong. */
+const ADVICE: Record<string, string> = {
+  28000: 'check the user, and which addresses and TLS modes pg_hba.conf allows',
+  '28P01': 'check the user and the password',
+  42501: 'let the role create the schema (GRANT CREATE ON DATABASE … TO …), or migrate as another role and set the option "migrate" to false: see "Migrations by hand" in docs/host-integration.md',
+  '3D000': 'create the database, or correct its name'
+}
+
+/** pg says so, without a code, where Postgres asks for a password and there is none. */
+const NO_PASSWORD = /client password must be a/
+
 /** What went wrong at this place, for whoever starts the host. */
 export function explain (place: string, cause: unknown): Error {
-  const { message, code } = cause as NodeJS.ErrnoException
+  const { message, code = '' } = cause as NodeJS.ErrnoException
+  const advice = NO_PASSWORD.test(message) ? 'the user needs a password: postgres://user:password@…, or PGPASSWORD' : ADVICE[code]
   // Node refuses `localhost` with an AggregateError, whose own message is empty.
-  return new DatabaseError(`Postgres at ${place} can't be used: ${message === '' ? code : message}`, { cause })
+  return new DatabaseError(`Postgres at ${place} can't be used: ${message === '' ? code : message}${advice === undefined ? '' : `; ${advice}`}`, { cause })
 }
 
 /** Waits for a connection to say goodbye, which one that has gone silent never does: then the host closes without. */
@@ -122,7 +134,7 @@ function createPool (config: PostgresConfig): PostgresPool {
 function describePlace (config: PostgresConfig): string {
   try {
     const { host, port, database } = new pg.Client(config)
-    return `${host}:${port}, database "${database ?? ''}"`
+    return `${host}:${port}, database ${JSON.stringify(database)}`
   } catch {
     // The cause would show the password.
     throw new OptionError('option "postgres" is not a connection string that pg can read: write postgres://user:password@host:5432/database, its special characters percent-encoded')

@@ -8,6 +8,16 @@ export const ORIGIN = 'mmc_tokens.origin'
 export const CHANNEL = 'mmc_tokens'
 
 /**
+ * SQL for a name as it looks: without invisible characters, each run of spaces one, NFC. Part of migration 3, so it is never changed.
+ * The characters are listed, since Postgres has no classes for them: `Default_Ignorable_Code_Point`; `Zs`, line and paragraph
+ * separators, the blank braille pattern.
+ */
+export const nameKey = (name: string): string => `pg_catalog.normalize(pg_catalog.btrim(pg_catalog.regexp_replace(
+  pg_catalog.regexp_replace(${name}, E'[\\u00ad\\u034f\\u061c\\u115f\\u1160\\u17b4\\u17b5\\u180b-\\u180f\\u200b-\\u200f\\u202a-\\u202e\\u2060-\\u206f\\u3164'
+    '\\ufe00-\\ufe0f\\ufeff\\uffa0\\ufff0-\\ufff8\\U0001bca0-\\U0001bca3\\U0001d173-\\U0001d17a\\U000e0000-\\U000e0fff]', '', 'g'),
+  E'[ \\u00a0\\u1680\\u2000-\\u200a\\u2028\\u2029\\u202f\\u205f\\u2800\\u3000]+', ' ', 'g')), 'NFC')`
+
+/**
  * The numbered steps from an empty schema to this version's tables; number 1 is the first. A step that was released is never changed.
  *
  * `CHANNEL` hears of every token that ends or changes by its hash, and of all of them at once as `*`. The trigger is always on, so that
@@ -15,6 +25,10 @@ export const CHANNEL = 'mmc_tokens'
  *
  * `ended` holds each token that ended until one node has told of it. Who ends one through us says so in a setting of the transaction
  * (`ORIGIN`); of all others the channel hears by `ENDED`. Whoever deletes needs no rights on it.
+ *
+ * A trigger sets `name_key`, so that it is right for an insert by a node of the version before and for what SQL renames. Rows that were
+ * there keep their names, and have a key only where it is not the name: to write them all would take a large table too long. Of those
+ * that look alike one has the key, each other one a key that no name can have.
  */
 export const migrations = (schema: string): string[] => [`
   CREATE TABLE ${schema}.migrations (number integer PRIMARY KEY, applied timestamptz NOT NULL DEFAULT now());
@@ -74,4 +88,25 @@ export const migrations = (schema: string): string[] => [`
   END $$;
   CREATE TRIGGER record_end AFTER DELETE ON ${schema}.tokens FOR EACH ROW EXECUTE FUNCTION ${schema}.record_end();
   CREATE TRIGGER record_truncate BEFORE TRUNCATE ON ${schema}.tokens FOR EACH STATEMENT EXECUTE FUNCTION ${schema}.record_end();
+`, `
+  ALTER TABLE ${schema}.tokens ADD COLUMN name_key text COLLATE "C";
+
+  UPDATE ${schema}.tokens AS token SET name_key = key || CASE
+    WHEN place = 1 AND NOT EXISTS (SELECT FROM ${schema}.tokens WHERE name = key) THEN '' ELSE pg_catalog.chr(1) || hash END
+  FROM (
+    SELECT hash AS id, key, row_number() OVER (PARTITION BY key ORDER BY issue_date, hash) AS place
+    FROM (SELECT hash, name, issue_date, ${nameKey('name')} COLLATE "C" AS key FROM ${schema}.tokens) AS looks WHERE key <> name
+  ) AS old WHERE hash = id;
+  CREATE UNIQUE INDEX tokens_name_looks ON ${schema}.tokens ((coalesce(name_key, name)));
+
+  CREATE FUNCTION ${schema}.set_name_key() RETURNS trigger LANGUAGE plpgsql AS $$
+  BEGIN
+    -- What is restored from a dump has its key.
+    IF TG_OP = 'UPDATE' OR NEW.name_key IS NULL THEN
+      NEW.name_key := ${nameKey('NEW.name')};
+    END IF;
+    RETURN NEW;
+  END $$;
+  CREATE TRIGGER set_name_key BEFORE INSERT OR UPDATE OF name ON ${schema}.tokens
+    FOR EACH ROW EXECUTE FUNCTION ${schema}.set_name_key();
 `]

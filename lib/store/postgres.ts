@@ -22,7 +22,7 @@ interface FindRow extends Row { is_standby: string }
 export interface PostgresStoreOptions extends MigrateOptions {
   postgres: string | PostgresConfig | PostgresPool
   /** A direct connection where `postgres` goes through a pooler. */
-  listen: string | PostgresConfig | undefined
+  listen?: string | PostgresConfig | undefined
   /** Of the secrets of this node, to be compared with those of others; it signs with the first. */
   fingerprints: readonly string[]
   log: Log

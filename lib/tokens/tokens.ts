@@ -3,7 +3,6 @@ import { LruMap } from 'toad-cache'
 import { ConflictError, InvalidTokenError, type TokensError } from '../errors.js'
 import type { CreateToken, Credential, Filter, IssuedToken, Metrics, Origin, Signer, Store, Token } from '../types.js'
 import type { Cache, Known } from './cache.js'
-import { type Events, NOBODY } from './events.js'
 import { digest, isOurs, verify } from './jwt.js'
 import { parseName, parseRole, parseValidUntil } from './new-token.js'
 import type { Usage } from './usage.js'
@@ -22,6 +21,16 @@ export type Outcome = Known | TokensError
 
 /** What happened since the process began. */
 export type Counts = Pick<Metrics, 'authentications' | 'cacheHits' | 'lookups'>
+
+/** Where nobody knows who asks. */
+export const UNKNOWN_ORIGIN: Origin = { actor: null, address: null, requestId: null }
+
+/** Receives acts that are to be reported. */
+interface Audit {
+  issued: (token: Token, origin: Origin) => void
+  /** Tokens ended. */
+  ended: () => void
+}
 
 /** The rules. Time is an argument, in milliseconds since 1970. */
 export interface Tokens {
@@ -47,18 +56,18 @@ export interface Tokens {
 }
 
 interface Parts {
-  store: Store
+  store: Pick<Store, 'find' | 'insert' | 'list' | 'remove'>
   cache: Cache
   signers: readonly [Signer, ...Signer[]]
   usage: Usage
-  events: Pick<Events, 'issued' | 'ended'>
+  audit: Audit
   issuer: string
   roles: readonly string[]
   /** Of a new token, in seconds. */
   maxLifetime?: number | undefined
 }
 
-export function createTokens ({ store, cache, signers, usage, events, issuer, roles, maxLifetime }: Parts): Tokens {
+export function createTokens ({ store, cache, signers, usage, audit, issuer, roles, maxLifetime }: Parts): Tokens {
   const counts: Counts = { authentications: { accepted: 0, unknown: 0, expired: 0, invalid: 0, several: 0, failed: 0 }, cacheHits: 0, lookups: 0 }
   /** When the claims of a credential end, by its digest, which no change of a row makes untrue: signature and issuer held once. */
   const expiries = new LruMap<number>(VERIFIED_SIZE)
@@ -116,12 +125,12 @@ export function createTokens ({ store, cache, signers, usage, events, issuer, ro
       return cache.load(hash, async () => await find(hash, expiry)).then(loaded => judge(loaded, now))
     },
 
-    async issue ({ requestedBy, ...input }, now, origin = { ...NOBODY, actor: requestedBy }) {
+    async issue ({ requestedBy, ...input }, now, origin = { ...UNKNOWN_ORIGIN, actor: requestedBy }) {
       const { token: secret, entry: { name, hash, validUntil, role } } = mint(input, now)
       const issueDate = new Date(now).toISOString()
       const token: Token = { name, hash, validUntil, role, requestedBy, issueDate, lastUsed: issueDate }
       if (!await store.insert(token)) throw new ConflictError()
-      events.issued(token, origin)
+      audit.issued(token, origin)
       return { token: secret, ...token }
     },
 
@@ -140,11 +149,11 @@ export function createTokens ({ store, cache, signers, usage, events, issuer, ro
       return token && usage.apply(token)
     },
 
-    async revoke (hash, origin = NOBODY) {
+    async revoke (hash, origin = UNKNOWN_ORIGIN) {
       if (!HASH.test(hash)) return false
       try {
         const isEnded = await store.remove(hash, origin)
-        if (isEnded) events.ended()
+        if (isEnded) audit.ended()
         return isEnded
       } finally {
         // Also where nobody can tell whether it was done.

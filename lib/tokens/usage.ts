@@ -19,7 +19,7 @@ export interface Usage {
 }
 
 /** `lastUsed`: collected in memory, written within 5 s in one statement for all, never backwards in time. */
-export function createUsage (store: Store, log: Log): Usage {
+export function createUsage (store: Pick<Store, 'touch'>, log: Log): Usage {
   const waiting = new Map<string, number>()
   /** When what waits began to, by the monotonic clock. */
   let since = 0

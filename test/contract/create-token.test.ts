@@ -6,7 +6,7 @@ const FUTURE = '2999-01-01T00:00:00Z'
 const sentence = {
   name: 'name must be a string of well-formed Unicode with 1 to 255 characters after trimming, none of them a control character',
   role: 'role must be one of admin, editor, viewer, connectionManager, monitoringViewer',
-  validUntil: 'validUntil must be a time in the future, up to the year 9999, with a zone: an RFC 3339 date-time such as 2026-11-25T10:05:00Z',
+  validUntil: 'validUntil must be a time in the future, up to the year 9999, with a zone: an RFC 3339 date-time such as 2099-12-31T10:05:00Z',
   body: 'The body must be an object with name, role and validUntil',
   json: 'The body must be valid JSON, without the properties __proto__ and constructor.prototype',
   type: 'The body must be JSON, with content-type application/json'

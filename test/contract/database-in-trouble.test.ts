@@ -8,6 +8,7 @@ import tokensPlugin from '../../lib/index.js'
 import { explain } from '../../lib/store/connection.js'
 import { bearer, buildHost, SECRET } from '../support/build-host.js'
 import { createDatabase } from '../support/database.js'
+import { measure } from '../support/measure.js'
 import { createProxy } from '../support/proxy.js'
 import { startPostgres } from '../support/postgres.js'
 
@@ -36,10 +37,8 @@ t.test('a Postgres that is not there at start: ready() rejects within 5 s with h
     const app = Fastify()
     t.teardown(() => app.close())
     app.register(tokensPlugin, { postgres, secret: SECRET })
-    const started = performance.now()
     const error = await app.ready().then(() => t.fail('must reject'), (error: Error & { code: string }) => error) as Error & { code: string }
-    t.ok(performance.now() - started < 5000)
-    t.equal(error.code, 'MMC_TOKENS_DATABASE')
+    t.equal(error.code, 'MMC_TOKENS_DATABASE', 'not Fastify\'s own time-out of 10 s')
     t.ok(error.message.startsWith(`Postgres at ${place} can't be used: `), error.message)
     t.ok(error.message.includes(cause), error.message)
     t.notOk(JSON.stringify([error.message, error.stack, error.cause]).includes('hidden'))
@@ -76,11 +75,10 @@ t.test('one that leaves while running: 500 with the cause in the log, the rest u
       { url: `/api/tokens/${hash}`, headers: session, method: 'DELETE' as const },
       { url: '/api/tokens', headers: session, method: 'POST' as const, payload: { name: 'x', role: 'admin', validUntil: '2999-01-01T00:00:00Z' } }
     ]) {
-      const started = performance.now()
-      const answer = await app.inject(request)
+      const { result: answer, took } = await measure(async () => await app.inject(request))
       t.equal(answer.statusCode, 500)
       t.strictSame(answer.json(), INTERNAL)
-      t.ok(performance.now() - started < 1100)
+      t.ok(took < 1000, `${took} ms`)
     }
     t.ok(lines.filter(line => /application tokens: unexpected error.*/.test(line) && /ENOENT|ECONNREFUSED|terminated|shutting down/.test(line)).length >= 7, 'each with its cause')
     t.equal((await app.inject({ url: '/api/viewer', headers: session })).statusCode, 200)
@@ -100,10 +98,9 @@ t.test('every call ends within a second: a pool of the host that is busy, a lock
   const { app } = await buildHost(t, { database, tokens: { postgres: pool } })
 
   async function isRefusedInTime (method: 'GET' | 'DELETE' = 'GET'): Promise<void> {
-    const started = performance.now()
-    const answer = await app.inject({ method, url: `/api/tokens/${hash}`, headers: bearer(token) })
+    const { result: answer, took } = await measure(async () => await app.inject({ method, url: `/api/tokens/${hash}`, headers: bearer(token) }))
     t.strictSame(answer.json(), INTERNAL)
-    t.ok(performance.now() - started < 1500, `${performance.now() - started} ms`)
+    t.ok(took < 1000, `${took} ms`)
   }
 
   const busy = await pool.connect()
@@ -137,9 +134,9 @@ t.test('a frozen server: 500 within a second, and back when it thaws', async t =
     pids.push(pid)
     process.kill(pid, 'SIGSTOP')
   }
-  const started = performance.now()
-  t.strictSame((await app.inject({ url: '/api/viewer', headers: bearer(token) })).json(), INTERNAL)
-  t.ok(performance.now() - started < 1500)
+  const { result: answer, took } = await measure(async () => await app.inject({ url: '/api/viewer', headers: bearer(token) }))
+  t.strictSame(answer.json(), INTERNAL)
+  t.ok(took < 1000, `${took} ms`)
   for (const pid of pids) process.kill(pid, 'SIGCONT')
   t.equal((await app.inject({ url: '/api/viewer', headers: bearer(token) })).statusCode, 200)
 })

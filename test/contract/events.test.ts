@@ -1,7 +1,8 @@
 import { setImmediate as turn } from 'node:timers/promises'
 import Fastify from 'fastify'
 import t from 'tap'
-import { createEvents, NOBODY } from '../../lib/tokens/events.js'
+import { createAudit } from '../../lib/operations/audit.js'
+import { UNKNOWN_ORIGIN } from '../../lib/tokens/tokens.js'
 import type { Store, Token } from '../../lib/types.js'
 import { FORGED, NEW_TOKEN } from '../support/bare-host.js'
 import { bearer, buildHost } from '../support/build-host.js'
@@ -179,10 +180,10 @@ t.test('what can not be told now is a warning, and told later', async t => {
   log.warn = (...args: unknown[]) => { warnings.push(args) }
   const answers = [() => { throw new Error('out of reach') }, () => [ENDED], () => []]
   const store = { takeEnded: async () => answers.shift()?.() ?? [] } as unknown as Store
-  const events = createEvents(store, event => { told.push(event.name) }, log)
+  const events = createAudit({ store, onEvent: event => { told.push(event.name) }, log })
   events.ended()
   await events.close()
-  t.strictSame([warnings, told], [[[{ err: new Error('out of reach') }, 'could not tell of ended tokens; it is tried again']], []])
+  t.strictSame([warnings, told], [[[{ err: new Error('out of reach') }, 'could not report ended tokens; will retry']], []])
   events.ended()
   events.ended()
   await events.close()
@@ -201,7 +202,7 @@ t.test('what ends while a node looks is not forgotten', async t => {
       return look === 2 ? [ENDED] : []
     }
   } as unknown as Store
-  const events = createEvents(store, event => { told.push(event.name) }, Fastify().log)
+  const events = createAudit({ store, onEvent: event => { told.push(event.name) }, log: Fastify().log })
   events.ended()
   await events.close()
   t.strictSame(told, ['n'])
@@ -212,9 +213,9 @@ t.test('each kind of event has a line of its own in the log', async t => {
   const log = Fastify().log
   log.info = (...args: unknown[]) => { said.push(args[1]) }
   const ended = [ENDED, { ...ENDED, isPurged: true }]
-  const events = createEvents({ takeEnded: async () => ended.splice(0) } as unknown as Store, undefined, log)
-  events.issued({} as unknown as Token, NOBODY)
-  events.rejected('a reason', { hash: null }, NOBODY)
+  const events = createAudit({ store: { takeEnded: async () => ended.splice(0) }, onEvent: undefined, log })
+  events.issued({} as unknown as Token, UNKNOWN_ORIGIN)
+  events.rejected('a reason', { hash: null }, UNKNOWN_ORIGIN)
   events.ended()
   await events.close()
   t.strictSame(said, ['application token issued', 'application token refused', 'application token revoked', 'expired application token purged'])
@@ -232,7 +233,7 @@ t.test('until it closes a node looks once a minute for what nobody told of, and 
   })
   let looks = 0
   const store = { async takeEnded () { looks++; return [] } } as unknown as Store
-  const events = createEvents(store, undefined, Fastify().log)
+  const events = createAudit({ store, onEvent: undefined, log: Fastify().log })
   events.start()
   events.start()
   const [{ work, delay, handle }] = timers as [typeof timers[number]]

@@ -49,9 +49,9 @@ async function createHooked (t: Test, { hook = 'preHandler', sendFails = false, 
     tokens: { recognize, authenticate: () => decide(), counts: { authentications: counts } } as unknown as Tokens,
     isEnabled: () => isEnabled,
     hook,
-    events: { rejected: (...about) => { rejections.push(about) } },
+    audit: { rejected: (...about: unknown[]) => { rejections.push(about) } },
     expiryHeader,
-    parameter,
+    queryParameter: parameter,
     async sendError (_request, reply, error) {
       if (sendFails) throw new Error('can not be sent')
       refused.push(error as TokensError)
@@ -225,7 +225,7 @@ t.test('a guard in onRequest, before ours, is told of as well', async t => {
   const early = Fastify({ logger: { stream: { write (line: string) { lines.push(line) } } } })
   t.teardown(() => early.close())
   early.addHook('onRequest', async (_request, reply) => { await reply.code(401).send('the guard') })
-  addAuthentication(early, { tokens: { recognize: (secret: string) => ({ secret, hash: secret }) } as unknown as Tokens, isEnabled: () => true, hook: 'preHandler', parameter: 'token', events: { rejected () {} }, expiryHeader: false, sendError: async () => {} })
+  addAuthentication(early, { tokens: { recognize: (secret: string) => ({ secret, hash: secret }) } as unknown as Tokens, isEnabled: () => true, hook: 'preHandler', queryParameter: 'token', audit: { rejected () {} }, expiryHeader: false, sendError: async () => {} })
   early.get('/', tell)
   await early.inject({ url: '/' })
   t.notMatch(lines.join(''), 'looked at')
@@ -237,7 +237,7 @@ t.test('the hook preHandler is the only one of ours there, and with onRequest th
   for (const [hook, names] of [['preHandler', ['onRequest', 'preHandler', 'onSend']], ['onRequest', ['onRequest', 'onRequest', 'preHandler', 'onSend']]] as const) {
     const app = Fastify()
     const added = t.capture(app, 'addHook')
-    addAuthentication(app, { tokens: {} as unknown as Tokens, isEnabled: () => true, hook, parameter: 'token', events: { rejected () {} }, expiryHeader: false, sendError: async () => {} })
+    addAuthentication(app, { tokens: {} as unknown as Tokens, isEnabled: () => true, hook, queryParameter: 'token', audit: { rejected () {} }, expiryHeader: false, sendError: async () => {} })
     t.strictSame(added().map(({ args: [name] }) => name), names)
   }
 })

@@ -190,7 +190,7 @@ t.test('migrate: false leaves the tables alone, and an outdated one rejects the 
   const app = Fastify()
   t.teardown(() => app.close())
   app.register(tokensPlugin, { postgres: database.url, schema: database.schema, secret: SECRET, migrate: false })
-  await t.rejects(async () => await app.ready(), { code: 'MMC_TOKENS_DATABASE', message: new RegExp(`schema "${database.schema}" is at migration 0 of 2; migrate it, or leave the option "migrate" on$`) })
+  await t.rejects(async () => await app.ready(), { code: 'MMC_TOKENS_DATABASE', message: new RegExp(`schema "${database.schema}" is at migration 0 of 3; migrate it, or leave the option "migrate" on$`) })
   await buildHost(t, { database })
   const { app: later, issue } = await buildHost(t, { database, tokens: { migrate: false } })
   t.strictSame((await later.tokens.list()).length, 0)
@@ -202,7 +202,7 @@ t.test('listen: Postgres behind the pooler must have the tables, too, and none a
   const app = Fastify()
   t.teardown(() => app.close())
   app.register(tokensPlugin, { postgres: pooled.url, listen: direct.url, secret: SECRET })
-  await t.rejects(async () => await app.ready(), { code: 'MMC_TOKENS_DATABASE', message: /is at migration 0 of 2/ })
+  await t.rejects(async () => await app.ready(), { code: 'MMC_TOKENS_DATABASE', message: /is at migration 0 of 3/ })
   t.strictSame(await pooled.query("SELECT 1 FROM pg_namespace WHERE nspname = 'mmc_tokens'"), [])
 
   for (const options of [{ listen: { connectionString: direct.url, idleTimeoutMillis: 0 } }, {}]) {
@@ -221,13 +221,14 @@ t.test('listen: what migrates goes there directly, and statements are not prepar
   t.equal((await app.inject({ url: '/api/viewer', headers: bearer(token) })).statusCode, 200)
   const pool = new pg.Pool({ connectionString: database.url, max: 1 })
   t.teardown(() => pool.end())
-  const prepared = async (): Promise<unknown[]> => (await pool.query('SELECT name FROM pg_prepared_statements ORDER BY name')).rows
+  const prepared = async (): Promise<string[]> => (await pool.query<{ name: string }>('SELECT name FROM pg_prepared_statements')).rows.map(({ name }) => name)
   const pooled = await buildHost(t, { database, tokens: { postgres: pool, listen: database.url } })
   await pooled.app.tokens.get('0'.repeat(64))
   t.strictSame(await prepared(), [])
   const direct = await buildHost(t, { database, tokens: { postgres: pool } })
   await direct.app.tokens.get('0'.repeat(64))
-  t.strictSame(await prepared(), [{ name: `mmc_tokens.${database.schema}.find` }], 'this test would notice')
+  // Beside what it asks on a schedule of its own.
+  t.ok((await prepared()).includes(`mmc_tokens.${database.schema}.find`), 'this test would notice')
 
   const unreachable = Fastify()
   t.teardown(() => unreachable.close())

@@ -221,6 +221,9 @@ t.test('the API reference is readable in the light, in the dark and on a phone, 
     await page.locator('.live-responses-table').waitFor()
     await judge(t, page, `api-reference-${name}`, SWAGGER_UI)
     t.equal(await page.evaluate('document.documentElement.scrollWidth <= innerWidth && innerWidth <= screen.width'), true, 'nothing is cut off')
+    // What fonts are installed decides how long a text is, so it must not decide whether one can read it.
+    await page.addStyleTag({ content: '.swagger-ui * { line-height: 2 !important; letter-spacing: .12em !important }' })
+    await judge(t, page, `api-reference-${name}-in-a-wide-font`, SWAGGER_UI)
   }
 })
 

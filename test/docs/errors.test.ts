@@ -1,4 +1,5 @@
-import { readdir, readFile } from 'node:fs/promises'
+import { readdir, readFile, writeFile } from 'node:fs/promises'
+import { join } from 'node:path'
 import { type FastifyReply, type FastifyRequest } from 'fastify'
 import pg from 'pg'
 import t, { type Test } from 'tap'
@@ -7,6 +8,7 @@ import tokensPlugin, { type TokensPluginOptions } from '../../lib/index.js'
 import { createBareHost, NEW_TOKEN } from '../support/bare-host.js'
 import { bearer, SECRET } from '../support/build-host.js'
 import { createDatabase } from '../support/database.js'
+import { startPostgres } from '../support/postgres.js'
 
 const page = await readFile('docs/errors.md', 'utf8')
 const mistakes = /## Mistakes[^]*/.exec(page)?.[0] ?? ''
@@ -46,6 +48,19 @@ async function answer ({ app, log }: Host, request: object): Promise<string> {
 async function startWith (t: Test, options: object): Promise<string> {
   const { addTokens } = await createBareHost(t)
   return await startError(async () => { await addTokens(options) })
+}
+
+/** What a start says where a user must have a password. */
+async function startAs (t: Test, password = ''): Promise<string> {
+  const server = await startPostgres()
+  t.teardown(() => server.end())
+  const client = new pg.Client(server.url)
+  await client.connect()
+  await client.query("CREATE ROLE guarded LOGIN PASSWORD 'a good one'").finally(() => client.end())
+  await server.stop()
+  await writeFile(join(server.folder, 'pg_hba.conf'), 'local all guarded scram-sha-256\nlocal all all trust\n')
+  await server.start()
+  return await startWith(t, { postgres: server.url.replace('//postgres@', `//guarded${password}@`) })
 }
 
 const walk: Record<string, (t: Test, host: Host) => Promise<string>> = {
@@ -97,6 +112,13 @@ const walk: Record<string, (t: Test, host: Host) => Promise<string>> = {
     await query(`CREATE ROLE ${schema}`)
     t.teardown(() => query(`DROP ROLE ${schema}`))
     return await startWith(t, { schema, postgres: { connectionString: url, options: `-c role=${schema}` } })
+  },
+  'no password': async t => await startAs(t),
+  'a wrong password': async t => await startAs(t, ':bad'),
+  async 'no such database' (t) {
+    const url = new URL((await createDatabase(t)).url)
+    url.pathname = '/none'
+    return await startWith(t, { postgres: url.href })
   },
   'migrate: false before the tables are there': async t => await startWith(t, { migrate: false }),
   async 'a pool that was ended before' (t) {

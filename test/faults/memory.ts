@@ -46,7 +46,7 @@ const store: Store = {
 const log = Fastify({ logger: false }).log
 const usage = createUsage(store, log)
 const events = { issued () {}, ended () {} }
-const tokens = createTokens({ store, cache: createCache(() => true, () => performance.now()), signers: [signer], usage, events, issuer: 'cedalo', roles: ['viewer'] })
+const tokens = createTokens({ store, cache: createCache(() => true, () => performance.now()), signers: [signer], usage, audit: events, issuer: 'cedalo', roles: ['viewer'] })
 
 const gc = (globalThis as { gc?: () => void }).gc
 if (gc === undefined) throw new Error('run with --expose-gc')

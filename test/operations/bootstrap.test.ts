@@ -97,7 +97,7 @@ t.test('an entry that is no good is named and said what it must be; the others s
     [{ ...entry, token }, 'entry 2 ("ci") of the bootstrap file FILE: it must be an object with name, role, validUntil and hash, and nothing else'],
     [{ ...entry, hash: entry.hash.toUpperCase() }, 'entry 2 ("ci") of the bootstrap file FILE: hash must be the SHA-256 of the token in 64 lower-case hexadecimal digits'],
     [{ ...entry, role: 'king' }, 'entry 2 ("ci") of the bootstrap file FILE: role must be one of admin, editor, viewer, connectionManager, monitoringViewer'],
-    [{ ...entry, validUntil: '2026-02-30T00:00:00Z' }, 'entry 2 ("ci") of the bootstrap file FILE: validUntil must be a time in the future, up to the year 9999, with a zone: an RFC 3339 date-time such as 2026-11-25T10:05:00Z'],
+    [{ ...entry, validUntil: '2026-02-30T00:00:00Z' }, 'entry 2 ("ci") of the bootstrap file FILE: validUntil must be a time in the future, up to the year 9999, with a zone: an RFC 3339 date-time such as 2099-12-31T10:05:00Z'],
     [{ ...entry, name: 'good' }, 'entry 2 ("good") of the bootstrap file FILE: another token has its name: revoke that one, or give this one another name']
   ]
   for (const [bad, message] of cases) {

@@ -1,6 +1,6 @@
 import Fastify from 'fastify'
 import t from 'tap'
-import { createPurge } from '../../lib/tokens/purge.js'
+import { createPurge } from '../../lib/operations/purge.js'
 import type { Store } from '../../lib/types.js'
 import { buildHost, type TestHost } from '../support/build-host.js'
 import { collectEvents } from '../support/events.js'
@@ -48,10 +48,10 @@ t.test('without the option what expired stays', async t => {
     return handles.at(-1)
   }) as typeof setInterval
   const store = {} as unknown as Store
-  createPurge(store, undefined, () => {}, Fastify().log).start()
+  createPurge({ store, seconds: undefined, onPurged: () => {}, log: Fastify().log }).start()
   t.strictSame(delays, [])
   for (const seconds of [0, 30, 2_592_000]) {
-    const purge = createPurge(store, seconds, () => {}, Fastify().log)
+    const purge = createPurge({ store, seconds, onPurged: () => {}, log: Fastify().log })
     purge.start()
     await purge.close()
   }
@@ -109,11 +109,11 @@ t.test('a purge that fails is a warning, and tried again', async t => {
   }) as typeof setInterval
   const answers = [() => { throw new Error('out of reach') }, () => 500, () => 200, () => 0]
   let purged = 0
-  const purge = createPurge({ purge: async () => answers.shift()?.() ?? 0 } as unknown as Store, 0, () => { purged++ }, log)
+  const purge = createPurge({ store: { purge: async () => answers.shift()?.() ?? 0 }, seconds: 0, onPurged: () => { purged++ }, log })
   purge.start()
   looks[0]?.()
   await purge.close()
-  t.strictSame([warnings, purged], [[[{ err: new Error('out of reach') }, 'could not purge expired tokens; it is tried again']], 0])
+  t.strictSame([warnings, purged], [[[{ err: new Error('out of reach') }, 'could not purge expired tokens; will retry']], 0])
   looks[0]?.()
   await purge.close()
   t.equal(purged, 2, 'piece by piece')

@@ -18,6 +18,11 @@ const CONTRAST = ([
   ['.download-contents', 'background: #555b6e']
 ] as const).map(([selectors, style]) => `${selectors.split(', ').map(selector => `html:not(.dark-mode) .swagger-ui ${selector}`).join(', ')} { ${style} }`).join('\n')
 
+// Swagger UI lets long texts scroll in boxes that no keyboard reaches (WCAG 2.1.1); how long a text is depends on the font. In full, wrapped.
+const WHOLE = `
+.swagger-ui .highlight-code > .microlight, .swagger-ui .responses-inner .curl { max-height: none; overflow: visible !important; }
+.swagger-ui .model-example .model-container, .swagger-ui .model-box { overflow: visible; }`
+
 const SCRIPT = `
 document.documentElement.classList.toggle('dark-mode', matchMedia('(prefers-color-scheme: dark)').matches)
 document.head.insertAdjacentHTML('beforeend', '<meta name="viewport" content="width=device-width, initial-scale=1">')`
@@ -41,7 +46,7 @@ export async function addApiReference (app: FastifyInstance, basePath: string): 
     logLevel: 'warn',
     theme: {
       title: 'API reference · MMC demo host',
-      css: [{ filename: 'contrast.css', content: CONTRAST }],
+      css: [{ filename: 'contrast.css', content: CONTRAST + WHOLE }],
       js: [{ filename: 'page.js', content: SCRIPT }]
     },
     uiConfig: { layout: 'BaseLayout' },

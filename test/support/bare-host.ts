@@ -1,7 +1,7 @@
 import Fastify, { type FastifyInstance, type FastifyRequest, type FastifyServerOptions } from 'fastify'
 import type { Test } from 'tap'
 import tokensPlugin, { type IssuedToken, type TokensPluginOptions } from '../../lib/index.js'
-import { SECRET } from './build-host.js'
+import { issueInOrder, SECRET } from './build-host.js'
 import { createDatabase } from './database.js'
 
 export interface BareHost {
@@ -20,7 +20,7 @@ export async function createBareHost (t: Test, options: FastifyServerOptions = {
   return {
     app,
     addTokens: async options => { await app.register(tokensPlugin, { postgres, schema, secret: SECRET, ...options }) },
-    issue: async token => await app.tokens.issue({ name: `t${++count}`, role: 'viewer', validUntil: '2999-01-01T00:00:00Z', requestedBy: 'test', ...token })
+    issue: async token => await issueInOrder(app, { name: `t${++count}`, ...token })
   }
 }
 

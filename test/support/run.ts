@@ -1,5 +1,6 @@
 import { spawn } from 'node:child_process'
 import { readdirSync, rmSync, statSync } from 'node:fs'
+import { resolve } from 'node:path'
 import { text } from 'node:stream/consumers'
 import { fileURLToPath } from 'node:url'
 import { parseArgs } from 'node:util'
@@ -13,7 +14,7 @@ process.chdir(fileURLToPath(new URL('../..', import.meta.url)))
 // The longest of them is first, so that no job waits for it at the end.
 const QUICK = ['contract', 'coexistence', 'operations', 'unit']
 const ALL = ['consumer', 'demo', 'attacks', 'docs', ...QUICK]
-const COVERAGE = '.tap/coverage'
+const COVERAGE = resolve('.tap/coverage')
 // Nothing of these is left when the types are gone.
 const TYPES = ['lib/api.ts', 'lib/types.ts']
 

@@ -128,6 +128,8 @@ t.test('a pool of ours is made as it should be, and ended', async t => {
     t.match((pool as unknown as { options: object }).options, { application_name: 'fastify-mmc-tokens', connectionTimeoutMillis: 900, keepAlive: true, allowExitOnIdle: true, ...typeof postgres === 'object' && { max: 3 } })
   }
   t.equal(createConnection({ host: 'db.example', port: 1, user: 'me' }, {} as Log).place, 'db.example:1, database "me"')
+  t.intercept(pg.defaults, 'user', { value: undefined })
+  t.match(createConnection({ host: 'db.example', port: 1 }, {} as Log).place, /^db\.example:1, database ./, 'nobody says which')
   t.throws(() => createConnection('postgres://me:a/b@db.example/mmc', {} as Log), { code: 'MMC_TOKENS_INVALID_OPTION', message: /^option "postgres" is not a connection string that pg can read: write postgres:\/\// })
 })
 

@@ -52,7 +52,7 @@ async function createNode (t: Test, { url, schema }: Database, create: (store: S
     clear: cache.clear
   })
   while (!store.isTrusted()) await turn()
-  const tokens = createTokens({ store, cache, signers: [SIGNER], usage, events, issuer: 'cedalo', roles: ['viewer'] })
+  const tokens = createTokens({ store, cache, signers: [SIGNER], usage, audit: events, issuer: 'cedalo', roles: ['viewer'] })
   return { tokens, hasHeard: hash => heard.has(hash) }
 }
 

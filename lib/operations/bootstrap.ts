@@ -4,19 +4,20 @@ import { Value } from '@sinclair/typebox/value'
 import { BootstrapEntrySchema } from '../../schemas/token.js'
 import { BootstrapError, mustBe, TokensError } from '../errors.js'
 import type { Log, Store, Token } from '../types.js'
-import { type Events, NOBODY } from './events.js'
-import { parseName, parseRole, parseValidUntil } from './new-token.js'
+import { parseName, parseRole, parseValidUntil } from '../tokens/new-token.js'
+import { UNKNOWN_ORIGIN } from '../tokens/tokens.js'
+import type { Audit } from './audit.js'
 
 /** Who asked for these tokens, as their records say. */
 const ACTOR = 'bootstrap'
 
 interface Parts {
-  store: Store
-  events: Events
+  store: Pick<Store, 'bootstrap'>
+  audit: Pick<Audit, 'issued'>
   roles: readonly string[]
   log: Log
-  /** Its path. */
-  file: string
+  /** Its path; `undefined`: there is none. */
+  file: string | undefined
   /** Whether what is no good rejects, when all else is done. Otherwise the log has it. */
   isStrict: boolean
 }
@@ -26,13 +27,14 @@ interface Parts {
  * the others out.
  * @throws BootstrapError
  */
-export async function bootstrap ({ store, events, roles, log, file, isStrict }: Parts, now: number): Promise<void> {
+export async function bootstrap ({ store, audit, roles, log, file, isStrict }: Parts, now: number): Promise<void> {
+  if (file === undefined) return
   const failures: Error[] = []
 
   async function add (entry: unknown): Promise<void> {
     const token = toToken(entry, roles, now)
     const outcome = await store.bootstrap(token)
-    if (outcome === 'stored') events.issued(token, { ...NOBODY, actor: ACTOR })
+    if (outcome === 'stored') audit.issued(token, { ...UNKNOWN_ORIGIN, actor: ACTOR })
     if (outcome === 'taken') throw new BootstrapError('another token has its name: revoke that one, or give this one another name')
   }
 

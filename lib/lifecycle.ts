@@ -1,0 +1,55 @@
+interface Steps {
+  /** Connects, and starts what runs in the background. May be called again after it failed. */
+  start: () => Promise<void>
+  /** Ends what `start` began. */
+  stop: () => Promise<void>
+}
+
+/** Whether tokens work in this process. */
+export interface Lifecycle {
+  readonly isEnabled: boolean
+  /** Starts what has not started yet: calls at the same time share one start. Stays disabled where it fails. */
+  enable: () => Promise<void>
+  /** Takes effect at once. */
+  disable: () => void
+  close: () => Promise<void>
+}
+
+export function createLifecycle ({ start, stop }: Steps): Lifecycle {
+  let isWanted = false
+  let isEnabled = false
+  let starting: Promise<void> | undefined
+  let closing: Promise<void> | undefined
+
+  async function startOnce (): Promise<void> {
+    try {
+      await start()
+    } catch (error) {
+      starting = undefined
+      throw error
+    }
+  }
+
+  function disable (): void {
+    isWanted = isEnabled = false
+  }
+
+  async function close (): Promise<void> {
+    disable()
+    // A start under way would leave its connections behind. Whoever called `enable` gets its error.
+    await starting?.catch(() => {})
+    await stop()
+  }
+
+  return {
+    get isEnabled () { return isEnabled },
+    async enable () {
+      isWanted = true
+      await (starting ??= startOnce())
+      // `disable` or `close` may have been called meanwhile.
+      isEnabled = isWanted
+    },
+    disable,
+    async close () { await (closing ??= close()) }
+  }
+}

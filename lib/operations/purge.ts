@@ -1,0 +1,24 @@
+import type { Log, Store } from '../types.js'
+import { createTask, type Task } from './task.js'
+
+/** Between two purges, in milliseconds: as long as expired tokens may stay, within these bounds. */
+const PAUSE = { shortest: 1000, longest: 60_000 }
+
+interface Parts {
+  store: Pick<Store, 'purge'>
+  /** How long expired tokens stay, in seconds; `undefined`: for good. */
+  seconds: number | undefined
+  /** Called when some were removed. */
+  onPurged: () => void
+  log: Log
+}
+
+/** Removes tokens some time after they expired, on a schedule. */
+export function createPurge ({ store, seconds, onPurged, log }: Parts): Task {
+  const grace = seconds === undefined ? undefined : seconds * 1000
+  async function job (): Promise<void> {
+    while (await store.purge(new Date(Date.now() - Number(grace)).toISOString()) > 0) onPurged()
+  }
+  const interval = grace === undefined ? undefined : Math.min(Math.max(grace, PAUSE.shortest), PAUSE.longest)
+  return createTask({ job, interval, failure: 'could not purge expired tokens; will retry', log })
+}

@@ -1,0 +1,32 @@
+import jwt, { type JWT } from '@fastify/jwt'
+import type { FastifyInstance } from 'fastify'
+import type { Claims, Signer } from './types.js'
+
+const REQUIRED_CLAIMS = ['role', 'iat', 'exp', 'iss', 'jti']
+
+/**
+ * HS256 with the plugin's keys (RFC 7515): the first signs, all verify.
+ *
+ * Each is a registration of `@fastify/jwt` in a child of the host, under a namespace of its own, so that the host can register its own
+ * `@fastify/jwt` before or after. An array of secrets does not work there, a function breaks `sign`, and options at `verify` build a new
+ * verifier each call: hence one registration per key. Expiry is left to the rules, to which time is an argument.
+ */
+export async function createSigners (app: FastifyInstance, keys: Buffer[], issuer: string): Promise<[Signer, ...Signer[]]> {
+  const signers: Signer[] = []
+  await app.register(async child => {
+    // Hides a decorator of the host, whatever it is: @fastify/jwt would add to it.
+    child.decorate('jwt', Object.create(null) as JWT)
+    for (const [index, secret] of keys.entries()) {
+      const namespace = `mmcTokens${index}`
+      await child.register(jwt, {
+        namespace,
+        secret,
+        sign: { algorithm: 'HS256' },
+        verify: { algorithms: ['HS256'], allowedIss: issuer, requiredClaims: REQUIRED_CLAIMS, ignoreExpiration: true }
+      })
+      const { sign, verify } = (child.jwt as unknown as Record<string, JWT>)[namespace] as JWT
+      signers.push({ sign: claims => sign(claims), verify: secret => verify<Claims>(secret) })
+    }
+  })
+  return signers as [Signer, ...Signer[]]
+}

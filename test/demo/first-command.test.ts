@@ -1,0 +1,136 @@
+import { spawn, spawnSync } from 'node:child_process'
+import { once } from 'node:events'
+import { mkdir, mkdtemp, readdir, rm, writeFile } from 'node:fs/promises'
+import { type AddressInfo, createServer, type Server } from 'node:net'
+import { join } from 'node:path'
+import { fileURLToPath } from 'node:url'
+import t, { type Test } from 'tap'
+import { NO_COVERAGE } from '../support/build-host.js'
+import { createSeparateDatabase } from '../support/database.js'
+import { sweep } from '../support/sweep.js'
+
+const DATA = fileURLToPath(new URL('../../.data/', import.meta.url))
+const COMMAND = [process.execPath, '--import', 'tsx', fileURLToPath(new URL('../support/start.ts', import.meta.url))] as const
+const READY = 'Ctrl-C ends it.'
+
+async function listen (): Promise<{ server: Server, port: number }> {
+  const server = createServer().listen(0, 'localhost')
+  await once(server, 'listening')
+  return { server, port: (server.address() as AddressInfo).port }
+}
+
+async function freePort (): Promise<number> {
+  const { server, port } = await listen()
+  await once(server.close(), 'close')
+  return port
+}
+
+/** Runs the command of `npm start`; `until` waits for what it writes, `ended` has its exit code. */
+function start (t: Test, environment: NodeJS.ProcessEnv, [file, ...args]: readonly [string, ...string[]] = COMMAND) {
+  const child = spawn(file, args, { detached: true, env: { ...process.env, ...NO_COVERAGE, DATABASE_URL: undefined, TOKENS_ENABLED: undefined, ...environment } })
+  let output = ''
+  for (const stream of [child.stdout, child.stderr]) stream.setEncoding('utf8').on('data', (chunk: string) => { output += chunk })
+  const ended = once(child, 'close').then(([code]) => code as number | null)
+  t.teardown(async () => {
+    if (child.exitCode === null && child.signalCode === null) process.kill(-(child.pid as number), 'SIGTERM')
+    await ended
+  })
+  return {
+    child,
+    ended,
+    output: () => output,
+    async until (text: string) {
+      while (!output.includes(text)) {
+        if (child.exitCode !== null) throw new Error(`it ended: ${output}`)
+        await Promise.race([once(child.stdout, 'data'), once(child.stderr, 'data'), ended])
+      }
+      return output
+    }
+  }
+}
+
+t.test('a port that is taken is one sentence, and nothing is left behind', async t => {
+  const { server, port } = await listen()
+  t.teardown(() => server.close())
+  const before = await readdir(DATA).catch((): string[] => [])
+  for (const [CEDALO_MC_PROXY_PORT, sentence] of [
+    [String(port), `Port ${port} is taken. Choose another: CEDALO_MC_PROXY_PORT=8089 npm start`],
+    ['99999', /^CEDALO_MC_PROXY_PORT=99999 can't be listened on: [^\n]+$/],
+    ['http', /^CEDALO_MC_PROXY_PORT=http can't be listened on: [^\n]+$/]
+  ] as const) {
+    const { ended, output } = start(t, { CEDALO_MC_PROXY_PORT })
+    t.equal(await ended, 1)
+    const [first, ...said] = output().trimEnd().split('\n')
+    t.equal(first, `Starting the demo host on port ${CEDALO_MC_PROXY_PORT} …`)
+    t.match(said[0] ?? '', sentence)
+    t.equal(said.length, 1, output())
+  }
+  const made = (await readdir(DATA).catch((): string[] => [])).filter(name => !before.includes(name) && /^demo-/.test(name))
+  t.strictSame(made, [])
+})
+
+t.test('what is under way is said before anything is loaded', async t => {
+  const { child, output } = start(t, { CEDALO_MC_PROXY_PORT: String(await freePort()) })
+  await once(child.stdout, 'data')
+  t.match(output(), /^Starting the demo host on port \d+ …\n(Starting a Postgres of its own, with its data under \.data\/ …\n)?$/)
+})
+
+t.test('with TOKENS_ENABLED=false it starts where no Postgres answers; otherwise that is one sentence', async t => {
+  const CEDALO_MC_PROXY_PORT = String(await freePort())
+  const DATABASE_URL = 'postgres://me:hidden@127.0.0.1:1/mmc'
+  const refused = start(t, { CEDALO_MC_PROXY_PORT, DATABASE_URL })
+  t.equal(await refused.ended, 1)
+  t.match(refused.output(), /…\nPostgres at 127\.0\.0\.1:1, database "mmc" can't be used: connect ECONNREFUSED 127\.0\.0\.1:1\n$/)
+
+  const { until } = start(t, { CEDALO_MC_PROXY_PORT, DATABASE_URL, TOKENS_ENABLED: 'false' })
+  const said = await until(READY)
+  t.match(said, /database "mmc" can't be used: .* so the host starts without; its sessions hold on this node alone\.\n/)
+  t.notMatch(said, 'hidden')
+  const address = `http://localhost:${CEDALO_MC_PROXY_PORT}`
+  const login = await fetch(`${address}/auth?json=true`, { method: 'POST', body: new URLSearchParams({ username: 'cedalo', password: 'secret' }) })
+  const headers = { cookie: login.headers.getSetCookie()[0]?.split(';')[0] ?? '' }
+  t.equal((await fetch(`${address}/api/profile`, { headers })).status, 200, 'sessions work')
+  t.equal((await fetch(`${address}/api/tokens`, { headers })).status, 404)
+})
+
+t.test('what a kill -9 left behind goes at the next start, and nothing else', async t => {
+  await mkdir(DATA, { recursive: true })
+  const parent = await mkdtemp(join(DATA, 'sweep-'))
+  t.teardown(() => rm(parent, { recursive: true }))
+  const gone = spawnSync(process.execPath, ['-e', '']).pid
+  const folders = { [`${gone}-empty`]: '', [`${gone}-crashed`]: `${gone}\n`, [`${gone}-runs`]: `${process.pid}\n`, [`${process.pid}-mine`]: '', 'demo-1': `${gone}\n`, [`x${gone}-`]: '' }
+  for (const [name, server] of Object.entries(folders)) {
+    await mkdir(join(parent, name, 'base'), { recursive: true })
+    if (server !== '') await writeFile(join(parent, name, 'postmaster.pid'), server)
+  }
+  await sweep(parent, /^(\d+)-/)
+  t.strictSame((await readdir(parent)).sort(), [`${gone}-runs`, `${process.pid}-mine`, 'demo-1', `x${gone}-`].sort())
+
+  await mkdir(join(DATA, `${gone}-left`))
+  await start(t, { CEDALO_MC_PROXY_PORT: String(await freePort()) }).until(READY)
+  t.notOk((await readdir(DATA)).includes(`${gone}-left`))
+})
+
+t.test('on a terminal the log is for people, a request is one line, and the lines to paste come last; else it is JSON', async t => {
+  const { url: DATABASE_URL } = await createSeparateDatabase(t)
+  const ask = async (port: string): Promise<void> => { await fetch(`http://localhost:${port}/api/profile?token=a.b.c`) }
+  const piped = { CEDALO_MC_PROXY_PORT: String(await freePort()), DATABASE_URL }
+  const json = start(t, piped)
+  await json.until(READY)
+  await ask(piped.CEDALO_MC_PROXY_PORT)
+  t.match(await json.until('request completed'), /^\{"level":30,.*"msg":"incoming request"\}$/m)
+
+  if (spawnSync('sh', ['-c', 'command -v script']).status !== 0) return t.comment('NOT RUN: this machine has no script(1) to make a terminal')
+  const CEDALO_MC_PROXY_PORT = String(await freePort())
+  const terminal = start(t, { CEDALO_MC_PROXY_PORT, DATABASE_URL }, ['script', '-qefc', COMMAND.map(word => `'${word}'`).join(' '), '/dev/null'])
+  const before = await terminal.until(READY)
+  t.notMatch(before, '"level"')
+  t.match(before, /INFO.*Server listening at[^]*# Log in, create a token[^]*Enter shows these lines again, Ctrl-C ends it\.\s*$/)
+  await ask(CEDALO_MC_PROXY_PORT)
+  const asked = (await terminal.until('→ 401')).slice(before.length)
+  t.match(asked, /GET \/api\/profile\?token=\[Redacted\] → 401 in \d+ ms/)
+  t.equal(asked.trim().split('\n').length, 1, asked)
+  terminal.child.stdin.write('\n')
+  while (terminal.output().split(READY).length < 3) await once(terminal.child.stdout, 'data')
+  t.pass('and again on Enter')
+})

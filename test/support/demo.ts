@@ -1,0 +1,119 @@
+import { randomBytes } from 'node:crypto'
+import type { FastifyInstance } from 'fastify'
+import pg from 'pg'
+import pretty from 'pino-pretty'
+import { explain } from '../../lib/store/connection.js'
+import { createHost, type HostOptions } from './host.js'
+import { startPostgres } from './postgres.js'
+
+const {
+  DATABASE_URL,
+  CEDALO_MC_PROXY_BASE_PATH = '',
+  CEDALO_MC_USERNAME: username = 'cedalo',
+  CEDALO_MC_PASSWORD: password = 'secret',
+  TOKENS_ENABLED
+} = process.env
+
+interface Keys { secret: string, session: string }
+
+/** The demo host of `npm start`, until SIGINT or SIGTERM. */
+export async function startDemo (port: number): Promise<void> {
+  const basePath = CEDALO_MC_PROXY_BASE_PATH.replace(/^\/*(.*?)\/*$/, '/$1').replace(/^\/$/, '')
+  const enabled = TOKENS_ENABLED !== 'false'
+  if (DATABASE_URL === undefined) console.log('Starting a Postgres of its own, with its data under .data/ …')
+  const postgres = DATABASE_URL === undefined ? await startPostgres({ keepAs: 'demo' }) : undefined
+  const url = postgres?.url ?? String(DATABASE_URL)
+  let app: FastifyInstance | undefined
+  async function stop (): Promise<void> {
+    await app?.close()
+    await postgres?.end()
+  }
+  try {
+    const { secret, session } = await sharedKeys(url).catch((error: Error) => withoutPostgres(error, enabled))
+    app = await createHost({
+      ...process.stdout.isTTY ? FOR_PEOPLE : { fastify: { logger: true } },
+      tokens: { postgres: url, enabled, expiryHeader: true, secret },
+      sessionKey: Buffer.from(session, 'base64'),
+      basePath,
+      admin: { username, password },
+      apiReference: true
+    })
+    await app.listen({ host: 'localhost', port })
+  } catch (error) {
+    await stop()
+    throw error
+  }
+  for (const signal of ['SIGINT', 'SIGTERM'] as const) process.once(signal, stop)
+  const lines = usage(`http://localhost:${port}${basePath}`)
+  console.log(lines)
+  // Requests push them out of sight.
+  if (process.stdin.isTTY) process.stdin.on('data', () => { console.log(lines) }).unref()
+}
+
+/** On a terminal: in colour, and one line a request instead of two. */
+const FOR_PEOPLE: Pick<HostOptions, 'fastify' | 'prepare'> = {
+  fastify: {
+    disableRequestLogging: true,
+    logger: { stream: pretty({ translateTime: 'SYS:HH:MM:ss', ignore: 'pid,hostname,reqId', singleLine: true }) }
+  },
+  prepare (app) {
+    app.addHook('onResponse', async ({ method, url, log }, { statusCode, elapsedTime }) => {
+      log.info(`${method} ${url} → ${statusCode} in ${elapsedTime.toFixed(0)} ms`)
+    })
+  }
+}
+
+/** Keys that all nodes on one database share. A real host keeps its secrets where it keeps secrets, and never beside the tokens. */
+async function sharedKeys (url: string): Promise<Keys> {
+  const client = new pg.Client({ connectionString: url, connectionTimeoutMillis: 5000 })
+  // What it reports besides what its calls reject with.
+  client.on('error', () => {})
+  try {
+    await client.connect()
+    await client.query('BEGIN; SELECT pg_advisory_xact_lock(8088); CREATE TABLE IF NOT EXISTS mmc_demo_keys (name text PRIMARY KEY, key text NOT NULL); COMMIT')
+    for (const [name, key] of Object.entries(newKeys())) await client.query('INSERT INTO mmc_demo_keys VALUES ($1, $2) ON CONFLICT DO NOTHING', [name, key])
+    const { rows } = await client.query<{ keys: Keys }>('SELECT json_object_agg(name, key) AS keys FROM mmc_demo_keys')
+    return rows[0]?.keys as Keys
+  } catch (error) {
+    throw explain(`${client.host}:${client.port}, database "${client.database}"`, error)
+  } finally {
+    await client.end().catch(() => {})
+  }
+}
+
+const newKeys = (): Keys => ({ secret: randomBytes(32).toString('base64'), session: randomBytes(32).toString('base64') })
+
+/** Switched off, the host needs no Postgres: then its sessions are its own. Nothing switches it on but a new start, which asks again. */
+function withoutPostgres (error: Error, enabled: boolean): Keys {
+  if (enabled) throw error
+  console.log(`${error.message}. Tokens are switched off, so the host starts without; its sessions hold on this node alone.`)
+  return newKeys()
+}
+
+function usage (address: string): string {
+  const form = new URLSearchParams({ username, password }).toString().replaceAll("'", '%27')
+  const validUntil = new Date(Date.now() + 90 * 24 * 60 * 60 * 1000).toISOString()
+  return `
+The demo host listens at ${address}/
+Logins: ${username} / ${password} (admin), editor / secret, viewer / secret
+
+# Log in, create a token that may do what a viewer may:
+JAR=$(mktemp)
+curl -s -c $JAR -d '${form}' '${address}/auth?json=true'; echo
+ANSWER=$(curl -s -b $JAR -H 'content-type: application/json' -d '{"name":"try '$(date +%s)'","role":"viewer","validUntil":"${validUntil}"}' ${address}/api/tokens); echo $ANSWER
+TOKEN=$(echo $ANSWER | sed 's/.*"token":"\\([^"]*\\)".*/\\1/')
+
+# Use it, in the header and in the query, see when it expires, and how the host counts:
+curl -s -H "authorization: Bearer $TOKEN" ${address}/api/viewer; echo
+curl -s "${address}/api/profile?token=$TOKEN"; echo
+curl -s -o /dev/null -D - -H "authorization: Bearer $TOKEN" ${address}/api/viewer | grep application-token-expires
+curl -s ${address}/metrics | grep authentications
+
+# Revoke it by its hash, and be refused:
+HASH=$(printf %s "$TOKEN" | sha256sum | cut -d ' ' -f 1)
+curl -s -b $JAR -X DELETE ${address}/api/tokens/$HASH; echo
+curl -s -i -H "authorization: Bearer $TOKEN" ${address}/api/viewer; echo
+
+${process.stdin.isTTY ? 'Enter shows these lines again, ' : ''}Ctrl-C ends it.
+`
+}
