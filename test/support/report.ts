@@ -31,7 +31,7 @@ export function createReport (files: number) {
       console.log(`${marks}${seconds.toFixed(1).padStart(6)} s ${String(passed).padStart(6)} passed${count(failed, 'failed')}${count(skipped, 'skipped')}`)
       done++
       const told = [
-        ...failed.map(({ name, diag }) => `✗ ${name}\n${indent(typeof diag === 'string' ? diag : inspect(diag, { depth: 10, breakLength: 120 }))}`),
+        ...failed.map(({ name, diag }) => `✗ ${name}\n${indent(describe(diag))}`),
         ...isBroken ? [`✗ ended with ${status}; its last lines:\n${indent(output.trimEnd().split('\n').slice(-40).join('\n'))}`] : [],
         ...errors.trim() === '' ? [] : [`on standard error:\n${indent(errors.trimEnd())}`]
       ].map(text => indent(text)).join('\n')
@@ -58,3 +58,12 @@ export function createReport (files: number) {
 
 const count = (of: unknown[], what: string): string => of.length === 0 ? '' : `, ${of.length} ${what}`
 const indent = (text: string): string => text.replace(/^/gm, '  ')
+
+/** Diffs and stacks as the lines that they are. */
+function describe (diag: unknown): string {
+  if (typeof diag !== 'object' || diag === null) return String(diag)
+  return Object.entries(diag).map(([name, value]) => {
+    if (typeof value === 'string') return value.includes('\n') ? `${name}:\n${indent(value.trimEnd())}` : `${name}: ${value}`
+    return `${name}: ${inspect(value, { depth: 10, breakLength: 120 })}`
+  }).join('\n')
+}
