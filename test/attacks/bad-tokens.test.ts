@@ -15,7 +15,7 @@ import { SECRET } from '../support/build-host.js'
 import { createDatabase } from '../support/database.js'
 import { createMutator, createRandom } from '../support/mutate-token.js'
 
-const MUTATIONS = Number(process.env.MUTATIONS ?? 200_000)
+const MUTATIONS = Number(process.env.MUTATIONS ?? 20_000)
 const SEED = Number(process.env.SEED ?? 1)
 const KEY = Buffer.from(hkdfSync('sha256', SECRET, '', 'fastify-mmc-tokens', 32))
 

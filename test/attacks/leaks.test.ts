@@ -13,7 +13,7 @@ import { createHost } from '../support/host.js'
 import { startPostgres } from '../support/postgres.js'
 import { createSearch } from '../support/search-secrets.js'
 
-const CANARIES = Number(process.env.CANARIES ?? 1000)
+const CANARIES = Number(process.env.CANARIES ?? 100)
 const KEY = Buffer.from(hkdfSync('sha256', SECRET, '', 'fastify-mmc-tokens', 32))
 // With it, a report asks for the name of each peer, which may take seconds where there is no DNS.
 Object.assign(process.report, { excludeNetwork: true })

@@ -1,7 +1,7 @@
 import { readFileSync } from 'node:fs'
 import { readdir, readFile, writeFile } from 'node:fs/promises'
 import module from 'node:module'
-import { basename, relative } from 'node:path'
+import { relative } from 'node:path'
 import { fileURLToPath, pathToFileURL } from 'node:url'
 import type { Test, TestOpts } from 'tap'
 
@@ -20,7 +20,7 @@ interface MutantRun { activeMutant: { id: string }, sandboxFileName: string, tes
 interface Options {
   mutate: string[]
   warmTap: {
-    /** Files in which lib runs in other processes, where no mutant is. */
+    /** Files, such as `contract/lease`, in which lib runs in other processes, where no mutant is. */
     without: string[]
     /** Files that take long, and the sources for which they run nevertheless. */
     slow: Record<string, string[]>
@@ -71,7 +71,7 @@ function createRunner ({ mutate, warmTap: { without, slow } }: Options) {
     generation++
     claims.length = 0
     board.currentTestId = undefined
-    const files = (await readdir('test', { recursive: true })).filter(name => name.endsWith(END) && !name.startsWith('faults/') && isWanted(basename(name, END))).sort()
+    const files = (await readdir('test', { recursive: true })).filter(name => name.endsWith(END) && !/(^faults|node_modules)\//.test(name) && isWanted(name.slice(0, -END.length))).sort()
     for (const name of files) {
       const test = (...args: unknown[]): void => { claims.push({ id: `${name}: ${String(args[0])}`, fileName: `test/${name}`, args }) }
       Object.assign(globalThis, { warmTap: Object.assign(fresh(name), { test, teardown: (step: () => unknown) => { leave.push(step) } }) })
@@ -151,7 +151,7 @@ function createRunner ({ mutate, warmTap: { without, slow } }: Options) {
       board.activeMutant = activeMutant.id
       const wanted = testFilter && new Set(testFilter)
       const source = relative(process.cwd(), sandboxFileName)
-      const isFor = ({ fileName }: Claim): boolean => slow[basename(fileName, END)]?.includes(source) ?? true
+      const isFor = ({ fileName }: Claim): boolean => slow[fileName.slice('test/'.length, -END.length)]?.includes(source) ?? true
       const chosen = claims.filter(claim => isFor(claim) && times[claim.id] !== undefined && (wanted?.has(claim.id) ?? true)).sort((a, b) => costOf(a) - costOf(b))
       try {
         for (const [index, claim] of chosen.entries()) {
