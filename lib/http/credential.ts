@@ -1,5 +1,6 @@
 import type { FastifyInstance, FastifyRequest } from 'fastify'
 import type { Credential } from '../types.js'
+import { urlWithout, withoutSecrets } from './url.js'
 
 /** What a request presents of ours. */
 export interface Presented {
@@ -13,7 +14,7 @@ export interface Presented {
   users?: { before: unknown, token: unknown }
 }
 
-interface Taken { parameter: string, value: unknown, url: string, originalUrl: string | undefined }
+interface Taken { members: Record<string, unknown>, url: string, originalUrl: string | undefined }
 
 /** The credential that a string is, or `null` where it does not claim to be ours. */
 export type Recognize = (secret: string) => Credential | null
@@ -67,21 +68,31 @@ export function withdraw (request: FastifyRequest): void {
   const state = request as unknown as State
   state[PRESENTED] = null
   if (taken === undefined || taken === null) return
-  const { parameter, value, url, originalUrl } = taken
+  const { members, url, originalUrl } = taken
   // The rest of the query may have been converted by the host's schema meanwhile.
-  Object.assign(request.query as object, { [parameter]: value })
-  Object.assign(request.raw, { url, originalUrl })
+  Object.assign(request.query as object, members)
+  setUrls(request, url, originalUrl)
 }
 
-// `headers` holds the first Authorization header only.
+/**
+ * `headers` holds the first Authorization header only, and a proxy joins several with commas. One of ours beside any other bearer is
+ * several; a comma may also stand in the parameters of another scheme, such as Digest.
+ */
 function addBearers (rawHeaders: string[], recognize: Recognize, found: Credential[]): void {
+  let count = 0
   for (let index = 0; index < rawHeaders.length; index += 2) {
     const name = rawHeaders[index] as string
     if (name.length !== 13 || name.toLowerCase() !== 'authorization') continue
-    const secret = BEARER.exec(String(rawHeaders[index + 1]))?.[1]
-    const credential = secret === undefined ? null : recognize(secret)
-    if (credential !== null) found.push(credential)
+    for (const part of String(rawHeaders[index + 1]).split(',')) {
+      const secret = BEARER.exec(part.trim())?.[1]
+      if (secret === undefined) continue
+      count++
+      // What is ours is known by the first two: a third changes nothing.
+      const credential = found.length < 2 ? recognize(secret) : null
+      if (credential !== null) found.push(credential)
+    }
   }
+  if (count > 1) found.push(...found.slice(0, 1))
 }
 
 function takeFromQuery (request: FastifyRequest, parameter: string, recognize: Recognize, found: Credential[]): Taken | null {
@@ -97,30 +108,23 @@ function takeFromQuery (request: FastifyRequest, parameter: string, recognize: R
   }
   if (ours.size === 0) return null
 
-  const { [parameter]: _taken, ...query } = request.query as Record<string, unknown>
+  const { [parameter]: _taken, ...others } = request.query as Record<string, unknown>
   const [first, ...more] = values.filter(given => !ours.has(given))
-  if (first !== undefined) query[parameter] = more.length > 0 ? [first, ...more] : first
+  if (first !== undefined) others[parameter] = more.length > 0 ? [first, ...more] : first
+  const { query, members } = withoutSecrets(others, ours)
   request.query = query
-  const { raw } = request as { raw: { url: string, originalUrl?: string } }
-  const { url, originalUrl } = raw
-  raw.url = withoutValues(url, ours)
-  if (originalUrl !== undefined) raw.originalUrl = withoutValues(originalUrl, ours)
-  return { parameter, value, url, originalUrl }
+  const { url, originalUrl } = request.raw as { url: string, originalUrl?: string }
+  setUrls(request, urlWithout(url, ours), originalUrl === undefined ? undefined : urlWithout(originalUrl, ours))
+  return { members: { ...members, [parameter]: value }, url, originalUrl }
 }
 
-/** The URL without the parameters that have one of these values, in whatever encoding. Fastify's router takes `#` and `;` for a `?`, too. */
-function withoutValues (url: string, values: ReadonlySet<string>): string {
-  const mark = url.search(/[?#]/)
-  const start = (mark === -1 ? url.indexOf(';') : mark) + 1
-  const rest = url.slice(start).split('&').filter(pair => isOther(pair.slice(pair.indexOf('=') + 1), values))
-  return rest.length > 0 ? url.slice(0, start) + rest.join('&') : url.slice(0, start - 1)
-}
-
-function isOther (value: string, values: ReadonlySet<string>): boolean {
-  try {
-    return !values.has(decodeURIComponent(value))
-  } catch {
-    // Malformed, so it is not a token.
-    return true
-  }
+function setUrls (request: FastifyRequest, url: string, originalUrl: string | undefined): void {
+  const raw: { url?: string | undefined, originalUrl?: string, headers: Record<string, unknown> } = request.raw
+  raw.url = url
+  if (originalUrl !== undefined) raw.originalUrl = originalUrl
+  // HTTP/2 has it there as well.
+  if (raw.headers[':path'] !== undefined) raw.headers[':path'] = url
+  // A hook that ran before may have asked for it, and so have fixed it.
+  const value = originalUrl ?? url
+  if (request.originalUrl !== value) Object.defineProperty(request, 'originalUrl', { value, configurable: true, enumerable: true })
 }
