@@ -4,7 +4,7 @@ import { ConflictError, InvalidTokenError, type TokensError } from '../errors.js
 import type { CreateToken, Credential, Filter, IssuedToken, Metrics, Origin, Signer, Store, Token } from '../types.js'
 import type { Cache, Known } from './cache.js'
 import { type Events, NOBODY } from './events.js'
-import { digest, isOurs, verify } from './jwt.js'
+import { digest, isOurs, parseHash, verify } from './jwt.js'
 import { parseName, parseRole, parseValidUntil } from './new-token.js'
 import type { Usage } from './usage.js'
 
@@ -14,8 +14,6 @@ const VERIFIED_SIZE = 10_000
 /** Why a token is refused, beside what its verification says. */
 export const UNKNOWN = 'unknown or revoked'
 export const EXPIRED = 'expired'
-
-const HASH = /^[0-9a-f]{64}$/
 
 /** An `InvalidTokenError` is a refusal. */
 export type Outcome = Known | TokensError
@@ -42,7 +40,9 @@ export interface Tokens {
   sign: (token: CreateToken, now: number) => { token: string, entry: CreateToken & { hash: string } }
   /** Oldest first, by page. */
   list: (filter: Filter, now: number) => AsyncIterable<Token[]>
+  /** @throws InvalidError for what is no hash */
   get: (hash: string) => Promise<Token | null>
+  /** @throws InvalidError for what is no hash */
   revoke: (hash: string, origin?: Origin) => Promise<boolean>
 }
 
@@ -136,12 +136,12 @@ export function createTokens ({ store, cache, signers, usage, events, issuer, ro
     },
 
     async get (hash) {
-      const token = HASH.test(hash) ? await store.find(hash) : null
+      const token = await store.find(parseHash(hash))
       return token && usage.apply(token)
     },
 
-    async revoke (hash, origin = NOBODY) {
-      if (!HASH.test(hash)) return false
+    async revoke (given, origin = NOBODY) {
+      const hash = parseHash(given)
       try {
         const isEnded = await store.remove(hash, origin)
         if (isEnded) events.ended()
