@@ -17,7 +17,7 @@ t.test('a host may name its requests as it likes: events have the name as text',
     const { token, hash } = await issue()
     await app.inject({ url: '/api/viewer', headers: bearer(`${token}x`) })
     const answer = await app.inject({ method: 'DELETE', url: `/api/tokens/${hash}`, headers })
-    t.equal(answer.statusCode, 200, typeof id)
+    if (!t.equal(answer.statusCode, 200, typeof id)) return
     while (all.at(-1)?.type !== 'token.revoked') await new Promise(resolve => { setImmediate(resolve) })
     t.match(all.slice(-2), [{ type: 'authentication.rejected', requestId: String(id) }, { type: 'token.revoked', requestId: String(id) }])
   }
