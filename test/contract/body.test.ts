@@ -19,15 +19,15 @@ async function create (t: Test): Promise<FastifyInstance> {
 t.test('JSON is read by whatever name its type has; anything else is 415, and what is not JSON 400, once it is judged', async t => {
   const app = await create(t)
   const post = async (type: string | undefined, payload: string) => await app.inject({ method: 'POST', url: '/', headers: type === undefined ? {} : { 'content-type': type }, payload })
-  for (const type of ['application/json', 'APPLICATION/JSON', ' application/json ;charset=utf-8', 'application/json; charset=latin1', 'application/json;']) {
+  for (const type of ['application/json', 'APPLICATION/JSON', ' application/json ;charset=utf-8', 'application/json;']) {
     t.strictSame((await post(type, '{"a":1}')).json(), { body: { a: 1 } }, type)
   }
   for (const type of ['text/plain', 'application/jsonx', 'x application/json', 'application/xml', 'application/octet-stream', 'xml', 'application/x-www-form-urlencoded', '/']) {
-    t.match((await post(type, '{"a":1}')).json(), { code: 'INVALID', statusCode: 415, message: 'The body must be JSON, with content-type application/json' }, type)
+    t.match((await post(type, '{"a":1}')).json(), { code: 'INVALID', statusCode: 415, message: 'The body must be JSON in UTF-8, with content-type application/json' }, type)
   }
   for (const payload of ['{', '{"a":1}}', 'undefined', '{"__proto__":{}}', '{"constructor":{"prototype":{}}}', '{"a":{"__proto__":1}}']) {
     t.match((await post('application/json', payload)).json(), {
-      code: 'INVALID', statusCode: 400, message: 'The body must be valid JSON, without the properties __proto__ and constructor.prototype'
+      code: 'INVALID', statusCode: 400, message: 'The body must be valid JSON in UTF-8, without the properties __proto__ and constructor.prototype'
     }, payload)
   }
 })

@@ -1,3 +1,4 @@
+import { mkdir, rm, writeFile } from 'node:fs/promises'
 import pg from 'pg'
 import t from 'tap'
 import { migrations } from '../../lib/store/migrations.js'
@@ -89,4 +90,15 @@ t.test('a dump of the rows can be read back into the table', async t => {
   await client.query('CREATE TEMP TABLE dump AS SELECT * FROM tokens; DELETE FROM tokens; INSERT INTO tokens SELECT * FROM dump')
   t.strictSame(await app.tokens.list(), before)
   t.match(await database.query("SELECT name_key FROM tokens WHERE name = 'b'"), [{ name_key: /^a.[0-9a-f]{64}$/ }])
+})
+
+t.test('an entry of a bootstrap file whose name looks like that of another token finds it taken', async t => {
+  const host = await buildHost(t)
+  await host.issue({ name: 'c\u200di' })
+  const { entry } = host.app.tokens.sign({ name: 'ci', role: 'viewer', validUntil: NEVER })
+  await mkdir('.data', { recursive: true })
+  const bootstrap = `.data/name-looks-${process.pid}.json`
+  await writeFile(bootstrap, JSON.stringify([entry]))
+  t.teardown(() => rm(bootstrap))
+  await t.rejects(buildHost(t, { database: host.database, tokens: { bootstrap, bootstrapStrict: true } }), { code: 'MMC_TOKENS_BOOTSTRAP', message: /another token has its name/ })
 })

@@ -55,11 +55,11 @@ t.test('a list is sorted by issue date, then by hash, over page after page', asy
   t.strictSame(list, await app.tokens.list())
 })
 
-t.test('an unknown, malformed or upper-case hash: GET says 404, DELETE changes nothing and answers 200', async t => {
+t.test('an unknown or malformed hash: GET says 404, DELETE changes nothing and answers 200', async t => {
   const { app, login, issue } = await buildHost(t)
   const headers = await login()
   const { token, ...record } = await issue()
-  for (const hash of ['0'.repeat(64), record.hash.toUpperCase(), record.hash.slice(1), `${record.hash}0`, '%00', '%27', '😀', '*', '__proto__', `${record.hash}%0a`]) {
+  for (const hash of ['0'.repeat(64), record.hash.slice(1), `${record.hash}0`, '%00', '%27', '😀', '*', '__proto__', `${record.hash}%0a`]) {
     const url = `/api/tokens/${encodeURI(decodeURI(hash))}`
     const got = await app.inject({ url, headers })
     t.equal(got.statusCode, 404, hash)
