@@ -160,12 +160,15 @@ export interface ApplicationTokens {
   sign: (token: CreateToken) => { token: string, entry: CreateToken & { hash: string } }
   /** All tokens, oldest first. */
   list: () => Promise<Token[]>
-  /** The token with this hash, or `null`. */
+  /**
+   * The token with this hash, in any letter case, or `null`.
+   * @throws 400 `INVALID` for what is no hash
+   */
   get: (hash: string) => Promise<Token | null>
   /**
-   * Ends the token with this hash; tells whether there was one.
+   * Ends the token with this hash, in any letter case; tells whether there was one.
    * @param by who does it, for the event
-   * @throws 400 `INVALID` for a bad `revokedBy`
+   * @throws 400 `INVALID` for what is no hash, or a bad `revokedBy`
    */
   revoke: (hash: string, by?: { revokedBy: string }) => Promise<boolean>
   /** How tokens fare in this process. */

@@ -49,7 +49,7 @@ export const ConflictError = clientError(409, 'CONFLICT', 'A token with this nam
 export const TooLargeError = clientError(413, 'INVALID', 'The body is too large')
 
 /** 415: the body is not JSON. */
-export const UnsupportedMediaTypeError = clientError(415, 'INVALID', 'The body must be JSON, with content-type application/json')
+export const UnsupportedMediaTypeError = clientError(415, 'INVALID', 'The body must be JSON in UTF-8, with content-type application/json')
 
 /** 500: anything unexpected. */
 export const InternalError = clientError(500, 'INTERNAL_ERROR', 'Internal error')

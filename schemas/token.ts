@@ -65,7 +65,7 @@ export type IssuedToken = Static<typeof IssuedTokenSchema>
 export function createTokenSchema (roles: readonly string[]) {
   const properties = {
     name: Type.String({
-      description: 'a string of well-formed Unicode with 1 to 255 characters after trimming, none of them a control character',
+      description: 'a string of well-formed Unicode with 1 to 255 characters after trimming, at least one of them visible, without control characters, line separators and invisible characters that deceive',
       examples: [EXAMPLE.name]
     }),
     role: Type.String({ enum: roles, description: `one of ${roles.join(', ')}`, examples: [roles.includes(EXAMPLE.role) ? EXAMPLE.role : roles.at(-1)] }),
@@ -101,5 +101,5 @@ export const BootstrapEntrySchema = Type.Object({
 }, { additionalProperties: false, description: 'an object with name, role, validUntil and hash, and nothing else' })
 
 export const TokenParamsSchema = Type.Object({
-  tokenHash: Type.String({ description: 'The hash of the token', examples: properties.hash.examples as string[] })
+  tokenHash: Type.String({ description: 'The hash of the token, in any letter case', examples: properties.hash.examples as string[] })
 })

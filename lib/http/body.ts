@@ -1,3 +1,4 @@
+import { isUtf8 } from 'node:buffer'
 import type { TObject } from '@sinclair/typebox'
 import type { FastifyInstance, FastifyRequest } from 'fastify'
 import { InvalidError, mustBe, type TokensError, UnsupportedMediaTypeError } from '../errors.js'
@@ -7,7 +8,7 @@ class Unreadable {
   constructor (readonly reason: TokensError) {}
 }
 
-const UNREADABLE_JSON = 'The body must be valid JSON, without the properties __proto__ and constructor.prototype'
+const UNREADABLE_JSON = 'The body must be valid JSON in UTF-8, without the properties __proto__ and constructor.prototype'
 
 /**
  * Makes the parsers of `app` never fail. Fastify parses before a session is restored, so an error of theirs would tell anybody what
@@ -22,9 +23,9 @@ export function deferBodyErrors (app: FastifyInstance): void {
   })
   app.removeAllContentTypeParsers()
   const parse = app.getDefaultJsonParser('error', 'error')
-  app.addContentTypeParser('application/json', { parseAs: 'string' }, (request, body: string, done) => {
-    parse(request, body, (failure, value) => {
-      done(null, failure === null ? value : new Unreadable(new InvalidError(UNREADABLE_JSON)))
+  app.addContentTypeParser('application/json', { parseAs: 'buffer' }, (request, body: Buffer, done) => {
+    parse(request, body.toString(), (failure, value) => {
+      done(null, failure === null && isUtf8(body) ? value : new Unreadable(new InvalidError(UNREADABLE_JSON)))
     })
   })
   app.addContentTypeParser('*', (_request, _payload, done) => {
@@ -32,8 +33,12 @@ export function deferBodyErrors (app: FastifyInstance): void {
   })
 }
 
+const CHARSETS = /;\s*charset\s*=\s*("?)([^\s;"]*)\1/gi
+
+/** Whether a content type is JSON that can be read as UTF-8. */
 function isJson (contentType: string): boolean {
-  return /^\s*application\/json\s*(;|$)/i.test(contentType)
+  return /^\s*application\/json\s*(;|$)/i.test(contentType) &&
+    [...contentType.matchAll(CHARSETS)].every(([, , charset = '']) => /^(utf-?8|us-ascii)$/i.test(charset))
 }
 
 /**

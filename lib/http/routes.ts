@@ -9,6 +9,7 @@ import {
   ConflictError, InternalError, InvalidError, mustBe, NotAllowedError, NotEnabledError, NotFoundError, TokensError, TooLargeError,
   TwoCredentialsError, UnauthorizedError, UnsupportedMediaTypeError
 } from '../errors.js'
+import { isHash } from '../tokens/jwt.js'
 import type { Tokens } from '../tokens/tokens.js'
 import type { Filter, Origin, Token, TokenPrincipal } from '../types.js'
 import { requireAdmin, type Session } from './authorize.js'
@@ -100,6 +101,7 @@ export function createRoutes ({ tokens, isEnabled, session, roles, versions, tok
     deferBodyErrors(host)
     app.setErrorHandler<FastifyError>(async (error, request, reply) => {
       await sendError(request, reply, translate(error))
+      return reply
     })
     app.addHook('onSend', (_request, reply, payload, done) => {
       reply.header('cache-control', 'no-store')
@@ -156,7 +158,8 @@ export function createRoutes ({ tokens, isEnabled, session, roles, versions, tok
         response: { 200: TokenSchema, ...describe(...every, new NotFoundError()) }
       }
     }, async request => {
-      const token = await tokens.get(request.params.tokenHash)
+      const { tokenHash } = request.params
+      const token = isHash(tokenHash) ? await tokens.get(tokenHash) : null
       if (token === null) throw new NotFoundError()
       return token
     })
@@ -172,14 +175,16 @@ export function createRoutes ({ tokens, isEnabled, session, roles, versions, tok
         response: {
           // The others show one token: the one that is gone now.
           200: { ...TokensSchema, examples: [[]] },
-          204: { type: 'null', description: 'As 200, for a request with `Prefer: return=minimal`' },
-          ...describe(...every)
+          204: { type: 'null', description: 'A token was revoked, and the request has `Prefer: return=minimal`; without one it is 404' },
+          ...describe(...every, new NotFoundError())
         }
       }
     }, async (request, reply) => {
-      await tokens.revoke(request.params.tokenHash, originOfAdmin(request))
-      if (MINIMAL.test(String(request.raw.headers.prefer))) return await reply.code(204).header('preference-applied', 'return=minimal').send()
-      return await sendList(reply)
+      const { tokenHash } = request.params
+      const isRevoked = isHash(tokenHash) && await tokens.revoke(tokenHash, originOfAdmin(request))
+      if (!MINIMAL.test(String(request.raw.headers.prefer))) return await sendList(reply)
+      if (!isRevoked) throw new NotFoundError()
+      return await reply.code(204).header('preference-applied', 'return=minimal').send()
     })
   }
 }

@@ -10,8 +10,15 @@ export function checkVersion (request: FastifyRequest, versions: readonly number
   const { accept } = request.headers
   if (accept === undefined || accept.trim() === '') return
   const served = mediaTypes(versions)
-  if (new Negotiator(request.raw).mediaTypes(served).length > 0) return
+  if (new Negotiator({ headers: { accept: withoutOthers(accept) } }).mediaTypes(served).length > 0) return
   throw notAcceptable(served)
+}
+
+const PARAMETER = /;\s*([^\s=;,"]+)\s*=\s*("(?:[^"\\]|\\.)*"|[^\s;,"]*)/g
+
+/** What `Accept` says without parameters that pick no representation, such as `charset`, which are ignored. */
+function withoutOthers (accept: string): string {
+  return accept.replace(PARAMETER, (_parameter, name: string, value: string) => /^(version|q)$/i.test(name) ? `;${name}=${value}` : '')
 }
 
 /** What is served, the newest version first. */

@@ -95,10 +95,13 @@ export function createPostgresStore ({ postgres, listen, fingerprints, log, ...o
     RETURNING hash::text, name::text, role::text, ${time('ended_at')}, origin::text`)
   const count = statement<{ role: string, is_active: string, count: string }>('count', `
     SELECT role::text, (valid_until > $1)::text AS is_active, count(*)::text AS count FROM ${schema}.tokens GROUP BY 1, 2 ORDER BY 1, 2`)
-  // In the order of the hashes, or two nodes that write the same ones would wait for each other.
+  // In the order of the hashes, or two nodes that write the same ones would wait for each other. Not later than now: the clock of a node
+  // may be ahead, and a time moves forward only.
   const touch = statement('touch', `
     WITH used AS MATERIALIZED (
-      SELECT hash, at FROM unnest($1::text[], $2::timestamptz[]) AS used (hash, at) JOIN ${schema}.tokens AS token USING (hash)
+      SELECT hash, at FROM (
+        SELECT hash, least(at, date_trunc('milliseconds', now())) AS at FROM unnest($1::text[], $2::timestamptz[]) AS noted (hash, at)
+      ) AS used JOIN ${schema}.tokens AS token USING (hash)
       WHERE token.last_used < at ORDER BY hash FOR NO KEY UPDATE OF token)
     UPDATE ${schema}.tokens AS token SET last_used = at FROM used WHERE token.hash = used.hash AND token.last_used < at`)
   const notify = statement('notify', 'SELECT pg_notify($1, $2)::text')

@@ -1,4 +1,5 @@
 import { hash, hkdfSync } from 'node:crypto'
+import { InvalidError } from '../errors.js'
 import type { Claims, Signer } from '../types.js'
 
 /** The header that all our tokens have, `{"alg":"HS256","typ":"JWT"}`, as it stands in them. */
@@ -20,6 +21,20 @@ export function fingerprint (secret: string): string {
 /** SHA-256 of the whole token string, lower-case hex. */
 export function digest (secret: string): string {
   return hash('sha256', secret, 'hex')
+}
+
+/** Whether this is a digest, in any letter case. */
+export function isHash (value: unknown): value is string {
+  return typeof value === 'string' && /^[0-9a-f]{64}$/i.test(value)
+}
+
+/**
+ * A digest as it is stored.
+ * @throws InvalidError
+ */
+export function parseHash (value: unknown): string {
+  if (!isHash(value)) throw new InvalidError('hash must be the SHA-256 of the token in 64 hexadecimal digits')
+  return value.toLowerCase()
 }
 
 /** Whether a credential claims to be ours: a JWT whose payload names our issuer. A claim, not a proof. */

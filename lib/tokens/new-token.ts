@@ -8,12 +8,21 @@ const FRONTEND = /^(\d{4}-\d{2}-\d{2} \d{2}:\d{2}:\d{2})000Z$/
 
 const properties = CreateTokenSchema.properties
 
-/** The name as it is stored: trimmed, 1 to 255 code points of well-formed Unicode, no control character. */
+/** What breaks a line, turns the direction of the text, or can't be seen and serves no writing system and no emoji. */
+const DECEIVING = /[\p{Cc}\p{Zl}\p{Zp}\p{Bidi_Control}]|(?![\p{Join_Control}\p{Variation_Selector}\u{e0020}-\u{e007f}])\p{Default_Ignorable_Code_Point}/u
+
+/** U+2800 is the blank of braille. */
+const VISIBLE = /[^\s\u2800\p{Default_Ignorable_Code_Point}]/u
+
+/** UTF-16 code units of which NFC makes 255 code points at most: each of those may have been four, of two units. */
+const MAX_UNITS = 255 * 4 * 2
+
+/** The name as it is stored: well-formed Unicode, trimmed, NFC, 1 to 255 code points, none that deceives. */
 export function parseName (value: unknown): string {
-  if (typeof value !== 'string' || !value.isWellFormed()) throw mustBe('name', properties.name)
-  const name = value.trim()
-  const { length } = [...name]
-  if (length < 1 || length > 255 || /\p{Cc}/u.test(name)) throw mustBe('name', properties.name)
+  const trimmed = typeof value === 'string' && value.isWellFormed() ? value.trim() : ''
+  // To normalize a long run of combining characters takes the square of its length.
+  const name = trimmed.length > MAX_UNITS ? '' : trimmed.normalize()
+  if (!VISIBLE.test(name) || DECEIVING.test(name) || [...name].length > 255) throw mustBe('name', properties.name)
   return name
 }
 

@@ -3,7 +3,7 @@ import { LruMap } from 'toad-cache'
 import { ConflictError, InvalidTokenError, type TokensError } from '../errors.js'
 import type { CreateToken, Credential, Filter, IssuedToken, Metrics, Origin, Signer, Store, Token } from '../types.js'
 import type { Cache, Known } from './cache.js'
-import { digest, isOurs, verify } from './jwt.js'
+import { digest, isOurs, parseHash, verify } from './jwt.js'
 import { parseActor, parseName, parseRole, parseValidUntil } from './new-token.js'
 import type { Usage } from './usage.js'
 
@@ -13,8 +13,6 @@ const VERIFIED_SIZE = 10_000
 /** Why a token is refused, beside what its verification says. */
 export const UNKNOWN = 'unknown or revoked'
 export const EXPIRED = 'expired'
-
-const HASH = /^[0-9a-f]{64}$/
 
 /** An `InvalidTokenError` is a refusal. */
 export type Outcome = Known | TokensError
@@ -52,7 +50,9 @@ export interface Tokens {
   sign: (token: CreateToken, now: number) => { token: string, entry: CreateToken & { hash: string } }
   /** Oldest first, by page. */
   list: (filter: Filter, now: number) => AsyncIterable<Token[]>
+  /** @throws InvalidError for what is no hash */
   get: (hash: string) => Promise<Token | null>
+  /** @throws InvalidError for what is no hash */
   revoke: (hash: string, origin?: Origin) => Promise<boolean>
 }
 
@@ -148,12 +148,12 @@ export function createTokens ({ store, cache, signers, usage, audit, issuer, rol
     },
 
     async get (hash) {
-      const token = HASH.test(hash) ? await store.find(hash) : null
+      const token = await store.find(parseHash(hash))
       return token && usage.apply(token)
     },
 
-    async revoke (hash, origin = UNKNOWN_ORIGIN) {
-      if (!HASH.test(hash)) return false
+    async revoke (given, origin = UNKNOWN_ORIGIN) {
+      const hash = parseHash(given)
       try {
         const isEnded = await store.remove(hash, origin)
         if (isEnded) audit.ended()

@@ -1,12 +1,20 @@
 import { createHmac, hkdfSync } from 'node:crypto'
 import { once } from 'node:events'
-import { get, type IncomingMessage } from 'node:http'
-import type { AddressInfo } from 'node:net'
+import { type IncomingMessage, get } from 'node:http'
+import { type AddressInfo, type Socket, connect } from 'node:net'
 import { json } from 'node:stream/consumers'
-import Fastify, { type FastifyRequest } from 'fastify'
-import t from 'tap'
-import tokensPlugin from '../../lib/index.js'
-import { bearer, buildHost, SECRET } from '../support/build-host.js'
+import { setTimeout } from 'node:timers/promises'
+import Fastify, { type FastifyInstance, type FastifyRequest } from 'fastify'
+import t, { type Test } from 'tap'
+import { InternalError, InvalidTokenError, type TokensError } from '../../lib/errors.js'
+import { addAuthentication } from '../../lib/http/authenticate.js'
+import { findPresented, isLeftAlone, presentedBy, withdraw } from '../../lib/http/credential.js'
+import tokensPlugin, { type TokenEvent } from '../../lib/index.js'
+import type { Known } from '../../lib/tokens/cache.js'
+import type { Outcome, Tokens } from '../../lib/tokens/tokens.js'
+import type { Token } from '../../lib/types.js'
+import { FORGED, NEW_TOKEN, createBareHost, who } from '../support/bare-host.js'
+import { SECRET, bearer, buildHost } from '../support/build-host.js'
 import { createDatabase } from '../support/database.js'
 import { routing } from '../support/fastify-version.js'
 
@@ -192,4 +200,571 @@ t.test('a POST or DELETE by a session that the browser marks cross-site is 403; 
     for (const site of ['same-origin', 'same-site', 'none']) t.equal(await send(method, session, site), 200, site)
   }
   t.equal(await send('GET', session, 'cross-site'), 200)
+})
+
+interface Wire { url: string, headers?: string[], query?: unknown, originalUrl?: string }
+interface Request { query: unknown, raw: { url: string, originalUrl?: string } }
+
+/** A request as Fastify has it, its query parsed; what begins with `our` is ours. */
+function createRequest ({ url, headers = [], query = {}, originalUrl }: Wire): Request & FastifyRequest {
+  const index = headers.findIndex((name, index) => index % 2 === 0 && name.toLowerCase() === 'authorization')
+  const raw = { url, headers: { authorization: index === -1 ? undefined : headers[index + 1] }, rawHeaders: headers, ...originalUrl !== undefined && { originalUrl } }
+  return { query, raw } as unknown as Request & FastifyRequest
+}
+
+function find (wire: Wire, parameter: string | false = 'token') {
+  const request = createRequest(wire)
+  findPresented(request, parameter, secret => secret.startsWith('our') ? { secret, hash: `hash of ${secret}` } : null)
+  return { request, presented: presentedBy(request) }
+}
+
+const OUR1 = { credential: { secret: 'our1', hash: 'hash of our1' }, isJudged: false }
+
+t.test('a bearer in the Authorization header alone is presented, the whole of it and nothing around it', t => {
+  for (const name of ['Authorization', 'authorization', 'AUTHORIZATION']) {
+    for (const value of ['Bearer our1', 'bearer   our1']) t.strictSame(find({ url: '/', headers: ['Host', 'here', name, value] }).presented, { ...OUR1, taken: null }, `${name}: ${value}`)
+  }
+  for (const value of ['our1', 'Bearer', 'Bearer ', 'Bearerour1', 'Basic our1', 'Not bearer our1', 'Bearer our1 our2', 'Bearer foreign']) {
+    t.equal(find({ url: '/', headers: ['Authorization', value] }).presented, null, value)
+  }
+  // The second has as many letters as `Authorization`.
+  for (const name of ['Proxy-Authorization', 'X-Other-Token']) {
+    t.equal(find({ url: '/', headers: ['Authorization', 'Basic x', name, 'Bearer our1'] }).presented, null, name)
+  }
+  t.equal(find({ url: '/', headers: ['X-Authorization', 'Authorization', 'Authorization', 'Basic x', 'Bearer our1', 'Authorization'] }).presented, null, 'values are no names')
+  t.end()
+})
+
+t.test('a token in the header costs little beside it: names of other headers are not spelt out, and no values gathered where there is no parameter', t => {
+  const request = createRequest({ url: '/?a=1', query: { a: '1' }, headers: ['Host', 'here', 'Cookie', 'x', 'Authorization', 'Bearer our1', 'Accept', '*/*'] })
+  const lowered = t.capture(String.prototype as unknown as { toLowerCase: () => string }, 'toLowerCase', String.prototype.toLowerCase)
+  const gathered = t.capture(Array.prototype as unknown as { flat: () => unknown[] }, 'flat', Array.prototype.flat as () => unknown[])
+  findPresented(request, 'token', secret => ({ secret, hash: secret }))
+  t.strictSame([lowered().length, gathered().length], [1, 0])
+  t.end()
+})
+
+t.test('two of ours are no credential, wherever they stand; what is not ours does not count', t => {
+  for (const wire of [
+    { url: '/', headers: ['Authorization', 'Bearer our1', 'Authorization', 'Bearer our1'] },
+    { url: '/?token=our1', headers: ['Authorization', 'Bearer our2'], query: { token: 'our1' } },
+    { url: '/?token=our1&token=our2', query: { token: ['our1', 'our2'] } }
+  ]) t.equal(find(wire).presented?.credential, null)
+  t.equal(find({ url: '/', headers: ['Authorization', 'Bearer foreign', 'Authorization', 'Bearer our1'] }).presented?.credential, null, 'but beside one of ours')
+  t.end()
+})
+
+t.test('one in the query is taken out of query and URL, and what else stands there stays as it was', t => {
+  for (const [url, query, leftUrl, leftQuery] of [
+    ['/x?token=our1', { token: 'our1' }, '/x', {}],
+    ['/x?a=1&token=our1&b=2', { a: '1', token: 'our1', b: '2' }, '/x?a=1&b=2', { a: '1', b: '2' }],
+    ['/x?token=reset&token=our1', { token: ['reset', 'our1'] }, '/x?token=reset', { token: 'reset' }],
+    ['/x?token=1&token=our1&token=2', { token: ['1', 'our1', '2'] }, '/x?token=1&token=2', { token: ['1', '2'] }],
+    ['/x?%74oken=%6fur1&b=%zz', { token: 'our1', b: '%zz' }, '/x?b=%zz', { b: '%zz' }],
+    ['/x#token=our1', { token: 'our1' }, '/x', {}],
+    ['/x;token=our1', { token: 'our1' }, '/x', {}],
+    ['/x;b=1&token=our1', { b: '1', token: 'our1' }, '/x;b=1', { b: '1' }],
+    ['/x;y?token=our1', { token: 'our1' }, '/x;y', {}]
+  ] as const) {
+    const { request, presented } = find({ url, query, originalUrl: `/old${url}` })
+    t.match(presented, OUR1, url)
+    t.strictSame(request.query, leftQuery, url)
+    t.strictSame(Object.keys(request.query as object), Object.keys(leftQuery))
+    t.strictSame(request.raw, { ...request.raw, url: leftUrl, originalUrl: `/old${leftUrl}` }, url)
+    t.strictSame(presented?.taken, { members: { token: query.token }, url, originalUrl: `/old${url}` })
+  }
+  const { request } = find({ url: '/?token=our1', query: { token: 'our1' } })
+  t.notOk('originalUrl' in request.raw, 'in a host that rewrites no URL')
+  t.end()
+})
+
+t.test('a query without one of ours is the same object as before, whatever its parser makes of it', t => {
+  for (const token of [undefined, '', 'reset', ['reset', 'other'], { our: 'our1' }, [{ our: 'our1' }], 1, null]) {
+    const query = token === undefined ? { a: '1' } : { token, a: '1' }
+    const { request, presented } = find({ url: '/?token=x&a=1', query })
+    t.equal(presented, null)
+    t.equal(request.query, query)
+    t.equal(request.raw.url, '/?token=x&a=1')
+  }
+  for (const parameter of [false, 'other'] as const) {
+    for (const name of ['token', 'false', 'true']) t.equal(find({ url: `/?${name}=our1`, query: { [name]: 'our1' } }, parameter).presented, null, 'the parameter has another name, or is switched off')
+  }
+  t.end()
+})
+
+t.test('withdrawn, a request is what it was, but for what its schema converted meanwhile', t => {
+  const { request } = find({ url: '/?token=our1&n=1', originalUrl: '/old', query: { token: 'our1', n: '1' } })
+  request.query = { n: 1 }
+  withdraw(request)
+  t.strictSame(request.query, { n: 1, token: 'our1' })
+  t.match(request.raw, { url: '/?token=our1&n=1', originalUrl: '/old' })
+  t.equal(presentedBy(request), null)
+  for (const headers of [[], ['Authorization', 'Bearer our1']]) {
+    const { request } = find({ url: '/?n=1', query: { n: '1' }, headers })
+    withdraw(request)
+    t.strictSame([request.query, request.raw.url, presentedBy(request)], [{ n: '1' }, '/?n=1', null])
+  }
+  t.end()
+})
+
+const TOKEN: Known = { token: { name: 'a', role: 'viewer' } as unknown as Token, endsAt: 0, expires: 'some day', lastUsed: 0 }
+const NONE = { accepted: 0, unknown: 0, expired: 0, invalid: 0, several: 0, failed: 0 }
+const OURS = { authorization: 'Bearer our1' }
+
+interface Hooked {
+  app: FastifyInstance
+  /** What the rules say of a token, at once or later. */
+  answer: (outcome: () => Outcome | Promise<Outcome>) => void
+  enable: (yes: boolean) => void
+  /** What was refused, each an error. */
+  refused: TokensError[]
+  /** What the audit is told of refusals. */
+  rejections: unknown[]
+  counts: Record<string, number>
+  lines: string[]
+  /** The URLs of requests whose raw headers were read. */
+  read: string[]
+}
+
+interface Settings { hook?: 'preHandler' | 'onRequest', sendFails?: boolean, expiryHeader?: boolean, parameter?: string | false }
+
+/** The hook alone, in a host whose log, rules and refusals we hear. */
+async function createHooked (t: Test, { hook = 'preHandler', sendFails = false, expiryHeader = false, parameter = 'token' }: Settings = {}): Promise<Hooked> {
+  const lines: string[] = []
+  const refused: TokensError[] = []
+  const rejections: unknown[] = []
+  const counts = { ...NONE }
+  let [decide, isEnabled]: [() => Outcome | Promise<Outcome>, boolean] = [() => TOKEN, true]
+  const app = Fastify({ logger: { stream: { write (line: string) { if (!line.includes('"msg":"incoming request"') && !line.includes('"msg":"request completed"')) lines.push(line) } } } })
+  t.teardown(() => app.close())
+  const read: string[] = []
+  app.addHook('onRequest', (request, _reply, done) => {
+    const { raw, url } = request
+    const { rawHeaders } = raw
+    Object.defineProperty(raw, 'rawHeaders', { get () { read.push(url); return rawHeaders } })
+    done()
+  })
+  const recognize = (secret: string) => secret.startsWith('our') ? { secret, hash: secret } : null
+  addAuthentication(app, {
+    tokens: { recognize, authenticate: () => decide(), counts: { authentications: counts } } as unknown as Tokens,
+    isEnabled: () => isEnabled,
+    hook,
+    audit: { rejected: (...about: unknown[]) => { rejections.push(about) } },
+    expiryHeader,
+    queryParameter: parameter,
+    async sendError (_request, reply, error) {
+      if (sendFails) throw new Error('can not be sent')
+      refused.push(error as TokensError)
+      reply.code((error as TokensError).statusCode).send('refused')
+    }
+  })
+  app.get('/', tell)
+  app.get('/out', { config: { applicationTokens: false } }, tell)
+  app.get('/401', async (_request, reply) => await reply.code(401).send('for a reason of its own'))
+  return { app, refused, rejections, counts, lines, read, answer: outcome => { decide = outcome }, enable: yes => { isEnabled = yes } }
+}
+
+async function tell (request: FastifyRequest): Promise<unknown> {
+  return { token: request.applicationToken?.name ?? null, user: (request as { user?: unknown }).user ?? null, url: request.url, isLeftAlone: isLeftAlone(request) }
+}
+
+const IN = { token: 'a', user: { username: 'token:a', roles: ['viewer'] }, url: '/', isLeftAlone: false }
+const AS_IT_CAME = { token: null, user: null, url: '/', isLeftAlone: false }
+const SWITCHED_OFF = { ...AS_IT_CAME, isLeftAlone: true }
+
+t.test('what the rules say at once or later decides: in, or refused', async t => {
+  const { app, refused, answer, lines, rejections, counts } = await createHooked(t)
+  t.ok(app.hasRequestDecorator('applicationToken'), 'a plugin may depend on it')
+  t.strictSame((await app.inject({ url: '/' })).json(), AS_IT_CAME)
+  for (const outcome of [() => TOKEN, async () => TOKEN]) {
+    answer(outcome)
+    t.strictSame((await app.inject({ url: '/', headers: OURS })).json(), IN)
+    const { headers, body } = await app.inject({ url: '/?token=our1' })
+    t.strictSame(JSON.parse(body), IN)
+    t.match(headers, { 'cache-control': 'no-store', 'referrer-policy': 'no-referrer' })
+  }
+  t.notOk((await app.inject({ url: '/', headers: OURS })).headers['cache-control'], 'only where the URL has it')
+  for (const make of [(error: TokensError) => () => error, (error: TokensError) => async () => error]) {
+    const error = new InvalidTokenError({ cause: 'expired' })
+    answer(make(error))
+    const { statusCode, body } = await app.inject({ url: '/', headers: OURS })
+    t.strictSame([statusCode, body, refused.pop()], [401, 'refused', error])
+    t.match(rejections.pop(), ['expired', { hash: 'our1' }, { actor: null, address: '127.0.0.1', requestId: /^req-/ }])
+  }
+  t.strictSame(lines, [])
+  t.strictSame(counts, { ...NONE, accepted: 5, expired: 2 })
+})
+
+t.test('each refusal is counted by its kind, and told of but for those that are a fault of ours', async t => {
+  const { app, answer, rejections, counts } = await createHooked(t)
+  const kinds: Array<[error: TokensError, kind: keyof typeof NONE]> = [
+    [new InvalidTokenError({ cause: 'unknown or revoked' }), 'unknown'], [new InvalidTokenError({ cause: 'expired' }), 'expired'],
+    [new InvalidTokenError({ cause: 'The token signature is invalid.' }), 'invalid'], [new InternalError(), 'failed']
+  ]
+  for (const [error, kind] of kinds) {
+    answer(() => error)
+    await app.inject({ url: '/', headers: OURS })
+    t.strictSame(counts, { ...NONE, [kind]: 1 }, kind)
+    counts[kind] = 0
+  }
+  t.equal(rejections.length, 3)
+  await app.inject({ url: '/?token=our2', headers: OURS })
+  t.strictSame(counts, { ...NONE, several: 1 })
+  t.match(rejections.at(-1), ['several tokens in one request', { hash: null }])
+  answer(() => Object.assign(new InvalidTokenError({ cause: 'expired' }), { token: { name: 'n', role: 'r' } }))
+  await app.inject({ url: '/', headers: OURS })
+  t.match(rejections.at(-1), ['expired', { hash: 'our1', name: 'n', role: 'r' }])
+  await app.inject({ url: '/' })
+  t.strictSame(counts, { ...NONE, several: 1, expired: 1 }, 'without a token nothing is')
+})
+
+t.test('an answer tells when the token expires where it is to', async t => {
+  for (const [isTold, expected] of [[true, 'some day'], [false, undefined]] as const) {
+    const { app } = await createHooked(t, { expiryHeader: isTold })
+    t.equal((await app.inject({ url: '/', headers: OURS })).headers['application-token-expires'], expected)
+    t.equal((await app.inject({ url: '/' })).headers['application-token-expires'], undefined)
+  }
+})
+
+t.test('two tokens are refused unread, and the log is not told', async t => {
+  const { app, refused, answer, lines } = await createHooked(t)
+  answer(() => { throw new Error('asked') })
+  t.equal((await app.inject({ url: '/?token=our1', headers: OURS })).statusCode, 400)
+  t.match(refused, [{ statusCode: 400, message: 'A request must carry one token, not several' }])
+  t.strictSame(lines, [])
+})
+
+t.test('a store out of reach, and a user that can not be assigned, are 500 with their cause, never let in', async t => {
+  const { app, refused, answer } = await createHooked(t)
+  app.addHook('onRequest', (request, _reply, done) => {
+    Object.defineProperty(request, 'user', { get: () => null })
+    done()
+  })
+  app.get('/later', tell)
+  t.equal((await app.inject({ url: '/later', headers: OURS })).statusCode, 500)
+  t.match(refused.pop(), { statusCode: 500, cause: { message: /only a getter/ } })
+  answer(async () => { throw new Error('out of reach') })
+  t.equal((await app.inject({ url: '/', headers: OURS })).statusCode, 500)
+  t.match(refused.pop(), { statusCode: 500, cause: { message: 'out of reach' } })
+})
+
+t.test('a refusal that can not be sent is the host\'s error, never a request that waits', async t => {
+  for (const outcome of [() => new InvalidTokenError(), async () => new InvalidTokenError()]) {
+    const { app, answer } = await createHooked(t, { sendFails: true })
+    answer(outcome)
+    t.match((await app.inject({ url: '/', headers: OURS })).json(), { statusCode: 500, message: 'can not be sent' })
+  }
+  const { app } = await createHooked(t, { sendFails: true })
+  app.addHook('onRequest', (request, _reply, done) => {
+    Object.defineProperty(request, 'user', { get: () => null })
+    done()
+  })
+  app.get('/later', tell)
+  t.match((await app.inject({ url: '/later', headers: OURS })).json(), { statusCode: 500, message: 'can not be sent' })
+})
+
+t.test('a route that opts out, and a switch that is off or thrown meanwhile, leave the request as it came', async t => {
+  const { app, answer, enable } = await createHooked(t)
+  t.strictSame((await app.inject({ url: '/out?token=our1', headers: OURS })).json(), { ...AS_IT_CAME, url: '/out?token=our1' })
+  enable(false)
+  t.strictSame((await app.inject({ url: '/?token=our1' })).json(), { ...SWITCHED_OFF, url: '/?token=our1' })
+  enable(true)
+  answer(async () => {
+    enable(false)
+    return TOKEN
+  })
+  const { body, headers } = await app.inject({ url: '/?token=our1' })
+  t.strictSame(JSON.parse(body), { ...SWITCHED_OFF, url: '/?token=our1' })
+  t.notOk(headers['referrer-policy'])
+  enable(true)
+  answer(async () => {
+    enable(false)
+    throw new Error('out of reach')
+  })
+  t.strictSame((await app.inject({ url: '/', headers: OURS })).json(), SWITCHED_OFF)
+})
+
+t.test('with the hook onRequest guards there see the user, and a session that comes later does not take its place', async t => {
+  for (const hook of ['onRequest', 'preHandler'] as const) {
+    const { app } = await createHooked(t, { hook })
+    const seen: unknown[] = []
+    app.addHook('onRequest', async request => { seen.push((await tell(request) as { token: unknown }).token) })
+    app.addHook('preValidation', async request => { (request as { user?: unknown }).user = 'of a session' })
+    app.get('/later', tell)
+    t.strictSame((await app.inject({ url: '/later', headers: OURS })).json(), { ...IN, url: '/later' })
+    t.strictSame((await app.inject({ url: '/later' })).json(), { ...AS_IT_CAME, user: 'of a session', url: '/later' })
+    t.strictSame(seen, hook === 'onRequest' ? ['a', null] : [null, null])
+  }
+})
+
+t.test('a guard that refused before the token was looked at is told of, once; no other 401 is', async t => {
+  for (const hook of ['onRequest', 'preHandler'] as const) {
+    const { app, answer, enable, lines } = await createHooked(t, { hook })
+    app.addHook('preValidation', async (request, reply) => { if (request.headers['x-guard'] !== undefined) await reply.code(Number(request.headers['x-guard'])).send('the guard') })
+    app.get('/guarded', async () => 'in')
+    const guarded = { url: '/guarded', headers: { ...OURS, 'x-guard': '401' } }
+    for (const request of [{ url: '/401' }, { url: '/401', headers: OURS }, { url: '/401?token=our1' }, { url: '/guarded', headers: { 'x-guard': '401' } },
+      { url: '/guarded', headers: { 'x-guard': '401', authorization: 'Bearer foreign' } }, { url: '/guarded', headers: { ...OURS, 'x-guard': '403' } }]) await app.inject(request)
+    enable(false)
+    await app.inject(guarded)
+    enable(true)
+    t.strictSame(lines, [])
+    await app.inject(guarded)
+    await app.inject(guarded)
+    await app.inject({ url: '/guarded?token=our1', headers: { 'x-guard': '401' } })
+    t.equal(lines.length, hook === 'preHandler' ? 1 : 0)
+    if (hook === 'preHandler') t.match(JSON.parse(lines[0] ?? ''), { level: 40, msg: /^a request with a token was answered 401 before the token was looked at, in the hook "preHandler": register .* "onRequest"/ })
+    answer(() => new InvalidTokenError())
+    await app.inject({ url: '/', headers: OURS })
+    t.equal(lines.filter(line => line.includes('looked at')).length, hook === 'preHandler' ? 1 : 0)
+  }
+})
+
+t.test('a guard in onRequest, before ours, is told of as well', async t => {
+  const lines: string[] = []
+  const early = Fastify({ logger: { stream: { write (line: string) { lines.push(line) } } } })
+  t.teardown(() => early.close())
+  early.addHook('onRequest', async (_request, reply) => { await reply.code(401).send('the guard') })
+  addAuthentication(early, { tokens: { recognize: (secret: string) => ({ secret, hash: secret }) } as unknown as Tokens, isEnabled: () => true, hook: 'preHandler', queryParameter: 'token', audit: { rejected () {} }, expiryHeader: false, sendError: async () => {} })
+  early.get('/', tell)
+  await early.inject({ url: '/' })
+  t.notMatch(lines.join(''), 'looked at')
+  await early.inject({ url: '/?token=our1' })
+  t.match(lines.join(''), 'looked at')
+})
+
+t.test('the hook preHandler is the only one of ours there, and with onRequest there is one for sessions that come later', async t => {
+  for (const [hook, names] of [['preHandler', ['onRequest', 'preHandler', 'onSend']], ['onRequest', ['onRequest', 'onRequest', 'preHandler', 'onSend']]] as const) {
+    const app = Fastify()
+    const added = t.capture(app, 'addHook')
+    addAuthentication(app, { tokens: {} as unknown as Tokens, isEnabled: () => true, hook, queryParameter: 'token', audit: { rejected () {} }, expiryHeader: false, sendError: async () => {} })
+    t.strictSame(added().map(({ args: [name] }) => name), names)
+  }
+})
+
+t.test('a WebSocket that is refused is closed once the refusal is sent', async t => {
+  const { app, answer } = await createHooked(t)
+  answer(() => new InvalidTokenError())
+  let ended = 0
+  app.addHook('onRequest', (request, _reply, done) => {
+    Object.assign(request.raw, { upgrade: request.headers['x-upgrade'] !== undefined })
+    Object.assign(request.raw.socket, { destroySoon () { ended++ } })
+    done()
+  })
+  app.get('/ws', tell)
+  await app.inject({ url: '/ws', headers: OURS })
+  t.equal(ended, 0, 'any other keeps its connection')
+  await app.inject({ url: '/ws', headers: { ...OURS, 'x-upgrade': 'yes' } })
+  t.equal(ended, 1)
+})
+
+t.test('every request has room for what it presents from the start, so that all have one shape', async t => {
+  const { app } = await createHooked(t)
+  const symbols = (request: object | null): symbol[] => request === null ? [] : [...Object.getOwnPropertySymbols(request), ...symbols(Object.getPrototypeOf(request) as object | null)]
+  app.get('/symbols', async request => symbols(request).map(({ description }) => description))
+  t.ok((await app.inject({ url: '/symbols' })).json<string[]>().includes('mmc-tokens.presented'))
+})
+
+t.test('of a request that presents nothing, the header and the parameter are asked for and no more', async t => {
+  const { app, read } = await createHooked(t)
+  await app.inject('/')
+  await app.inject('/401?other=our1')
+  await app.inject({ url: '/', headers: { cookie: 'token=our1' } })
+  t.strictSame(read, [])
+  await app.inject('/?token=our1')
+  await app.inject({ url: '/?basic', headers: { authorization: 'Basic our1' } })
+  t.strictSame(read, ['/?token=our1', '/?basic'])
+
+  const withoutQuery = await createHooked(t, { parameter: false })
+  await withoutQuery.app.inject('/?token=our1&false=our1')
+  t.strictSame(withoutQuery.read, [])
+})
+
+const BODY = JSON.stringify(NEW_TOKEN)
+
+/** A request of which only the headers and the first bytes of the body have arrived, and that has passed the guards in `onRequest`. */
+class Parked {
+  readonly #socket: Socket
+  readonly #isChunked: boolean
+
+  private constructor (socket: Socket, isChunked: boolean) {
+    this.#socket = socket
+    this.#isChunked = isChunked
+  }
+
+  static async send (t: Test, app: FastifyInstance, path: string, token: string, { isChunked = false } = {}): Promise<Parked> {
+    const socket = connect((app.server.address() as AddressInfo).port, '127.0.0.1')
+    t.teardown(() => socket.destroy())
+    const length = isChunked ? 'transfer-encoding: chunked' : `content-length: ${BODY.length}`
+    const begin = isChunked ? `5\r\n${BODY.slice(0, 5)}\r\n` : BODY.slice(0, 5)
+    const admitted = new Promise<void>(resolve => { admit = resolve })
+    const authorization = path.includes('?') ? '' : `authorization: Bearer ${token}\r\n`
+    socket.write(`POST ${path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n${authorization}content-type: application/json\r\n${length}\r\n\r\n${begin}`)
+    await admitted
+    return new Parked(socket, isChunked)
+  }
+
+  async finish (): Promise<{ status: number, text: string }> {
+    const rest = BODY.slice(5)
+    this.#socket.write(this.#isChunked ? `${rest.length.toString(16)}\r\n${rest}\r\n0\r\n\r\n` : rest)
+    let text = ''
+    this.#socket.on('data', chunk => { text += String(chunk) })
+    await once(this.#socket, 'close')
+    return { status: Number(text.split(' ')[1]), text }
+  }
+}
+
+/** Called when a request has passed the guards of the host in `onRequest`. */
+let admit = (): void => {}
+
+interface Options { hook?: 'onRequest' | 'preHandler', events?: TokenEvent[] }
+
+/** A host with its guard where the plugin's hook is, and routes before and after the plugin, each of which says whom it acts for. */
+async function createHost (t: Test, { hook = 'onRequest', events }: Options = {}) {
+  const database = await createDatabase(t)
+  const { app, addTokens, issue } = await createBareHost(t)
+  const acts: unknown[] = []
+  const act = async (request: FastifyRequest): Promise<unknown> => {
+    acts.push(who(request))
+    return who(request)
+  }
+  await app.register(async child => { child.post('/early', act) })
+  await addTokens({ postgres: database.url, schema: database.schema, hook, expiryHeader: true, ...events && { onEvent: event => { events.push(event) } } })
+  if (hook === 'onRequest') {
+    app.addHook('onRequest', async (request, reply) => {
+      if (who(request).user === null) return await reply.code(418).send('the guard')
+    })
+  }
+  // Fastify reads the body after this.
+  app.addHook('preParsing', async () => { admit() })
+  app.addHook('preValidation', async request => {
+    if (request.headers['x-anonymous'] !== undefined) Object.assign(request, { applicationToken: null, user: null })
+  })
+  app.post('/act', act)
+  app.setNotFoundHandler(async request => await act(request))
+  await app.listen({ host: '127.0.0.1', port: 0 })
+  return { app, issue, acts, database }
+}
+
+t.test("a token that ends while a request is still being sent is 401 on any route, though the host's guard let it in", async t => {
+  const events: TokenEvent[] = []
+  const { app, issue, acts } = await createHost(t, { events })
+  for (const path of ['/api/tokens', '/early', '/act', '/missing', 'in the query']) {
+    for (const isChunked of [false, true]) {
+      const { token, hash } = await issue({ role: 'admin' })
+      const parked = await Parked.send(t, app, path === 'in the query' ? `/act?token=${token}` : path, token, { isChunked })
+      const { accepted } = (await app.tokens.metrics()).authentications
+      await app.tokens.revoke(hash)
+      const { status, text } = await parked.finish()
+      t.equal(status, 401, path)
+      t.match(text, '{"code":"UNAUTHORIZED","message":"The token is not valid","data":{"session":false}}')
+      t.match(text, /www-authenticate: Bearer realm="cedalo", error="invalid_token"/)
+      t.equal(/referrer-policy: no-referrer/.test(text), path === 'in the query')
+      const { authentications } = await app.tokens.metrics()
+      t.strictSame([authentications.accepted, authentications.unknown], [accepted, 0], 'counted once')
+      t.match(events.filter(event => event.type === 'authentication.rejected' && event.hash === hash), [{ reason: 'unknown or revoked' }], 'reported once')
+    }
+  }
+  t.strictSame(acts, [])
+  t.strictSame((await app.tokens.list()).filter(({ name }) => name === NEW_TOKEN.name), [])
+})
+
+t.test('a token that expires, or gets another role or name, while a request is still being sent is 401', async t => {
+  const { app, issue, database } = await createHost(t)
+  for (const change of ["valid_until = '2000-01-01'", "role = 'editor'", "name = 'renamed'"]) {
+    const { token, hash } = await issue({ role: 'admin' })
+    const profile = async (): Promise<string> => (await app.inject({ method: 'POST', url: '/act', headers: bearer(token) })).body
+    const parked = await Parked.send(t, app, '/api/tokens', token)
+    const before = await profile()
+    await database.query(`UPDATE tokens SET ${change} WHERE hash = $1`, [hash])
+    while (await profile() === before) await setTimeout(10)
+    t.equal((await parked.finish()).status, 401, change)
+  }
+})
+
+t.test('tokens that were switched off while a request is still being sent: 404 on the four routes, 401 on the others, and on again changes nothing', async t => {
+  const { app, issue } = await createHost(t)
+  const { token } = await issue({ role: 'admin' })
+  for (const isChunked of [false, true]) {
+    for (const [path, status, code] of [['/api/tokens', 404, 'NOT_FOUND'], ['/act', 401, 'UNAUTHORIZED'], [`/act?token=${token}`, 401, 'UNAUTHORIZED']] as const) {
+      const parked = await Parked.send(t, app, path, token, { isChunked })
+      await app.tokens.disable()
+      const answer = await parked.finish()
+      t.match([answer.status, answer.text], [status, code], path)
+      await app.tokens.enable()
+    }
+  }
+  const parked = await Parked.send(t, app, '/act', token)
+  await app.tokens.disable()
+  await app.tokens.enable()
+  t.match(await parked.finish(), { status: 200, text: '"user":{"username":"token:' })
+})
+
+t.test('with the hook preHandler a request that is still being sent when tokens are switched off is as without the plugin', async t => {
+  const { app, issue } = await createHost(t, { hook: 'preHandler' })
+  const { token, hash } = await issue({ role: 'admin' })
+  const parked = await Parked.send(t, app, '/act', token)
+  await app.tokens.disable()
+  t.match(await parked.finish(), { status: 200, text: '{"user":null,"token":null}' })
+  await app.tokens.enable()
+  const later = await Parked.send(t, app, '/api/tokens', token)
+  await app.tokens.revoke(hash)
+  t.equal((await later.finish()).status, 401)
+})
+
+t.test('a token is used and counted once a request, though it is judged twice', async t => {
+  const { app, issue } = await createHost(t)
+  const { token, hash } = await issue()
+  const { accepted } = (await app.tokens.metrics()).authentications
+  const { cacheHits } = await app.tokens.metrics()
+  const parked = await Parked.send(t, app, '/act', token)
+  const used = (await app.tokens.get(hash))?.lastUsed
+  await setTimeout(20)
+  t.match(await parked.finish(), { status: 200 })
+  t.equal((await app.tokens.get(hash))?.lastUsed, used)
+  const metrics = await app.tokens.metrics()
+  t.strictSame([metrics.authentications.accepted, metrics.cacheHits], [accepted + 1, cacheHits])
+})
+
+t.test('a store out of reach when the body has arrived is 500, and a token that the host took away is not given back', async t => {
+  const { app, issue, database } = await createHost(t)
+  const { token } = await issue()
+  t.match((await app.inject({ method: 'POST', url: '/act', headers: { ...bearer(token), 'x-anonymous': 'yes' } })).json(), { user: null, token: null })
+
+  const parked = await Parked.send(t, app, '/act', token)
+  // What is believed of it is void, and Postgres does not say.
+  await database.query("UPDATE tokens SET role = 'editor'")
+  await database.query('ALTER TABLE tokens RENAME TO elsewhere')
+  while ((await app.inject({ method: 'POST', url: '/act', headers: bearer(token) })).statusCode !== 500) await setTimeout(10)
+  t.match(await parked.finish(), { status: 500, text: '"code":"INTERNAL_ERROR"' })
+})
+
+t.test('with "expiryHeader" each answer to a request with a token tells when that expires, in the form of dates in HTTP', async t => {
+  const { app, issue, login } = await buildHost(t, { tokens: { expiryHeader: true } })
+  const { token } = await issue({ validUntil: '2998-02-03T04:05:06Z' })
+  const admin = await issue({ role: 'admin', validUntil: '2998-02-03T04:05:06Z' })
+  const headerOf = async (url: string, headers = {}): Promise<unknown> => (await app.inject({ url, headers })).headers['application-token-expires']
+  const expected = 'Sat, 03 Feb 2998 04:05:06 GMT'
+  for (const url of ['/api/viewer', '/api/editor', '/nowhere']) t.equal(await headerOf(url, bearer(token)), expected, `${url}, whatever the answer`)
+  t.equal(await headerOf(`/api/viewer?token=${token}`), expected)
+  t.equal(await headerOf('/api/tokens', bearer(admin.token)), expected)
+  t.equal(new Date(expected).toISOString(), '2998-02-03T04:05:06.000Z', 'Date reads it')
+  t.equal(await headerOf('/api/viewer', await login()), undefined, 'a session has none')
+  t.equal(await headerOf('/api/viewer', bearer(FORGED)), undefined)
+  t.equal(await headerOf('/api/viewer'), undefined)
+})
+
+t.test('the header tells what holds: the earlier of the row and the claim', async t => {
+  const { app, database, issue } = await buildHost(t, { tokens: { expiryHeader: true } })
+  for (const [validUntil, expected] of [['2997-01-01Z', '01 Jan 2997'], ['2999-06-01Z', '03 Feb 2998']]) {
+    const { hash, token } = await issue({ validUntil: '2998-02-03T04:05:06Z' })
+    await database.query('UPDATE tokens SET valid_until = $2 WHERE hash = $1', [hash, validUntil])
+    t.match((await app.inject({ url: '/api/viewer', headers: bearer(token) })).headers['application-token-expires'], expected)
+  }
+})
+
+t.test('without the option no answer has it', async t => {
+  const { app, issue } = await buildHost(t)
+  const { token } = await issue({ role: 'admin' })
+  for (const url of ['/api/viewer', '/api/tokens']) t.notOk('application-token-expires' in (await app.inject({ url, headers: bearer(token) })).headers)
 })

@@ -1,7 +1,7 @@
 import { once } from 'node:events'
 import { createWriteStream, mkdirSync } from 'node:fs'
 import { text } from 'node:stream/consumers'
-import { parseArgs } from 'node:util'
+import { parseArgs, stripVTControlCharacters } from 'node:util'
 import { type Environment, ENVIRONMENTS } from './environments.js'
 import { Machine } from './machine.js'
 
@@ -58,7 +58,8 @@ async function runIn (environment: Environment, machine: Machine, log: string): 
   const [stdout, stderr] = [child.stdout, child.stderr] as [NodeJS.ReadableStream, NodeJS.ReadableStream]
   const file = createWriteStream(log)
   for (const stream of [stdout, stderr]) stream.pipe(file, { end: false })
-  const [output, , [code]] = await Promise.all([text(stdout), text(stderr), once(child, 'close')])
+  const [coloured, , [code]] = await Promise.all([text(stdout), text(stderr), once(child, 'close')])
+  const output = stripVTControlCharacters(coloured)
   file.end()
   const sums = sumsOf(output)
   const isGreen = code === 0 && sums.passed > 0

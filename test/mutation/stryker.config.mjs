@@ -13,9 +13,9 @@ export default {
   warmTap: {
     // Here lib runs in other processes, where no mutant is, or no mutant lives that the others do not kill in less time.
     without: [
-      'attacks/leaks', 'consumer/package', 'contract/frozen', 'contract/three-nodes', 'demo/demo-host',
+      'attacks/leaks', 'consumer/package', 'demo/demo-host',
       'demo/embedded-postgres', 'demo/page', 'demo/page-sockets', 'docs/docs', 'docs/getting-started', 'docs/links',
-      'docs/nginx', 'operations/day', 'unit/interleavings', 'unit/model'
+      'docs/nginx', 'operations/day'
     ],
     slow: {
       'attacks/bad-requests': ['lib/http/body.ts'],
@@ -29,17 +29,16 @@ export default {
       'coexistence/sessions': slow.authentication,
       'coexistence/sockets': slow.authentication,
       'coexistence/untouched': ['lib/http/body.ts', 'lib/http/redact-log.ts'],
-      'contract/database-in-trouble': [...slow.store, 'lib/http/authenticate.ts'],
-      'contract/lease': ['lib/store/revocations.ts'],
-      'contract/list': ['lib/store/postgres.ts', 'lib/http/routes.ts'],
+      'contract/the-database-in-trouble': [...slow.store, 'lib/http/authenticate.ts'],
+      'contract/several-nodes': ['lib/store/revocations.ts'],
+      'contract/routes': ['lib/store/postgres.ts', 'lib/http/routes.ts'],
       'contract/log': ['lib/http/redact-log.ts', 'lib/http/authenticate.ts'],
       'contract/log-neighbours': ['lib/http/redact-log.ts', 'lib/index.ts'],
-      'contract/name': ['lib/tokens/new-token.ts'],
       'docs/openapi': slow.routes,
-      'contract/rotation': ['lib/store/neighbours.ts', 'lib/store/postgres.ts', 'lib/index.ts', 'lib/tokens/jwt.ts'],
+      'operations/secrets': ['lib/store/neighbours.ts', 'lib/store/postgres.ts', 'lib/index.ts', 'lib/tokens/jwt.ts'],
       'operations/storage': slow.store,
-      'contract/time': ['lib/tokens/new-token.ts'],
-      'contract/usage-postgres': ['lib/tokens/usage.ts', 'lib/store/postgres.ts']
+      'unit/new-token': ['lib/tokens/new-token.ts'],
+      'unit/usage': ['lib/tokens/usage.ts', 'lib/store/postgres.ts']
     }
   },
   coverageAnalysis: 'perTest',

@@ -6,7 +6,7 @@ import { basename, dirname, join } from 'node:path'
 import type { Readable, Writable } from 'node:stream'
 import { text } from 'node:stream/consumers'
 import { fileURLToPath } from 'node:url'
-import { sweep } from './sweep.js'
+import { clean } from './sweep.js'
 
 /** Where servers keep their data: `.data/` of the project, which Git ignores. */
 const DATA = fileURLToPath(new URL('../../.data/', import.meta.url))
@@ -61,8 +61,7 @@ interface Options {
 }
 
 export async function startPostgres ({ keepAs, settings = [], onLog = () => {}, standbyOf }: Options = {}): Promise<Postgres> {
-  await sweep(DATA, /^(\d+)-/)
-  await sweep(tmpdir(), /^mmc-tokens-(\d+)-/)
+  await clean(DATA)
   const runtime = await unpack()
   const server = { runtime, settings, onLog }
   try {
@@ -140,7 +139,7 @@ async function initialize (runtime: string): Promise<string> {
   await giveAway(folder)
   await command(join(runtime, 'native/bin/initdb'), [
     '-D', dataDirectory(folder), '-U', 'postgres', '--auth=trust', '--encoding=UTF8', '--locale=C', '--no-sync'
-  ], { cwd: folder, ...OWNER, env: { LC_ALL: 'C' } })
+  ], { cwd: folder, ...OWNER, env: { ...process.env, LC_ALL: 'C' } })
   return folder
 }
 
@@ -154,7 +153,7 @@ async function run ({ runtime, folder, settings, onLog, keep }: Server): Promise
 
   async function start (): Promise<void> {
     const child = spawn('sh', ['-c', SUPERVISOR, 'sh', runtime, keep ? 'keep' : '', ...server], {
-      cwd: folder, ...OWNER, env: { LC_ALL: 'C', PATH: process.env.PATH }, detached: true, stdio: ['pipe', 'ignore', 'pipe']
+      cwd: folder, ...OWNER, env: { ...process.env, LC_ALL: 'C' }, detached: true, stdio: ['pipe', 'ignore', 'pipe']
     })
     const output = await new Promise<string>(resolve => {
       let said = ''

@@ -1,5 +1,14 @@
 import { readdir, readFile, rm } from 'node:fs/promises'
+import { tmpdir } from 'node:os'
 import { join } from 'node:path'
+
+/** Before a server starts: takes away what disturbs it, of those that were killed and of others. */
+export async function clean (data: string): Promise<void> {
+  // They are for another server, and pg reads them wherever an address says nothing.
+  for (const name of Object.keys(process.env)) if (name.startsWith('PG')) delete process.env[name]
+  await sweep(data, /^(\d+)-/)
+  await sweep(tmpdir(), /^mmc-tokens-(\d+)-/)
+}
 
 /** Removes what processes left behind that were killed: folders named after a process that is gone, as is the server in them. */
 export async function sweep (parent: string, named: RegExp): Promise<void> {

@@ -1,9 +1,9 @@
-import { generateKeyPairSync } from 'node:crypto'
-import Fastify, { type FastifyRequest } from 'fastify'
+import { generateKeyPairSync, randomBytes } from 'node:crypto'
+import Fastify, { type FastifyRequest, type FastifyServerOptions } from 'fastify'
 import pg from 'pg'
-import t from 'tap'
+import t, { type Test } from 'tap'
 import tokensPlugin, { type TokensPluginOptions } from '../../lib/index.js'
-import { bearer, buildHost, SECRET } from '../support/build-host.js'
+import { SECRET, bearer, buildHost } from '../support/build-host.js'
 import { createDatabase, createSeparateDatabase } from '../support/database.js'
 
 async function refusal (options: object): Promise<{ code: string, message: string }> {
@@ -237,3 +237,110 @@ t.test('listen: what migrates goes there directly, and statements are not prepar
 })
 
 const FORGED = ['{"alg":"HS256","typ":"JWT"}', '{"iss":"cedalo"}', 'x'].map(part => Buffer.from(part).toString('base64url')).join('.')
+
+const GOOD = { postgres: 'postgres://localhost/none', secret: SECRET, enabled: false }
+
+/** What a start with these options says; nothing where they are taken. */
+async function refusal (t: Test, options: object, server: FastifyServerOptions = {}): Promise<string> {
+  const app = Fastify(server)
+  t.teardown(() => app.close())
+  return await Promise.resolve(app.register(tokensPlugin, { ...GOOD, ...options } as TokensPluginOptions)).then(() => '', ({ message }: Error) => message)
+}
+
+t.test('what is no connection string of Postgres is refused, in whatever option it stands', async t => {
+  for (const bad of ['localhost:5432/mmc', 'not a url', 'mysql://me@here/mmc', 'postgres', 'postgres:', 'postgres://', 'postgresql:///', 'postgres:here', ' postgres://here/mmc', 'host=here dbname=mmc', 'socket:', new URL('postgres://here/mmc'), []]) {
+    t.match(await refusal(t, { postgres: bad }), /^option "postgres" must be a connection string such as/, String(bad))
+    t.match(await refusal(t, { listen: bad }), /^option "listen" must be a connection string/, String(bad))
+    t.match(await refusal(t, { postgres: { connectionString: bad } }), /^option "postgres" must be a connection string such as/, String(bad))
+  }
+  for (const good of ['postgres://here/mmc', 'postgresql://me:pass@here:5433/mmc?sslmode=verify-full', 'POSTGRES://here', 'postgres:///mmc', 'socket:/var/run/postgresql?db=mmc', '/var/run/postgresql mmc']) {
+    t.equal(await refusal(t, { postgres: good, listen: good }), '', good)
+    t.equal(await refusal(t, { postgres: { connectionString: good } }), '', good)
+  }
+  for (const config of [{}, { connectionString: undefined, host: 'here' }]) t.equal(await refusal(t, { postgres: config }), '')
+})
+
+t.test('times that were meant in milliseconds are refused', async t => {
+  for (const name of ['maxLifetime', 'purgeExpiredAfter']) {
+    for (const seconds of [90 * 86_400_000, 3_155_760_001]) t.match(await refusal(t, { [name]: seconds }), new RegExp(`^option "${name}" must be a whole number of seconds from .*, and at most 100 years$`))
+    t.equal(await refusal(t, { [name]: 3_155_760_000 }), '')
+  }
+})
+
+t.test('a misspelt option is refused with the one that was meant', async t => {
+  for (const [misspelt, meant] of [['secert', 'secret'], ['secrets', 'secret'], ['prefixx', 'prefix'], ['maxLifeTime', 'maxLifetime'], ['onevent', 'onEvent'], ['postgress', 'postgres'], ['queryParam', undefined], ['somethingElse', undefined]]) {
+    const said = await refusal(t, { [misspelt as string]: 'x' })
+    t.ok(said.startsWith(`there is no option "${misspelt}": the options are postgres, `), said)
+    t.equal(/did you mean "(.*)"\?$/.exec(said)?.[1], meant, said)
+  }
+})
+
+t.test('what fastify-cli hands to every plugin stops no start: skipOverride and the options of the server', async t => {
+  const server: FastifyServerOptions = {
+    logger: false,
+    bodyLimit: 1000,
+    trustProxy: true,
+    pluginTimeout: 5000,
+    genReqId: () => 'x',
+    disableRequestLogging: true,
+    requestTimeout: 1,
+    keepAliveTimeout: 1,
+    connectionTimeout: 1,
+    exposeHeadRoutes: false,
+    ajv: { customOptions: {} },
+    requestIdHeader: 'x-id',
+    forceCloseConnections: true,
+    frameworkErrors: () => {},
+    routerOptions: { ignoreTrailingSlash: true, maxParamLength: 200 }
+  }
+  t.equal(await refusal(t, { ...server, skipOverride: true, prefix: '/mmc' }, server), '')
+})
+
+/** What the start with this secret says: its error, else its warnings. */
+async function start (t: Test, secret: string | string[]): Promise<string> {
+  const lines: string[] = []
+  const app = Fastify({ logger: { level: 'warn', stream: { write (line: string) { lines.push((JSON.parse(line) as { msg: string }).msg) } } } })
+  t.teardown(() => app.close())
+  try {
+    await app.register(tokensPlugin, { postgres: 'postgres://localhost/none', secret, enabled: false })
+    return lines.join('\n')
+  } catch (error) {
+    const { code, message } = error as { code: string, message: string }
+    return `${code} ${message}`
+  }
+}
+
+const WEAK: Record<string, string[]> = {
+  'has fewer than 8 different characters': [`${'a'.repeat(40)}b`, '0110100110010110100101100110100110010110', 'abcdefgabcegdfabdcegfacbdefgaebcdgf'],
+  'repeats a short pattern': ['12345678901234567890123456789012', 'password-Password-password-Password', 'abcdefghijklm'.repeat(3), '00112233445566778899'.repeat(2)],
+  'has what a failed substitution or a template leaves': [
+    'undefinedundefinedundefinedundefined', 'null-6f1c0e9b5a7d48f2a3c4b5d6e7f80912', '[object Object] 6f1c0e9b5a7d48f2a3c4', '${TOKENS_SECRET}-6f1c0e9b5a7d48f2a3c4', '${TOKENS_SECRET:-} 6f1c0e9b5a7d48f2a3',
+    '$(openssl rand -base64 32) and more of it', '{{ .Values.tokens.secret | quote }} of helm', '%TOKENS_SECRET%-6f1c0e9b5a7d48f2a3c4', '$THE_SECRET_THAT_SIGNS_THE_TOKENS_0', '<a random string of 32 characters>',
+    'changeme-changeme-changeme-changeme', 'CHANGE_ME 6f1c0e9b5a7d48f2a3c4b5d6e7', 'replace-this-6f1c0e9b5a7d48f2a3c4b5d6', 'your super secret 6f1c0e9b5a7d48f2a3'
+  ]
+}
+
+t.test('a secret that is easily guessed does not start a host, and the sentence says why', async t => {
+  for (const [why, secrets] of Object.entries(WEAK)) {
+    for (const secret of secrets) {
+      const said = await start(t, secret)
+      t.match(said, /^MMC_TOKENS_INVALID_OPTION option "secret" must be a string of at least 32 random bytes/, secret)
+      t.ok(said.endsWith(`, and the first ${why}`), said)
+      t.notOk(said.includes(secret))
+    }
+  }
+})
+
+t.test('one that is weak can be replaced: after the first it is taken, and warned of', async t => {
+  for (const [why, [secret = '']] of Object.entries(WEAK)) {
+    t.equal(await start(t, [SECRET, secret, `fresh ${SECRET}`]), `secret 2 of the option "secret" ${why}, so that it may be guessed: remove it once the tokens that it signed are replaced`)
+  }
+  t.equal(await start(t, [SECRET, `fresh ${SECRET}`]), '')
+})
+
+t.test('random secrets start a host: hexadecimal, base64, base64url, and decimal ones but for two in a thousand', async t => {
+  for (const encoding of ['hex', 'base64', 'base64url'] as const) {
+    for (let n = 0; n < 50; n++) t.equal(await start(t, randomBytes(encoding === 'hex' ? 16 : 32).toString(encoding)), '')
+  }
+  t.equal(await start(t, '31415926535897932384626433832795'), '')
+})

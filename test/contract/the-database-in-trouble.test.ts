@@ -1,0 +1,558 @@
+import { randomBytes } from 'node:crypto'
+import { once } from 'node:events'
+import { appendFile, readFile, writeFile } from 'node:fs/promises'
+import { type AddressInfo, type Socket, connect, createServer } from 'node:net'
+import { setImmediate as turn, setTimeout as sleep } from 'node:timers/promises'
+import Fastify from 'fastify'
+import pg from 'pg'
+import t, { type Test } from 'tap'
+import tokensPlugin, { type TokensPluginOptions } from '../../lib/index.js'
+import { explain } from '../../lib/store/connection.js'
+import { SECRET, type TestHost, bearer, buildHost } from '../support/build-host.js'
+import { type Database, createDatabase, createSeparateDatabase, databaseUrl } from '../support/database.js'
+import { collectEvents } from '../support/events.js'
+import { measure } from '../support/measure.js'
+import { startPostgres } from '../support/postgres.js'
+import { createProxy } from '../support/proxy.js'
+
+const INTERNAL = { code: 'INTERNAL_ERROR', message: 'Internal error' }
+
+/** A server that takes connections and never says a word. */
+async function silentServer (t: Test): Promise<number> {
+  const sockets = new Set<Socket>()
+  const server = createServer(socket => { sockets.add(socket) }).listen(0, '127.0.0.1')
+  await once(server, 'listening')
+  t.teardown(() => {
+    for (const socket of sockets) socket.destroy()
+    server.close()
+  })
+  return (server.address() as AddressInfo).port
+}
+
+t.test('a Postgres that is not there at start: it is tried for 5 s, then ready() rejects with host, port and database, and no password', async t => {
+  const silent = await silentServer(t)
+  await Promise.all(([
+    ['postgres://me:hidden@127.0.0.1:1/mmc', '127.0.0.1:1, database "mmc"', 'ECONNREFUSED'],
+    ['postgres://me:hidden@localhost:1/mmc', 'localhost:1, database "mmc"', 'ECONNREFUSED'],
+    [{ host: '127.0.0.1', port: silent, database: 'mmc', user: 'me', password: 'hidden' }, `127.0.0.1:${silent}, database "mmc"`, '5000 ms'],
+    [new pg.Pool({ host: '127.0.0.1', port: silent, database: 'mmc', user: 'me', password: 'hidden' }), `127.0.0.1:${silent}, database "mmc"`, '5000 ms']
+  ] as const).map(async ([postgres, place, cause]) => {
+    const app = Fastify()
+    t.teardown(() => app.close())
+    app.register(tokensPlugin, { postgres, secret: SECRET })
+    const error = await app.ready().then(() => t.fail('must reject'), (error: Error & { code: string }) => error) as Error & { code: string }
+    t.equal(error.code, 'MMC_TOKENS_DATABASE', 'not Fastify\'s own time-out of 10 s')
+    t.ok(error.message.startsWith(`Postgres at ${place} can't be used: `), error.message)
+    t.ok(error.message.includes(cause), error.message)
+    t.notOk(JSON.stringify([error.message, error.stack, error.cause]).includes('hidden'))
+  }))
+})
+
+t.test('a host name with several addresses, which Node refuses without a message, is explained by its code', t => {
+  const error = Object.assign(new AggregateError([]), { code: 'ECONNREFUSED' })
+  t.equal(explain('localhost:1, database "mmc"', error).message, 'Postgres at localhost:1, database "mmc" can\'t be used: ECONNREFUSED')
+  t.end()
+})
+
+t.test('one that leaves while running: 500 with the cause in the log, the rest untouched, and back without a restart', async t => {
+  const postgres = await startPostgres()
+  t.teardown(() => postgres.end())
+  const lines: string[] = []
+  const { app, issue, login } = await buildHost(t, {
+    database: { url: postgres.url, schema: 'mmc_tokens', query: async () => [] },
+    fastify: { logger: { stream: { write (line: string) { lines.push(line) } } } }
+  })
+  const { token, hash } = await issue({ role: 'admin' })
+  t.equal((await app.inject({ url: '/api/viewer', headers: bearer(token) })).statusCode, 200)
+
+  for (const signal of ['SIGINT', 'SIGQUIT'] as const) {
+    await postgres.stop(signal)
+    lines.length = 0
+    const session = await login()
+    for (const request of [
+      { url: '/api/viewer', headers: bearer(token) },
+      { url: `/api/viewer?token=${token}` },
+      { url: '/nothing/here', headers: bearer(token) },
+      { url: '/api/tokens', headers: session },
+      { url: `/api/tokens/${hash}`, headers: session },
+      { url: `/api/tokens/${hash}`, headers: session, method: 'DELETE' as const },
+      { url: '/api/tokens', headers: session, method: 'POST' as const, payload: { name: 'x', role: 'admin', validUntil: '2999-01-01T00:00:00Z' } }
+    ]) {
+      const { result: answer, took } = await measure(async () => await app.inject(request))
+      t.equal(answer.statusCode, 500)
+      t.strictSame(answer.json(), INTERNAL)
+      t.ok(took < 1000, `${took} ms`)
+    }
+    t.ok(lines.filter(line => /application tokens: unexpected error.*/.test(line) && /ENOENT|ECONNREFUSED|terminated|shutting down/.test(line)).length >= 7, 'each with its cause')
+    t.equal((await app.inject({ url: '/api/viewer', headers: session })).statusCode, 200)
+    t.equal((await app.inject({ url: '/login' })).statusCode, 200)
+
+    await postgres.start()
+    t.equal((await app.inject({ url: '/api/viewer', headers: bearer(token) })).statusCode, 200, 'the very next request')
+  }
+})
+
+t.test('every call ends within a second: a pool of the host that is busy, a locked table, a locked row', async t => {
+  const { app: reference, database, issue } = await buildHost(t)
+  const { token, hash } = await issue({ role: 'admin' })
+  t.equal(reference.tokens.enabled, true)
+  const pool = new pg.Pool({ connectionString: database.url, max: 1 })
+  t.teardown(() => pool.end())
+  const { app } = await buildHost(t, { database, tokens: { postgres: pool } })
+
+  async function isRefusedInTime (method: 'GET' | 'DELETE' = 'GET'): Promise<void> {
+    const { result: answer, took } = await measure(async () => await app.inject({ method, url: `/api/tokens/${hash}`, headers: bearer(token) }))
+    t.strictSame(answer.json(), INTERNAL)
+    t.ok(took < 1000, `${took} ms`)
+  }
+
+  const busy = await pool.connect()
+  await Promise.all([isRefusedInTime(), isRefusedInTime()])
+  busy.release()
+  t.equal((await app.inject({ url: '/api/viewer', headers: bearer(token) })).statusCode, 200, 'late clients went back to the pool')
+
+  const locker = new pg.Client(database.url)
+  await locker.connect()
+  await locker.query(`BEGIN; LOCK TABLE ${database.schema}.tokens IN ACCESS EXCLUSIVE MODE`)
+  await isRefusedInTime()
+  await locker.query(`ROLLBACK; BEGIN; SELECT * FROM ${database.schema}.tokens FOR UPDATE`)
+  await isRefusedInTime('DELETE')
+  await locker.end()
+  t.equal((await app.inject({ url: '/api/viewer', headers: bearer((await issue()).token) })).statusCode, 200)
+})
+
+t.test('a frozen server: 500 within a second, and back when it thaws', async t => {
+  const postgres = await startPostgres()
+  t.teardown(() => postgres.end())
+  const { app, issue } = await buildHost(t, { database: { url: postgres.url, schema: 'mmc_tokens', query: async () => [] } })
+  const { token } = await issue()
+  const client = new pg.Client(postgres.url)
+  await client.connect()
+  // It first, so that it makes no others meanwhile.
+  const pids = [await postgres.pid()]
+  process.kill(pids[0] as number, 'SIGSTOP')
+  const { rows } = await client.query<{ pid: number }>("SELECT pid FROM pg_stat_activity WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()")
+  await client.end()
+  for (const { pid } of rows) {
+    pids.push(pid)
+    process.kill(pid, 'SIGSTOP')
+  }
+  const { result: answer, took } = await measure(async () => await app.inject({ url: '/api/viewer', headers: bearer(token) }))
+  t.strictSame(answer.json(), INTERNAL)
+  t.ok(took < 1000, `${took} ms`)
+  for (const pid of pids) process.kill(pid, 'SIGCONT')
+  t.equal((await app.inject({ url: '/api/viewer', headers: bearer(token) })).statusCode, 200)
+})
+
+t.test('a server in recovery may not know of the newest revocation: 500, never a guess', async t => {
+  const postgres = await startPostgres()
+  t.teardown(() => postgres.end())
+  const database = { url: postgres.url, schema: 'mmc_tokens', query: async () => [] }
+  const lines: string[] = []
+  const { app, issue } = await buildHost(t, { database, fastify: { logger: { level: 'error', stream: { write (line: string) { lines.push(line) } } } } })
+  const known = await issue()
+  const unknown = await issue()
+  await app.tokens.revoke(unknown.hash)
+  await postgres.stop()
+  await writeFile(`${postgres.folder}/standby.signal`, '')
+  await postgres.start()
+  for (const { token } of [known, unknown]) {
+    lines.length = 0
+    t.strictSame((await app.inject({ url: '/api/viewer', headers: bearer(token) })).json(), INTERNAL)
+    t.match(JSON.parse(lines[0] ?? '{}'), { err: { message: /^Postgres at .* is a standby: it may not know of the newest tokens and revocations$/ } })
+  }
+})
+
+t.test('a lost connection to Postgres is a warning in the log, never the end of the process', async t => {
+  const lines: string[] = []
+  const database = await createDatabase(t)
+  const application = database.schema
+  await buildHost(t, {
+    database,
+    tokens: { postgres: { connectionString: database.url, application_name: application } },
+    fastify: { logger: { stream: { write (line: string) { lines.push(line) } } } }
+  })
+  // One that is at work just then, as with a heartbeat, is told of in other words.
+  const warning = (): string | undefined => lines.find(line => line.includes('lost a connection'))
+  while (warning() === undefined) await database.query('SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = $1', [application])
+  t.match(warning(), /"level":40.*terminating connection/)
+})
+
+t.test('a connection that is ended in the moment it is ready is a 500, never the end of the process', async t => {
+  const { database, issue } = await buildHost(t)
+  const { token } = await issue()
+  const proxy = await createProxy(t, database.url)
+  const { app } = await buildHost(t, { database, tokens: { postgres: proxy.url } })
+  proxy.set('end when ready')
+  proxy.cut()
+  for (let n = 0; n < 3; n++) t.strictSame((await app.inject({ url: '/api/viewer', headers: bearer(token) })).json(), INTERNAL)
+  proxy.set('none')
+  while ((await app.inject({ url: '/api/viewer', headers: bearer(token) })).statusCode !== 200);
+  t.pass('and back')
+})
+
+/**
+ * Stands before the server at `url` and takes each connection at once, but hands it on when `wait` resolves, which is given its number;
+ * `false` ends it.
+ */
+async function createDoor (t: Test, url: string, wait: (number: number) => Promise<boolean>): Promise<string> {
+  const { user, password, database, host, port } = new pg.Client(url)
+  const sockets = new Set<Socket>()
+  let count = 0
+  const server = createServer(client => {
+    sockets.add(client.on('error', () => {}))
+    wait(++count).then(isOpen => {
+      if (!isOpen) {
+        client.destroy()
+        return
+      }
+      const upstream = host.startsWith('/') ? connect(`${host}/.s.PGSQL.${port}`) : connect(port, host)
+      sockets.add(upstream.on('error', () => {}))
+      client.pipe(upstream).pipe(client)
+    }, () => {})
+  }).listen(0, '127.0.0.1')
+  await once(server, 'listening')
+  t.teardown(() => {
+    for (const socket of sockets) socket.destroy()
+    server.close()
+  })
+  return Object.assign(new URL('postgres://127.0.0.1'), { port: (server.address() as AddressInfo).port, username: user, password: password ?? '', pathname: database ?? '' }).href
+}
+
+for (const milliseconds of [1500, 3000]) {
+  t.test(`a Postgres whose first connections take ${milliseconds / 1000} s, as one that wakes, starts a host by a string, a configuration and a pool of the host`, async t => {
+    const { url, schema } = await createDatabase(t)
+    await Promise.all([
+      async (door: string) => door,
+      async (door: string) => ({ connectionString: door, connectionTimeoutMillis: 15_000 }),
+      async (door: string) => {
+        const pool = new pg.Pool({ connectionString: door })
+        t.teardown(() => pool.end())
+        return pool
+      }
+    ].map(async create => {
+      const wakes = sleep(milliseconds)
+      const door = await createDoor(t, url, async () => { await wakes; return true })
+      const { app } = await buildHost(t, { tokens: { postgres: await create(door), schema } })
+      t.equal(app.tokens.enabled, true)
+    }))
+  })
+}
+
+t.test('a Postgres whose every new connection takes 3 s starts a host; a call never waits that long', async t => {
+  const { url, schema } = await createDatabase(t)
+  let isSlow = true
+  const door = await createDoor(t, url, async () => { if (isSlow) await sleep(3000); return true })
+  const { app } = await buildHost(t, { tokens: { postgres: { connectionString: door, max: 1 }, schema } })
+  isSlow = false
+  t.strictSame(await app.tokens.list(), [])
+})
+
+t.test('the start tries again where a connection is refused, ended or swallowed', async t => {
+  const { url, schema } = await createDatabase(t)
+  for (const [what, wait] of [
+    ['ended', async (number: number) => number > 5],
+    ['swallowed', async (number: number) => number === 1 ? await new Promise<never>(() => {}) : true]
+  ] as const) {
+    const door = await createDoor(t, url, wait)
+    const { app } = await buildHost(t, { tokens: { postgres: door, schema } })
+    t.equal(app.tokens.enabled, true, what)
+  }
+})
+
+t.test('enable() at runtime waits as long: for a Postgres that comes after a second', async t => {
+  const { url, schema } = await createDatabase(t)
+  let isOpen = false
+  const door = await createDoor(t, url, async () => isOpen)
+  const app = Fastify()
+  t.teardown(() => app.close())
+  await app.register(tokensPlugin, { postgres: door, schema, secret: SECRET, enabled: false })
+  const enabling = app.tokens.enable()
+  await sleep(1000)
+  isOpen = true
+  await enabling
+  t.equal(app.tokens.enabled, true)
+})
+
+t.test('two connections, a pooler and a direct one, have 5 s together', async t => {
+  const { url, schema } = await createDatabase(t)
+  const slow = sleep(3000)
+  const [direct, never] = [await createDoor(t, url, async () => { await slow; return true }), await createDoor(t, url, async () => await new Promise<never>(() => {}))]
+  const started = performance.now()
+  await t.rejects(buildHost(t, { tokens: { postgres: never, listen: direct, schema } }), { code: 'MMC_TOKENS_DATABASE', message: /Postgres did not answer within 5000 ms$/ })
+  t.ok(performance.now() - started < 7500, `${performance.now() - started} ms`)
+})
+
+function createPool (t: Test, config: pg.PoolConfig): { pool: pg.Pool, ended: () => number } {
+  const pool = new pg.Pool(config)
+  let ended = 0
+  pool.on('error', () => {}).on('remove', () => { ended++ })
+  t.teardown(() => pool.end())
+  return { pool, ended: () => ended }
+}
+
+/** Each statement of the plugin's, with the answers that it must have. */
+async function useAll (t: Test, { app, issue, login }: TestHost): Promise<void> {
+  const { token, ...record } = await issue()
+  const { hash: second } = await issue({ role: 'admin' })
+  t.strictSame((await app.tokens.list())[0], record)
+  t.strictSame(await app.tokens.get(record.hash), record)
+  t.equal((await app.inject({ url: '/api/viewer', headers: bearer(token) })).statusCode, 200)
+  const taken = { name: record.name, role: 'viewer', validUntil: '2999-01-01T00:00:00Z' }
+  t.equal((await app.inject({ method: 'POST', url: '/api/tokens', headers: await login(), payload: taken })).statusCode, 409)
+  t.strictSame((await app.tokens.metrics()).tokens, [{ role: 'admin', state: 'active', count: 1 }, { role: 'viewer', state: 'active', count: 1 }])
+  t.equal((await app.inject({ url: '/api/tokens?unusedSince=2998-01-01T00:00:00Z&state=active&limit=1', headers: await login() })).json().length, 1)
+  t.equal(await app.tokens.revoke(second), true)
+  t.equal(await app.tokens.revoke(record.hash), true)
+  t.equal((await app.inject({ url: '/api/viewer', headers: bearer(token) })).statusCode, 401)
+}
+
+t.test('a pool with binary results serves every statement, the start and the events among them', async t => {
+  const { url, schema, query } = await createDatabase(t)
+  const { pool } = createPool(t, { connectionString: url, binary: true } as pg.PoolConfig)
+  const { onEvent, until } = collectEvents()
+  const database = { url, schema, query }
+  const host = await buildHost(t, { database, tokens: { postgres: pool, onEvent } })
+  await useAll(t, host)
+  t.match(await until(2, 'token.revoked'), [{ name: /^token \d$/, role: /^(admin|viewer)$/, at: /^\d{4}-.*Z$/ }, {}])
+})
+
+for (const habit of ['DISCARD ALL', 'DEALLOCATE ALL']) {
+  t.test(`a pool that runs ${habit} on release serves every statement, also many at once, and no connection is given up`, async t => {
+    const { url, schema, query } = await createDatabase(t)
+    const { pool, ended } = createPool(t, { connectionString: url, max: 3 })
+    pool.on('release', (error, client) => { if (!(error instanceof Error)) client.query(habit).catch(() => {}) })
+    const host = await buildHost(t, { database: { url, schema, query }, tokens: { postgres: pool } })
+    const tokens = await Promise.all(Array.from({ length: 9 }, async () => await host.issue()))
+    for (let round = 0; round < 3; round++) {
+      t.strictSame((await Promise.all(tokens.map(async ({ hash }) => await host.app.tokens.get(hash)))).map(token => token?.name), tokens.map(({ name }) => name))
+    }
+    for (const { hash } of tokens) await host.app.tokens.revoke(hash)
+    await useAll(t, host)
+    t.equal(ended(), 0)
+    const { rows } = await pool.query("SELECT name FROM pg_prepared_statements WHERE name LIKE 'mmc_tokens%'")
+    t.strictSame(rows, [], 'it is not prepared on again')
+  })
+}
+
+t.test('a column that gets another type while hosts run changes nothing, and no connection is given up', async t => {
+  const { url, schema, query } = await createDatabase(t)
+  const { pool, ended } = createPool(t, { connectionString: url, max: 2 })
+  const host = await buildHost(t, { database: { url, schema, query }, tokens: { postgres: pool } })
+  await useAll(t, host)
+  await query('ALTER TABLE tokens ALTER COLUMN requested_by TYPE varchar(300), ALTER COLUMN last_used TYPE timestamptz(6)')
+  await useAll(t, host)
+  t.equal(ended(), 0)
+})
+
+t.test('a password that the host changes, in the options of its pool or by a function, is that of the listener, too', async t => {
+  const postgres = await startPostgres()
+  t.teardown(() => postgres.end())
+  const admin = new pg.Client(postgres.url)
+  await admin.connect()
+  t.teardown(() => admin.end())
+  await admin.query("CREATE ROLE app LOGIN SUPERUSER PASSWORD 'first'")
+  const file = `${postgres.folder}/pg_hba.conf`
+  const trust = await readFile(file, 'utf8')
+  await writeFile(file, 'local all app scram-sha-256\n')
+  await appendFile(file, trust)
+  await admin.query('SELECT pg_reload_conf()')
+  const socket = new URL(postgres.url).searchParams.get('host') ?? ''
+  let password = 'first'
+  const config = (given: string | (() => string | Promise<string>)): pg.PoolConfig => ({ host: socket, database: 'postgres', user: 'app', password: given })
+  const ways: Array<[name: string, create: () => { postgres: TokensPluginOptions['postgres'], change: () => void }]> = [
+    ['pool.options', () => {
+      const { pool } = createPool(t, config(password))
+      return { postgres: pool, change () { pool.options.password = password } }
+    }],
+    ['a function', () => ({ postgres: createPool(t, config(() => password)).pool, change () {} })],
+    ['an asynchronous function', () => ({ postgres: createPool(t, config(async () => { await turn(); return password })).pool, change () {} })],
+    ['a function of a configuration', () => ({ postgres: config(() => password) as TokensPluginOptions['postgres'], change () {} })]
+  ]
+  for (const [name, create] of ways) {
+    const { postgres: given, change } = create()
+    const { app } = await buildHost(t, { database: { url: postgres.url, schema: 'mmc_tokens', query: async () => [] }, tokens: { postgres: given } })
+    while (app.tokens.health().lease !== 'held') await turn()
+    password = `${password}, then another`
+    await admin.query(`ALTER ROLE app PASSWORD '${password}'`)
+    change()
+    await admin.query("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'app'")
+    while (app.tokens.health().lease === 'held') await turn()
+    const begun = performance.now()
+    while (app.tokens.health().lease === 'lost' && performance.now() - begun < 10_000) await turn()
+    t.equal(app.tokens.health().lease, 'held', name)
+    await app.close()
+  }
+})
+
+/** A database with settings of its own. */
+async function createWith (t: Test, settings: Record<string, string>): Promise<Database> {
+  const database = await createSeparateDatabase(t)
+  const [{ name }] = await database.query('SELECT current_database() AS name') as [{ name: string }]
+  for (const [setting, value] of Object.entries(settings)) await database.query(`ALTER DATABASE ${name} SET ${setting} = '${value}'`)
+  return database
+}
+
+async function openClient (t: Test, url: string): Promise<pg.Client> {
+  const client = new pg.Client(url)
+  await client.connect()
+  t.teardown(() => client.end())
+  return client
+}
+
+for (const encoding of ['LATIN1', 'SQL_ASCII']) {
+  t.test(`a database in ${encoding} rejects the start with that sentence, also with migrate: false, and stays as it was`, async t => {
+    const admin = await openClient(t, await databaseUrl())
+    const name = `test_${randomBytes(6).toString('hex')}`
+    await admin.query(`CREATE DATABASE ${name} ENCODING '${encoding}' TEMPLATE template0 LC_COLLATE 'C' LC_CTYPE 'C'`)
+    t.teardown(() => admin.query(`DROP DATABASE ${name} WITH (FORCE)`))
+    const url = Object.assign(new URL(await databaseUrl()), { pathname: `/${name}` }).href
+    for (const migrate of [true, false]) {
+      const started = performance.now()
+      await t.rejects(buildHost(t, { database: { url, schema: 'mmc_tokens', query: async () => [] }, tokens: { migrate } }), {
+        code: 'MMC_TOKENS_DATABASE',
+        message: new RegExp(`, database "${name}" can't be used: the database has the encoding ${encoding}: create one with ENCODING 'UTF8' TEMPLATE template0$`)
+      })
+      t.ok(performance.now() - started < 4000, 'at once')
+    }
+    const { rows } = await (await openClient(t, url)).query("SELECT to_regnamespace('mmc_tokens') AS schema")
+    t.strictSame(rows.map(row => ({ ...row as object })), [{ schema: null }])
+  })
+}
+
+t.test('time zone, date style and other habits of a database change nothing', async t => {
+  const { app, issue, login } = await buildHost(t, {
+    database: await createWith(t, {
+      timezone: 'Asia/Kolkata',
+      datestyle: 'German, DMY',
+      intervalstyle: 'sql_standard',
+      standard_conforming_strings: 'off',
+      client_encoding: 'LATIN1',
+      extra_float_digits: '-15',
+      search_path: 'nowhere',
+      default_transaction_deferrable: 'on'
+    })
+  })
+  const { token, ...record } = await issue({ name: 'Łukasz', validUntil: '2099-03-04T05:06:07Z' })
+  t.strictSame(await app.tokens.list(), [record])
+  t.match(record, { name: 'Łukasz', validUntil: '2099-03-04T05:06:07.000Z' })
+  t.strictSame((await app.inject({ url: '/api/profile', headers: bearer(token) })).json(), { username: 'token:Łukasz', roles: ['viewer'] })
+  t.strictSame((await app.inject({ url: `/api/tokens/${record.hash}`, headers: await login() })).json().name, 'Łukasz')
+})
+
+t.test('a node waits its turn to migrate, however short the timeouts of its role', async t => {
+  const database = await createWith(t, { lock_timeout: '50ms', statement_timeout: '60ms', idle_in_transaction_session_timeout: '70ms' })
+  const other = await openClient(t, database.url)
+  await other.query("SET idle_session_timeout = 0; SELECT pg_advisory_lock(hashtext('mmc_tokens.mmc_tokens'))")
+  const boot = { isOver: false }
+  const booting = buildHost(t, { database }).finally(() => { boot.isOver = true })
+  booting.catch(() => {})
+  const hasWaited = async (): Promise<boolean> => (await database.query("SELECT 1 FROM pg_stat_activity WHERE wait_event = 'advisory' AND query_start < clock_timestamp() - interval '200 ms'")).length > 0
+  while (!boot.isOver && !await hasWaited()) await turn()
+  t.equal(boot.isOver, false)
+  await other.query('SELECT pg_advisory_unlock_all()')
+  t.ok((await booting).app.tokens.enabled)
+})
+
+t.test('a row that is locked for longer than the timeouts of the role is waited for within the deadline', async t => {
+  for (const setting of ['lock_timeout', 'statement_timeout']) {
+    const database = await createWith(t, { [setting]: '40ms' })
+    const { app, issue, login } = await buildHost(t, { database })
+    const { hash } = await issue()
+    const headers = await login()
+    const other = await openClient(t, database.url)
+    await other.query('BEGIN; SELECT * FROM mmc_tokens.tokens FOR UPDATE')
+    const deleting = app.inject({ method: 'DELETE', url: `/api/tokens/${hash}`, headers })
+    const answer = { isOver: false }
+    deleting.then(() => { answer.isOver = true }, () => {})
+    const tries = new Set<unknown>()
+    while (!answer.isOver && tries.size < 2) {
+      for (const { begun } of await database.query("SELECT query_start::text AS begun FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()")) tries.add(begun)
+    }
+    await other.query('ROLLBACK')
+    t.equal((await deleting).body, '[]', setting)
+  }
+})
+
+t.test('a server that ends idle sessions does not end the one that listens, and nobody is told of those of the pool', async t => {
+  const lines: string[] = []
+  const database = await createWith(t, { idle_session_timeout: '200ms' })
+  const { app } = await buildHost(t, { database, fastify: { logger: { level: 'warn', stream: { write (line: string) { lines.push(line) } } } } })
+  while (app.tokens.health().lease !== 'held') await turn()
+  const listens = async (): Promise<boolean> =>
+    (await database.query("SELECT 1 FROM pg_stat_activity WHERE datname = current_database() AND application_name = 'fastify-mmc-tokens listener' AND clock_timestamp() - backend_start > interval '2 s'")).length > 0
+  while (lines.length === 0 && !await listens()) await turn()
+  t.strictSame(lines, [])
+  t.equal(app.tokens.health().lease, 'held')
+})
+
+t.test('what is no matter of time is not tried again: a database that is not there, a role without rights', async t => {
+  const { url, schema, query } = await createDatabase(t)
+  await query(`CREATE ROLE ${schema}`)
+  t.teardown(() => query(`DROP ROLE ${schema}`))
+  const started = performance.now()
+  const nowhere = Object.assign(new URL(url), { pathname: '/nowhere' }).href
+  await t.rejects(buildHost(t, { tokens: { postgres: nowhere } }), { code: 'MMC_TOKENS_DATABASE', message: /database "nowhere" does not exist$/ })
+  await t.rejects(buildHost(t, { tokens: { postgres: { connectionString: url, options: `-c role=${schema}` } } }), { code: 'MMC_TOKENS_DATABASE', message: /permission denied/ })
+  t.ok(performance.now() - started < 4000)
+})
+
+const ISOLATIONS = ['repeatable read', 'serializable'] as const
+/** How often so many nodes boot at once; more of it by `BOOT_ROUNDS=20`. */
+const ROUNDS = Number(process.env.BOOT_ROUNDS ?? 2)
+
+async function createDefaulting (t: Test, isolation: string): Promise<Database> {
+  const database = await createSeparateDatabase(t)
+  const [{ name }] = await database.query('SELECT current_database() AS name') as [{ name: string }]
+  await database.query(`ALTER DATABASE ${name} SET default_transaction_isolation = '${isolation}'`)
+  return database
+}
+
+for (const isolation of ISOLATIONS) {
+  for (const nodes of [2, 3, 6]) {
+    t.test(`${nodes} nodes boot at once on an empty database whose default isolation is ${isolation}`, async t => {
+      const database = await createDefaulting(t, isolation)
+      let rejected = 0
+      for (let round = 0; round < ROUNDS; round++) {
+        await database.query('DROP SCHEMA IF EXISTS mmc_tokens CASCADE')
+        const booted = await Promise.allSettled(Array.from({ length: nodes }, async () => await buildHost(t, { database })))
+        for (const boot of booted) {
+          if (boot.status === 'rejected') rejected++
+          else await boot.value.app.close()
+        }
+      }
+      t.comment(`${ROUNDS} rounds, ${rejected} of ${ROUNDS * nodes} rejected`)
+      t.equal(rejected, 0)
+    })
+  }
+
+  t.test(`of many who create a token of one name at once, exactly one gets 200 and all others 409: ${isolation}`, async t => {
+    const database = await createDefaulting(t, isolation)
+    const hosts = [await buildHost(t, { database }), await buildHost(t, { database })]
+    const sessions = await Promise.all(hosts.map(async ({ login }) => await login()))
+    for (let round = 0; round < 20; round++) {
+      const answers = await Promise.all(Array.from({ length: 8 }, async (_, n) => await hosts[n % 2]?.app.inject({
+        method: 'POST', url: '/api/tokens', headers: { ...sessions[n % 2] }, payload: { name: `name ${round}`, role: 'viewer', validUntil: '2999-01-01T00:00:00Z' }
+      })))
+      t.strictSame(answers.map(answer => answer?.statusCode).sort(), [200, 409, 409, 409, 409, 409, 409, 409])
+    }
+  })
+
+  t.test(`a DELETE beside a change of its row is done when that is: ${isolation}`, async t => {
+    const database = await createDefaulting(t, isolation)
+    const { app, issue, login } = await buildHost(t, { database })
+    const { hash } = await issue()
+    const headers = await login()
+    const other = new pg.Client(database.url)
+    await other.connect()
+    t.teardown(() => other.end())
+    await other.query('BEGIN')
+    await other.query("UPDATE mmc_tokens.tokens SET role = 'editor'")
+    const deleting = app.inject({ method: 'DELETE', url: `/api/tokens/${hash}`, headers })
+    const isWaiting = async (): Promise<boolean> => (await database.query("SELECT 1 FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()")).length > 0
+    while (!await isWaiting()) await turn()
+    await other.query('COMMIT')
+    const { statusCode, body } = await deleting
+    t.strictSame([statusCode, body], [200, '[]'])
+  })
+}
