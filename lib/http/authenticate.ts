@@ -6,6 +6,7 @@ import type { Origin, Token } from '../types.js'
 import { toPrincipal } from './authorize.js'
 import { decoratePresented, findPresented, leaveAlone, type Presented, presentedBy, withdraw } from './credential.js'
 import { originOf } from './origin.js'
+import { keepPrivate, keepRawPrivate } from './private.js'
 import type { SendError } from './send-error.js'
 
 interface Parts {
@@ -131,6 +132,11 @@ export function addAuthentication (app: FastifyInstance, parts: Parts): void {
   function accept (request: FastifyRequest, reply: FastifyReply, { token, expires }: Known): void {
     request.applicationToken = token
     if (expiryHeader) reply.header(EXPIRY_HEADER, expires)
+    // What a handler writes itself, as after `reply.hijack()`, passes no `onSend`.
+    const { raw } = reply
+    if (raw.headersSent) return
+    if (expiryHeader) raw.setHeader(EXPIRY_HEADER, expires)
+    if (presentedBy(request)?.taken) keepRawPrivate(raw)
   }
 
   async function refuse (request: FastifyRequest, reply: FastifyReply, error: TokensError, isCounted = false): Promise<void> {
@@ -155,12 +161,12 @@ export function addAuthentication (app: FastifyInstance, parts: Parts): void {
 
   let isWarned = false
   app.addHook('onSend', (request, reply, payload, done) => {
-    if (presentedBy(request)?.taken) keepToItself(reply)
+    const kept = presentedBy(request)?.taken ? keepPrivate(reply, payload) : payload
     if (!isWarned && GUARDED.has(reply.statusCode) && isOverlooked(request)) {
       isWarned = true
       request.log.warn(`a request with a token was answered ${reply.statusCode} before the token was looked at, in the hook "${hook}": register fastify-mmc-tokens with await before guards are added at the root, and set the option "hook" to "onRequest" for guards that run before preHandler`)
     }
-    done(null, payload)
+    done(null, kept)
   })
 }
 
@@ -187,9 +193,4 @@ function setUser (request: FastifyRequest, user: unknown): void {
 /** Cheap, since it is asked for every request of the host. */
 function mayPresent (request: FastifyRequest, parameter: string | false): boolean {
   return request.raw.headers.authorization !== undefined || (parameter !== false && (request.query as Record<string, unknown>)[parameter] !== undefined)
-}
-
-// A URL with a token in it must not be cached, nor sent to others as a referrer (RFC 6750 §2.3).
-function keepToItself (reply: FastifyReply): void {
-  reply.header('cache-control', 'no-store').header('referrer-policy', 'no-referrer')
 }
