@@ -5,7 +5,7 @@ const LEFT_OVER = new RegExp([
   '^<[\\w .-]+>$|[Cc](hange|HANGE)[-_ ]?([Mm]e|ME|it|IT|this|THIS)|[Rr](eplace|EPLACE)[-_ ]?([Mm]e|ME|this|THIS)|[Yy](our|OUR)[-_ ].*([Ss]ecret|SECRET)|placeholder|PLACEHOLDER'
 ].join('|'))
 
-/** Of 32 random decimal digits 31 in 100 have fewer than 10 different ones, 1 in 800 has fewer than 8; of other random secrets none. */
+/** Of 32 random decimal digits 31 in 100 have fewer than 10 different ones, 1 in 775 has fewer than 8; of other random secrets none. */
 const DIFFERENT = 8
 
 /** How long a pattern may be that is all there is to a secret. */
