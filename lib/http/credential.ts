@@ -29,7 +29,8 @@ export function presentedBy (request: FastifyRequest): Presented | null {
   return (request as unknown as State)[PRESENTED] ?? null
 }
 
-const BEARER = /^bearer +(\S+)$/i
+/** With the white space that HTTP allows around a part of a list (RFC 9110 §5.6.3), and no other. */
+const BEARER = /^[ \t]*bearer +(\S+)[ \t]*$/i
 
 const LEFT_ALONE = new WeakSet<FastifyRequest>()
 
@@ -84,7 +85,7 @@ function addBearers (rawHeaders: string[], recognize: Recognize, found: Credenti
     const name = rawHeaders[index] as string
     if (name.length !== 13 || name.toLowerCase() !== 'authorization') continue
     for (const part of String(rawHeaders[index + 1]).split(',')) {
-      const secret = BEARER.exec(part.trim())?.[1]
+      const secret = BEARER.exec(part)?.[1]
       if (secret === undefined) continue
       count++
       // What is ours is known by the first two: a third changes nothing.

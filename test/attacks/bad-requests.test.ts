@@ -41,14 +41,19 @@ const decode = (part: string): string => {
 function readCredentials (target: string, authorizations: string[]): string[] {
   const [, query = ''] = /\?(.*)$/.exec(target) ?? []
   const inQuery = query.split('&').map(pair => /^([^=]*)=?(.*)$/.exec(pair)?.slice(1).map(part => decode(part.replaceAll('+', ' '))) ?? []).filter(([key]) => key === 'token').map(([, value = '']) => value)
-  const inHeaders = authorizations.map(value => value.replace(/^[ \t]+|[ \t]+$/g, '').split(/ +/)).filter(([scheme, , ...more]) => scheme?.toLowerCase() === 'bearer' && more.length === 0).map(([, token = '']) => token)
-  return [...inHeaders, ...inQuery].filter(credential => {
-    try {
-      return /^[\w-]+\.[\w-]+\.[\w-]*$/.test(credential) && (JSON.parse(Buffer.from(credential.split('.')[1] ?? '', 'base64url').toString()) as { iss?: unknown }).iss === 'cedalo'
-    } catch {
-      return false
-    }
-  })
+  const bearers = authorizations.flatMap(value => value.split(',')).map(part => part.replace(/^[ \t]+|[ \t]+$/g, '').split(/ +/))
+    .filter(([scheme, token = '', ...more]) => scheme?.toLowerCase() === 'bearer' && /^\S+$/.test(token) && more.length === 0).map(([, token = '']) => token)
+  const inHeaders = bearers.filter(isOurs)
+  // One of ours beside any other is several.
+  return [...inHeaders, ...bearers.length > 1 ? inHeaders.slice(0, 1) : [], ...inQuery.filter(isOurs)]
+}
+
+function isOurs (credential: string): boolean {
+  try {
+    return /^[\w-]+\.[\w-]+\.[\w-]*$/.test(credential) && (JSON.parse(Buffer.from(credential.split('.')[1] ?? '', 'base64url').toString()) as { iss?: unknown }).iss === 'cedalo'
+  } catch {
+    return false
+  }
 }
 
 type Principal = { username: string, roles: string[] } | null

@@ -47,8 +47,9 @@ t.test('what a token does is told of it, and what the host does of whom it names
   await app.tokens.revoke(other.hash)
   await events.until(5)
   const odd = await issue({ name: 'odd' })
-  await app.tokens.revoke(odd.hash, { revokedBy: 'a "name"\u0000 \ud800' })
-  t.equal((await events.until(7)).at(-1)?.actor, 'a "name"\u0000 \ud800', 'whatever a host calls its users')
+  for (const revokedBy of ['', ' ', 'a \u0000', '\ud800']) await t.rejects(app.tokens.revoke(odd.hash, { revokedBy }), { code: 'INVALID', statusCode: 400 })
+  await app.tokens.revoke(odd.hash, { revokedBy: 'a "name" \\ \u2028 שלום' })
+  t.equal((await events.until(7)).at(-1)?.actor, 'a "name" \\ \u2028 שלום', 'whatever a host calls its users')
   t.match(events.all[0], { address: null, requestId: null }, 'no request did it')
   t.match(events.all.slice(0, 5).map(({ type, name, actor }) => [type, name, actor]), [
     ['token.issued', 'robot', 'test'], ['token.issued', 'new', 'token:robot'], ['token.revoked', 'new', 'alice'], ['token.issued', 'other', 'test'], ['token.revoked', 'other', null]

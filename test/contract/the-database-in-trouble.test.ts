@@ -492,9 +492,9 @@ t.test('what is no matter of time is not tried again: a database that is not the
   t.teardown(() => query(`DROP ROLE ${schema}`))
   const started = performance.now()
   const nowhere = Object.assign(new URL(url), { pathname: '/nowhere' }).href
-  await t.rejects(buildHost(t, { tokens: { postgres: nowhere } }), { code: 'MMC_TOKENS_DATABASE', message: /database "nowhere" does not exist$/ })
+  await t.rejects(buildHost(t, { tokens: { postgres: nowhere } }), { code: 'MMC_TOKENS_DATABASE', message: /database "nowhere" does not exist; / })
   await t.rejects(buildHost(t, { tokens: { postgres: { connectionString: url, options: `-c role=${schema}` } } }), { code: 'MMC_TOKENS_DATABASE', message: /permission denied/ })
-  t.ok(performance.now() - started < 4000)
+  t.ok(performance.now() - started < 9000, 'each of them retried would take 10 s')
 })
 
 const ISOLATIONS = ['repeatable read', 'serializable'] as const

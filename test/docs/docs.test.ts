@@ -215,6 +215,7 @@ t.test('docs/operations.md: the log says what the page says that it says, and no
   const source = (await Promise.all(lib.filter(entry => entry.isFile()).map(async ({ parentPath, name }) => await readFile(`${parentPath}/${name}`, 'utf8')))).join('')
   const logged = [...source.matchAll(/log\.(info|warn|error)\([^'`\n]*['`]([^'`$]+)/g)].map(([, level, line = '']) => `${line.trim()} (${level})`)
   for (const [, line] of source.matchAll(/^ {2}'(?:token|authentication)\.[\w-]+': '([^']+)'/gm)) logged.push(`${line} (info)`)
+  for (const [, line] of source.matchAll(/createTask\(\{.* failure: '([^']+)'/g)) logged.push(`${line} (warn)`)
   const told = [...(await readFile('docs/operations.md', 'utf8')).matchAll(/^\| `([^`]+)` \| (info|warn|error) \|/gm)].map(([, line, level]) => `${line} (${level})`)
   t.equal(told.length, logged.length)
   for (const line of told) t.ok(logged.some(known => known.startsWith(line.replace(/ \(.*/, '')) && known.endsWith(line.replace(/.* \(/, '('))), line)
