@@ -105,10 +105,7 @@ export interface Origin {
 
 /** What happened to a token; what is not known is `null`. */
 export interface TokenEvent extends Origin {
-  /**
-   * `token.issued`, also by the option `bootstrap`; `token.revoked`, through us or with SQL; `token.expired-purged`, by the option
-   * `purgeExpiredAfter`; `authentication.rejected`, a token of ours was refused.
-   */
+  /** `token.issued` also by `bootstrap`, `token.revoked` also with SQL; `token.expired-purged` by `purgeExpiredAfter`. */
   type: 'token.issued' | 'token.revoked' | 'token.expired-purged' | 'authentication.rejected'
   /** When, in UTC, ISO 8601. */
   at: string
@@ -160,10 +157,7 @@ export interface ApplicationTokens {
   sign: (token: CreateToken) => { token: string, entry: CreateToken & { hash: string } }
   /** All tokens, oldest first. */
   list: () => Promise<Token[]>
-  /**
-   * The token with this hash, in any letter case, or `null`.
-   * @throws 400 `INVALID` for what is no hash
-   */
+  /** The token with this hash, in any letter case, or `null`. Throws 400 `INVALID` for what is no hash. */
   get: (hash: string) => Promise<Token | null>
   /**
    * Ends the token with this hash, in any letter case; tells whether there was one.

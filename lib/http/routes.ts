@@ -1,8 +1,7 @@
 import { STATUS_CODES } from 'node:http'
-import { Readable } from 'node:stream'
 import { SerializerSelector } from '@fastify/fast-json-stringify-compiler'
 import { type TypeBoxTypeProvider, TypeBoxValidatorCompiler } from '@fastify/type-provider-typebox'
-import type { FastifyError, FastifyInstance, FastifyReply, FastifyRequest, FastifySerializerCompiler } from 'fastify'
+import type { FastifyError, FastifyInstance, FastifyRequest, FastifySerializerCompiler } from 'fastify'
 import { ErrorSchema } from '../../schemas/error.js'
 import { createTokenSchema, IssuedTokenSchema, ListQuerySchema, TIME, TokenParamsSchema, TokenSchema, TokensSchema } from '../../schemas/token.js'
 import {
@@ -11,11 +10,11 @@ import {
 } from '../errors.js'
 import { isHash } from '../tokens/jwt.js'
 import type { Tokens } from '../tokens/tokens.js'
-import type { Filter, Origin, Token, TokenPrincipal } from '../types.js'
+import type { Origin, TokenPrincipal } from '../types.js'
 import { requireAdmin, type Session } from './authorize.js'
 import { checkBody, checkInput, deferBodyErrors } from './body.js'
 import { isLeftAlone } from './credential.js'
-import { linkToNext, parseListQuery } from './list-query.js'
+import { createLists, linkToNext, parseListQuery } from './list.js'
 import { originOf } from './origin.js'
 import type { SendError } from './send-error.js'
 import { checkVersion, mediaTypes, notAcceptable } from './version.js'
@@ -59,6 +58,7 @@ const MINIMAL = /(^|[,;])\s*return\s*=\s*("minimal"|minimal)\s*($|[,;])/i
  * The four routes, for a child of the host that is not wrapped by fastify-plugin: its parsers and its error handler are its own.
  */
 export function createRoutes ({ tokens, isEnabled, session, roles, versions, tokensMayManageTokens, sendError }: Parts) {
+  const lists = createLists(tokens)
   const createToken = createTokenSchema(roles)
   const served = mediaTypes(versions)
   const [common, every] = [describeEvery(served), errorsOfEvery(served)]
@@ -69,23 +69,6 @@ export function createRoutes ({ tokens, isEnabled, session, roles, versions, tok
     if (!isEnabled() || isLeftAlone(request)) throw new NotEnabledError()
     admins.set(request, await requireAdmin(request, session, tokensMayManageTokens))
     checkVersion(request, versions)
-  }
-
-  /** The first page is waited for, so that a database out of reach is a 500; the others follow as fast as they are read. */
-  async function sendList (reply: FastifyReply, filter: Filter = {}): Promise<FastifyReply> {
-    const pages = tokens.list(filter, Date.now())[Symbol.asyncIterator]()
-    const first = await pages.next()
-    return reply.type('application/json; charset=utf-8').send(Readable.from(toJson(first, pages)))
-  }
-
-  /** So many at most, with a link to the next where there are more. */
-  async function takePage (limit: number, filter: Filter): Promise<{ page: Token[], last: Token | undefined }> {
-    const found: Token[] = []
-    for await (const some of tokens.list({ ...filter, pageSize: limit + 1 }, Date.now())) {
-      found.push(...some)
-      if (found.length > limit) break
-    }
-    return { page: found.slice(0, limit), last: found.length > limit ? found[limit - 1] : undefined }
   }
 
   function originOfAdmin (request: FastifyRequest): Origin & { actor: string } {
@@ -121,8 +104,8 @@ export function createRoutes ({ tokens, isEnabled, session, roles, versions, tok
       }
     }, async ({ query }, reply) => {
       const filter = parseListQuery(query)
-      if (query.limit === undefined) return await sendList(reply, filter)
-      const { page, last } = await takePage(Number(query.limit), filter)
+      if (query.limit === undefined) return await lists.send(reply, filter)
+      const { page, last } = await lists.takePage(Number(query.limit), filter)
       if (last !== undefined) reply.header('link', linkToNext(query, last))
       return page
     })
@@ -182,7 +165,7 @@ export function createRoutes ({ tokens, isEnabled, session, roles, versions, tok
     }, async (request, reply) => {
       const { tokenHash } = request.params
       const isRevoked = isHash(tokenHash) && await tokens.revoke(tokenHash, originOfAdmin(request))
-      if (!MINIMAL.test(String(request.raw.headers.prefer))) return await sendList(reply)
+      if (!MINIMAL.test(String(request.raw.headers.prefer))) return await lists.send(reply)
       if (!isRevoked) throw new NotFoundError()
       return await reply.code(204).header('preference-applied', 'return=minimal').send()
     })
@@ -199,14 +182,4 @@ function translate (error: FastifyError): unknown {
   if (error.code === 'FST_ERR_CTP_INVALID_CONTENT_LENGTH') return new InvalidError('content-length must be the length of the body')
   if (error.statusCode !== undefined) throw error
   return error
-}
-
-/** An array in JSON, page by page. */
-async function * toJson (first: IteratorResult<Token[]>, pages: AsyncIterator<Token[]>): AsyncGenerator<string> {
-  let before = '['
-  for (let page = first; page.done !== true; page = await pages.next()) {
-    yield before + JSON.stringify(page.value).slice(1, -1)
-    before = ','
-  }
-  yield before === '[' ? '[]' : ']'
 }

@@ -1,6 +1,9 @@
+import { Readable } from 'node:stream'
+import type { FastifyReply } from 'fastify'
 import { type ListQuery, ListQuerySchema } from '../../schemas/token.js'
 import { mustBe } from '../errors.js'
 import { parseTime } from '../tokens/new-token.js'
+import type { Tokens } from '../tokens/tokens.js'
 import type { Filter, Token } from '../types.js'
 
 // Postgres knows no year 0.
@@ -37,4 +40,36 @@ function parseUnusedSince (value: string): string {
   const time = parseTime(value)
   if (!(time >= 0 && time < Date.UTC(10000, 0))) throw mustBe('unusedSince', properties.unusedSince)
   return new Date(time).toISOString()
+}
+
+/** Answers with lists of tokens. */
+export function createLists ({ list }: Pick<Tokens, 'list'>) {
+  return {
+    /** Awaits the first page, so that a database out of reach is a 500. The others follow as fast as they are read. */
+    async send (reply: FastifyReply, filter: Filter = {}): Promise<FastifyReply> {
+      const pages = list(filter, Date.now())[Symbol.asyncIterator]()
+      const first = await pages.next()
+      return reply.type('application/json; charset=utf-8').send(Readable.from(toJson(first, pages)))
+    },
+
+    /** At most `limit` tokens; `last` is the last of them where there are more. */
+    async takePage (limit: number, filter: Filter): Promise<{ page: Token[], last: Token | undefined }> {
+      const found: Token[] = []
+      for await (const some of list({ ...filter, pageSize: limit + 1 }, Date.now())) {
+        found.push(...some)
+        if (found.length > limit) break
+      }
+      return { page: found.slice(0, limit), last: found.length > limit ? found[limit - 1] : undefined }
+    }
+  }
+}
+
+/** An array in JSON, page by page. */
+async function * toJson (first: IteratorResult<Token[]>, pages: AsyncIterator<Token[]>): AsyncGenerator<string> {
+  let before = '['
+  for (let page = first; page.done !== true; page = await pages.next()) {
+    yield before + JSON.stringify(page.value).slice(1, -1)
+    before = ','
+  }
+  yield before === '[' ? '[]' : ']'
 }
