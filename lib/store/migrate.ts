@@ -63,13 +63,16 @@ export async function bringUpToDate ({ place, withClient }: Connection, { schema
     await withClient(apply, timeLeft())
   }
 
+  // The last try may be too short to meet what went wrong before it.
+  let cause: unknown = new DeadlineError(PATIENCE)
   for (;;) {
     try {
       await attempt()
       return
     } catch (error) {
       if (!canHeal(error)) throw explain(place, error)
-      if (timeLeft() <= PAUSE) throw explain(place, error instanceof DeadlineError ? new DeadlineError(PATIENCE) : error)
+      if (!(error instanceof DeadlineError)) cause = error
+      if (timeLeft() <= PAUSE) throw explain(place, cause)
     }
     await pause(PAUSE)
   }
