@@ -71,6 +71,7 @@ t.test('a parameter in any encoding is found, whatever characters its name has, 
     }
   }
   t.equal(createRedact('a.b')('?a-b=kept'), '?a-b=kept')
+  t.equal(redact('/x?token[&a=kept&token[b]=x'), '/x?token[&a=kept&token[b]=[Redacted]', 'a key that never ends is none')
   t.end()
 })
 

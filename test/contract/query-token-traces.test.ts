@@ -41,7 +41,7 @@ async function createHost (t: Test, routerOptions: Router, log: string[]) {
   return { app, token, ask }
 }
 
-const CASES: Array<[parser: string, query: (token: string) => string, url: string | RegExp]> = [
+const CASES: Array<[parser: string, query: (token: string) => string, url: string]> = [
   ['semicolon', token => `;token=${token}&b=2?c`, '/x;b=2?c'],
   ['semicolon', token => `;token=${token}&b=2#c`, '/x;b=2#c'],
   ['commas', token => `?token=${token},foo`, '/x?token=,foo'],
@@ -60,7 +60,8 @@ t.test('whatever a parser found, no occurrence of the token is left in URL, quer
     const log: string[] = []
     const { token, ask } = await createHost(t, PARSERS[parser] ?? {}, log)
     const answer = await ask(`/x${query(token)}`)
-    t.match(JSON.parse(answer), { name: 'a', url }, `${parser} ${query('T')}`)
+    const { name, url: left } = JSON.parse(answer) as { name: unknown, url: unknown }
+    t.strictSame({ name, url: left }, { name: 'a', url }, `${parser} ${query('T')}`)
     const [, payload = 'none', signature = 'none'] = token.split('.')
     t.notOk(answer.includes(payload) || answer.includes(signature))
     // The log is searched by the name of the parameter.
