@@ -7,6 +7,7 @@ import { toPrincipal } from './authorize.js'
 import { decoratePresented, findPresented, leaveAlone, type Presented, presentedBy, withdraw } from './credential.js'
 import { originOf } from './origin.js'
 import { keepPrivate, keepRawPrivate } from './private.js'
+import { createLogCheck } from './redact-log.js'
 import type { SendError } from './send-error.js'
 
 interface Parts {
@@ -37,10 +38,12 @@ export function addAuthentication (app: FastifyInstance, parts: Parts): void {
   const fourRoutes = [`${prefix}/api/tokens`, `${prefix}/api/tokens/:tokenHash`]
   app.decorateRequest('applicationToken', null)
   decoratePresented(app)
+  const checkLog = createLogCheck(app.log, parameter)
 
   app.addHook('onRequest', (request, _reply, done) => {
     // Undecorated in a child of the host that was there before us.
     request.applicationToken ??= null
+    checkLog(request)
     if (!isEnabled()) leaveAlone(request)
     else look(request)
     done()
@@ -133,10 +136,9 @@ export function addAuthentication (app: FastifyInstance, parts: Parts): void {
     request.applicationToken = token
     if (expiryHeader) reply.header(EXPIRY_HEADER, expires)
     // What a handler writes itself, as after `reply.hijack()`, passes no `onSend`.
-    const { raw } = reply
-    if (raw.headersSent) return
-    if (expiryHeader) raw.setHeader(EXPIRY_HEADER, expires)
-    if (presentedBy(request)?.taken) keepRawPrivate(raw)
+    if (reply.raw.headersSent) return
+    if (expiryHeader) reply.raw.setHeader(EXPIRY_HEADER, expires)
+    if (presentedBy(request)?.taken) keepRawPrivate(reply.raw)
   }
 
   async function refuse (request: FastifyRequest, reply: FastifyReply, error: TokensError, isCounted = false): Promise<void> {
@@ -161,6 +163,7 @@ export function addAuthentication (app: FastifyInstance, parts: Parts): void {
 
   let isWarned = false
   app.addHook('onSend', (request, reply, payload, done) => {
+    checkLog(request) // once more: a middleware may have added its logger
     const kept = presentedBy(request)?.taken ? keepPrivate(reply, payload) : payload
     if (!isWarned && GUARDED.has(reply.statusCode) && isOverlooked(request)) {
       isWarned = true

@@ -1,3 +1,4 @@
+import type { FastifyRequest } from 'fastify'
 import type { Log } from '../types.js'
 
 const HOOKS = Symbol.for('pino.hooks')
@@ -49,6 +50,25 @@ export function redactParameter (log: Log, parameter: string): void {
     logger[SERIALIZERS] = { ...serializers, ...Object.fromEntries(redacted) }
   }
   log.warn(`the log is not written by pino 9.6 or later, so that a value of the query parameter "${parameter}" may appear in it: update pino, or set the option "queryParameter" to false`)
+}
+
+/**
+ * Warns once of a logger that does not write through the host's log, when a request with the parameter comes: that of a
+ * `childLoggerFactory` or of pino-http, on which nestjs-pino stands. Others can't be seen.
+ */
+export function createLogCheck (hostLog: Log, parameter: string | false): (request: FastifyRequest) => void {
+  let isDone = parameter === false
+  return request => {
+    if (isDone || (request.query as Record<string, unknown>)[parameter as string] === undefined) return
+    const { allLogs } = request.raw as { allLogs?: unknown }
+    const others = [allLogs].flat() as Array<(Log & Pino) | undefined>
+    const { [HOOKS]: hooks } = hostLog as Log & Pino
+    const log = [request.log as Log & Pino, ...others.filter(other => other?.[HOOKS])].find(other => other?.[HOOKS] !== hooks)
+    if (log === undefined) return
+    isDone = true
+    // In the log that it is about: the host's may be off, as that of Nest is.
+    log.warn(`this logger was not made from app.log (but by a childLoggerFactory, or pino-http), so that a value of the query parameter "${String(parameter)}" may appear in it: make it from app.log, or set the option "queryParameter" to false`)
+  }
 }
 
 function writesThroughHook (version: string | undefined): boolean {
