@@ -10,6 +10,7 @@ import tokensPlugin, { type TokensPluginOptions } from '../../lib/index.js'
 import type { Log } from '../../lib/types.js'
 import { bearer, SECRET } from '../support/build-host.js'
 import { createDatabase } from '../support/database.js'
+import { routing } from '../support/fastify-version.js'
 
 const HOOKS = Symbol.for('pino.hooks')
 type WithHooks = pino.Logger & { [HOOKS]?: object }
@@ -123,7 +124,7 @@ t.test('logger: false: nothing breaks, and nothing is said elsewhere', async t =
 t.test("a pino before 9.6: Fastify's request and error lines are clean, and one warning says what may not be", async t => {
   const { stream, text, lines } = collect()
   const loggerInstance = oldPino({ level: 'trace' }, stream)
-  t.equal(loggerInstance.version, '9.5.0')
+  t.match(loggerInstance.version, /^9\.[0-5]\./)
   const app = await hostWith(t, { loggerInstance })
   t.match(lines(), [{ level: 40, msg: /pino 9\.6/ }], 'at registration')
   const token = await use(t, app)
@@ -191,7 +192,7 @@ t.test('the query as an object holds no value either, whatever schemas and parse
   const { stream, text, lines } = collect()
   const nested = (query: string): Record<string, unknown> => Object.fromEntries([...new URLSearchParams(query)].map(([key, value]) => [key, key === 'a' ? { b: value } : value]))
   for (const routerOptions of [{}, { querystringParser: nested }]) {
-    const app = await hostWith(t, { loggerInstance: pino({}, stream), routerOptions })
+    const app = await hostWith(t, { loggerInstance: pino({}, stream), ...routing(routerOptions) })
     app.get('/typed', { schema: { querystring: { type: 'object', properties: { c: { type: 'integer' }, d: { default: false } } } } }, async request => {
       request.log.info({ query: request.query }, 'asked')
       return 1

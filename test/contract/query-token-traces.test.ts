@@ -8,6 +8,7 @@ import t, { type Test } from 'tap'
 import tokensPlugin from '../../lib/index.js'
 import { bearer, SECRET } from '../support/build-host.js'
 import { createDatabase } from '../support/database.js'
+import { routing } from '../support/fastify-version.js'
 
 type Router = NonNullable<FastifyServerOptions['routerOptions']>
 
@@ -24,7 +25,7 @@ const PARSERS: Record<string, Router> = {
 
 async function createHost (t: Test, routerOptions: Router, log: string[]) {
   const { url: postgres, schema } = await createDatabase(t)
-  const app = Fastify({ routerOptions, rewriteUrl: request => String(request.url), logger: { level: 'trace', stream: { write (line: string) { log.push(line) } } } })
+  const app = Fastify({ ...routing(routerOptions), rewriteUrl: request => String(request.url), logger: { level: 'trace', stream: { write (line: string) { log.push(line) } } } })
   t.teardown(() => app.close())
   // It fixes what `request.originalUrl` is.
   app.addHook('onRequest', async request => request.originalUrl)
