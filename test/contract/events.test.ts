@@ -7,6 +7,7 @@ import type { Store, Token } from '../../lib/types.js'
 import { FORGED, NEW_TOKEN } from '../support/bare-host.js'
 import { bearer, buildHost } from '../support/build-host.js'
 import { collectEvents } from '../support/events.js'
+import { holdTimers } from '../support/timers.js'
 
 const ENDED = { hash: 'h', name: 'n', role: 'viewer', at: '', actor: null, address: null, requestId: null, isPurged: false }
 const ISO = /^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z$/
@@ -222,28 +223,27 @@ t.test('each kind of event has a line of its own in the log', async t => {
   t.strictSame(said, ['application token issued', 'application token refused', 'application token revoked', 'expired application token purged'])
 })
 
-t.test('until it closes a node looks once a minute for what nobody told of, and its process may end meanwhile', async t => {
-  const timers: Array<{ work: () => void, delay: number, handle: NodeJS.Timeout }> = []
-  const { setInterval } = globalThis
-  t.intercept(globalThis, 'setInterval', {
-    value (work: () => void, delay: number) {
-      const handle = setInterval(() => {}, 1e9)
-      timers.push({ work, delay, handle })
-      return handle
-    }
-  })
+t.test('until it closes a node looks once a minute for what nobody told of', async t => {
+  const pass = holdTimers(t, 'setInterval')
   let looks = 0
   const store = { async takeEnded () { looks++; return [] } } as unknown as Store
-  const events = createAudit({ store, onEvent: undefined, log: Fastify().log })
-  events.start()
-  events.start()
-  const [{ work, delay, handle }] = timers as [typeof timers[number]]
-  t.strictSame([timers.length, delay, handle.hasRef(), looks], [1, 60_000, false, 0])
-  work()
-  t.equal(looks, 1)
-  await events.close()
-  t.equal((handle as unknown as { _destroyed: boolean })._destroyed, true)
-  timers.length = 0
-  await buildHost(t)
-  t.ok(timers.some(({ delay }) => delay === 60_000), 'as each node does')
+  const audit = createAudit({ store, onEvent: undefined, log: Fastify().log })
+  audit.start()
+  audit.start()
+  for (const [milliseconds, expected] of [[59_999, 0], [1, 1], [60_000, 2]] as const) {
+    pass(milliseconds)
+    await turn()
+    t.equal(looks, expected)
+  }
+  await audit.close()
+  pass(60_000)
+  t.equal(looks, 2)
+
+  const events = collectEvents()
+  const { app, database } = await buildHost(t, { tokens: { onEvent: events.onEvent } })
+  // It has looked since it hears of them.
+  while (app.tokens.health().lease !== 'held') await turn()
+  await database.query("INSERT INTO ended (hash, name, role, ended_at) VALUES ('x', 'untold', 'viewer', now())")
+  pass(60_000)
+  t.match(await events.until(1), [{ name: 'untold' }])
 })

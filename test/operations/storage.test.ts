@@ -125,8 +125,6 @@ t.test('every statement is prepared once for a connection, by a name that fits w
   const bootstrap = `.data/storage-${process.pid}.json`
   await writeFile(bootstrap, JSON.stringify([{ name: 'a', role: 'viewer', validUntil: '2999-01-01T00:00:00Z', hash: '0'.repeat(64) }]))
   t.teardown(() => rm(bootstrap))
-  const { setInterval } = globalThis
-  t.intercept(globalThis, 'setInterval', { value: (work: () => void, delay: number) => setInterval(work, delay === 1000 ? 10 : delay) })
   const { app, issue } = await buildHost(t, { database, tokens: { postgres: pool, bootstrap, purgeExpiredAfter: 0 } })
   const { token } = await issue()
   await app.inject({ url: '/api/viewer', headers: bearer(token) })

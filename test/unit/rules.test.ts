@@ -133,18 +133,13 @@ t.test('what is not signed, unknown, revoked or without an end is refused, and t
   t.equal(causeOf(await tokens.authenticate(credential, 11_000)), 'unknown or revoked')
 })
 
-t.test('what claims to be ours is recognized by its issuer, and what was verified once without reading it again', async t => {
+t.test('what claims to be ours is recognized by its issuer', async t => {
   const rules = createRules()
   const credential = await issueOne(rules)
   t.match(credential, { hash: /^[0-9a-f]{64}$/, secret: /\.x$/ })
   await rules.tokens.authenticate(credential, 11_000)
-  const { parse } = JSON
-  let reads = 0
-  t.intercept(JSON, 'parse', { value (text: string) { reads++; return parse(text) as unknown } })
-  t.strictSame(rules.tokens.recognize(credential.secret), credential)
-  const decoded = t.capture(Buffer, 'from', Buffer.from as never)
+  t.strictSame(rules.tokens.recognize(credential.secret), credential, 'also once it was verified')
   t.equal(rules.tokens.recognize('opaque'), null)
-  t.strictSame([reads, decoded().length], [0, 0])
   t.equal(rules.tokens.recognize(`${encode('{}')}.${encode('{"iss":"other"}')}.x`), null)
 })
 
