@@ -25,7 +25,7 @@ function createStrip (secrets: Iterable<string>): Strip {
 export function urlWithout (url: string, secrets: Iterable<string>): string {
   const strip = createStrip(secrets)
   let [left, mark] = ['', '']
-  for (const part of url.match(PART) ?? []) {
+  for (const [part] of url.matchAll(PART)) {
     const plain = part.replace(ESCAPE, escape => {
       const char = String.fromCharCode(Number.parseInt(escape.slice(1), 16))
       return UNRESERVED.test(char) ? char : escape

@@ -1,14 +1,25 @@
 import { hkdfSync, randomBytes, randomUUID } from 'node:crypto'
 import { once } from 'node:events'
-import { Agent, type IncomingMessage, request } from 'node:http'
-import type { AddressInfo, Socket } from 'node:net'
-import { text } from 'node:stream/consumers'
+import { readFile } from 'node:fs/promises'
+import { Agent, type IncomingMessage, get, request } from 'node:http'
+import { type AddressInfo, type Socket, connect } from 'node:net'
+import { parse } from 'node:querystring'
+import { buffer, text } from 'node:stream/consumers'
 import { inspect } from 'node:util'
-import Fastify, { type FastifyInstance } from 'fastify'
+import websocket from '@fastify/websocket'
+import fc from 'fast-check'
+import Fastify, { type FastifyInstance, type FastifyRequest, type FastifyServerOptions } from 'fastify'
 import pg from 'pg'
+import pino from 'pino'
+import { pino as oldPino } from 'pino-9-5'
 import t, { type Test } from 'tap'
-import tokensPlugin, { type IssuedToken } from '../../lib/index.js'
-import { bearer, SECRET } from '../support/build-host.js'
+import { WebSocket } from 'ws'
+import { createRedact, redactParameter } from '../../lib/http/redact-log.js'
+import tokensPlugin, { type IssuedToken, type TokensPluginOptions } from '../../lib/index.js'
+import type { Log } from '../../lib/types.js'
+import { SECRET, bearer } from '../support/build-host.js'
+import { createDatabase } from '../support/database.js'
+import { routing } from '../support/fastify-version.js'
 import { createHost } from '../support/host.js'
 import { startPostgres } from '../support/postgres.js'
 import { createSearch } from '../support/search-secrets.js'
@@ -199,4 +210,682 @@ t.test('the search finds secrets and tokens in every encoding, a good part of on
   for (const form of [token, token.slice(20, 44), encode(token), encodeURIComponent(encode(token)), Buffer.from(token).toString('base64')]) t.strictSame(search(`x ${form} y`), [token], form)
   for (const form of [KEY.toString('hex'), KEY.toString('base64'), KEY.toString('base64url'), KEY.toString('latin1'), JSON.stringify(KEY)]) t.equal(search(`x${form}y`).length, 1, form)
   t.strictSame(search(`${token.slice(20, 30)} ${randomBytes(400).toString('base64url')} ${KEY.toString('hex').slice(0, 60)}`), [])
+})
+
+/** A host's logging: what Fastify gets, and every byte that was written, once the host is closed. */
+interface Logging {
+  fastify: FastifyServerOptions
+  prepare?: (app: FastifyInstance) => void
+  read: () => string | Promise<string>
+}
+
+function collect (): { stream: { write: (line: string) => void }, read: () => string } {
+  let text = ''
+  return { stream: { write (line) { text += line } }, read: () => text }
+}
+
+const level = 'trace'
+const setUps: Record<string, (t: Test) => Logging> = {
+  'logger: { stream }' () {
+    const { stream, read } = collect()
+    return { fastify: { logger: { level, stream } }, read }
+  },
+  "a pino of the host's" () {
+    const { stream, read } = collect()
+    return { fastify: { loggerInstance: pino({ level }, stream) }, read }
+  },
+  'a pino with a last step of its own' () {
+    const { stream, read } = collect()
+    return { fastify: { loggerInstance: pino({ level, hooks: { streamWrite: line => line.replace('{"level":', '{"marked":true,"level":') } }, stream) }, read }
+  },
+  'a pino with redact, serializers, formatters and a mixin' () {
+    const { stream, read } = collect()
+    const loggerInstance = pino({
+      level,
+      redact: ['req.method', 'link.query.*'],
+      serializers: { req: (request: FastifyRequest) => ({ method: request.method, link: { href: request.originalUrl } }), url: (url: string) => [url] },
+      formatters: { level: label => ({ severity: label }), log: object => ({ ...object, formatted: true }) },
+      mixin: () => ({ mixed: 'in' })
+    }, stream)
+    return { fastify: { loggerInstance }, read }
+  },
+  'a pino with other keys, ends of lines and two destinations' () {
+    const [one, two] = [collect(), collect()]
+    const loggerInstance = pino({ level, messageKey: 'text', errorKey: 'problem', nestedKey: 'payload', msgPrefix: '?token> ', crlf: true }, pino.multistream([{ level, stream: one.stream }, { level: 'warn', stream: two.stream }]))
+    return { fastify: { loggerInstance }, read: () => one.read() + two.read() }
+  },
+  'logger: { serializers, redact } of Fastify' () {
+    const { stream, read } = collect()
+    return { fastify: { logger: { level, stream, redact: { paths: ['req.host'], remove: true }, serializers: { req: request => ({ host: request.host, text: `${request.method} ${request.url}` }) } } }, read }
+  },
+  'a factory of child loggers' () {
+    const { stream, read } = collect()
+    return {
+      fastify: { logger: { level, stream } },
+      prepare: app => app.setChildLoggerFactory((logger, bindings, options, raw) => logger.child({ ...bindings, asked: raw.url }, { ...options, msgPrefix: `${raw.url} ` })),
+      read
+    }
+  },
+  'a transport, that is a worker' (t) {
+    const destination = `${t.testdir()}/log`
+    const transport = pino.transport({ target: 'pino/file', options: { destination } })
+    return {
+      fastify: { loggerInstance: pino({ level }, transport) },
+      async read () {
+        await new Promise<unknown>(resolve => transport.flush(resolve))
+        transport.end()
+        return await readFile(destination, 'utf8')
+      }
+    }
+  }
+}
+
+const database = await createDatabase(t)
+const agent = new Agent({ keepAlive: true })
+
+/** Runs a host, with the plugin or without, through these requests, and returns its log. */
+async function logOf (t: Test, { fastify, prepare, read }: Logging, plugin: { enabled: boolean } | null, urls: string[] | ((app: FastifyInstance) => Promise<string[]>)): Promise<string> {
+  const app = Fastify(fastify)
+  t.teardown(() => app.close())
+  prepare?.(app)
+  await app.register(websocket)
+  const early = app.log.child({ made: 'early' })
+  const say = async (request: FastifyRequest): Promise<string> => {
+    const { url, originalUrl, raw } = request
+    request.log.info({ req: request, url }, `asked for ${url}, at first ${originalUrl}, raw ${raw.url}!`)
+    request.log.child({ bound: originalUrl }, { serializers: { late: (value: string) => ({ value }) } }).debug({ late: originalUrl, deep: [{ url }] }, JSON.stringify({ url }))
+    for (const log of [early, late, app.log]) log.warn({ req: request, link: { query: { url } } }, 'URL %s, %o', url, { originalUrl })
+    return 'said'
+  }
+  app.get('/before', say)
+  if (plugin !== null) await app.register(tokensPlugin, { postgres: database.url, schema: database.schema, secret: SECRET, ...plugin })
+  const late = app.log.child({ made: 'late' }, { level: 'debug' })
+  app.get('/after', say)
+  app.get('/out', { config: { applicationTokens: false } }, say)
+  app.get('/own', { logLevel: 'debug', logSerializers: { req: (request: FastifyRequest) => request.originalUrl, url: (url: string) => ({ url }) } }, say)
+  app.get('/throw', async request => { throw new Error(`no luck at ${request.originalUrl}`, { cause: new Error(request.url) }) })
+  app.get('/twice', (request, reply) => {
+    reply.send('once')
+    reply.send(request.url)
+  })
+  app.get('/ws', { websocket: true }, async (socket, request) => {
+    await say(request)
+    socket.close()
+  })
+  await app.listen({ port: 0, host: '127.0.0.1' })
+
+  const { port } = app.server.address() as AddressInfo
+  for (const path of typeof urls === 'function' ? await urls(app) : urls) {
+    if (path.startsWith('/ws')) {
+      // A refusal is an error of the socket, too.
+      await new Promise(resolve => new WebSocket(`ws://127.0.0.1:${port}${path}`).on('error', () => {}).on('close', resolve))
+    } else {
+      const [response] = await once(get({ port, path, agent }), 'response') as [IncomingMessage]
+      await once(response.resume(), 'end')
+    }
+  }
+  await app.close()
+  return await read()
+}
+
+/**
+ * Lines without what differs from run to run, in an order that does not. What stands beside a value without a space between could belong
+ * to it, so that it may go with it: a bracket, a quotation mark, a comma.
+ */
+function comparable (log: string): string[] {
+  const changing = new Set(['time', 'pid', 'hostname', 'remotePort', 'responseTime', 'host'])
+  // What we say ourselves is not the host's.
+  return log.trim().split(/\r?\n/).filter(line => !line.includes('hears of revocations')).map(line => JSON.stringify(JSON.parse(line.replace(/127\.0\.0\.1:\d+/g, 'here')), (key, value: unknown) => {
+    if (changing.has(key)) return undefined
+    const text = key === 'stack' ? String(value).split(/\s+at \S+ \(/, 1)[0] : value
+    return typeof text === 'string' ? text.replace(/(\[Redacted\])[^&\s]+/g, '$1') : text
+  })).sort()
+}
+
+/** Values of the parameter, none of ours, all with this word in them, and queries around them. */
+const CANARY = /can(a|%61)ry/gi
+const queries: Array<[query: string, ...values: string[]]> = [
+  ['?token=canary1', 'canary1'],
+  ['?a=1&token=canary2.x-y_z~&z=2', 'canary2.x-y_z~'],
+  ['?tok%65n=can%61ry3%20%22%5C&%74%6F%6B%65%6E=canary4;b=c&z=%zz', 'can%61ry3%20%22%5C', 'canary4;b=c'],
+  ['?token=canary5&Token=kept&mytoken=kept&token2=kept&a.token=kept&%54oken=kept&token=canary6&z=token', 'canary5', 'canary6'],
+  ['?token[]=canary7&token%5B%5D=canary8&z=2', 'canary7', 'canary8'],
+  ['?z=1&token="canary9"\\&y=\\"2\\"&token=\\canary10\\', '"canary9"\\', '\\canary10\\'],
+  ['?a&&token==canary11?token=<canary12>&z', '=canary11?token=<canary12>'],
+  ['#token=canary13&z=2', 'canary13'],
+  [';token=canary14&z=2', 'canary14'],
+  ['?%zz=%&token=%zzcanary15%&z=%', '%zzcanary15%']
+]
+const paths = ['/before', '/after', '/out', '/own', '/throw', '/twice', '/missing', '/%zz']
+const values = queries.flatMap(([, ...values]) => values).sort((a, b) => b.length - a.length)
+const urls = [...queries.flatMap(([query]) => paths.map(path => path + query)), '/ws?token=canary1&z=2', '/ws/missing?tok%65n=can%61ry3%20%22%5C', '/before?z=2&mytoken=kept']
+
+for (const [name, setUp] of Object.entries(setUps)) {
+  t.test(`${name}: the log is as without us, but for the value of the parameter`, async t => {
+    const plain = await logOf(t, setUp(t), null, urls)
+    t.ok((plain.match(CANARY)?.length ?? 0) > urls.length, 'this test would notice')
+    t.match(plain, 'mytoken=kept')
+    const inJson = values.map(value => JSON.stringify(value).slice(1, -1))
+    // Once more for JSON within JSON.
+    const expected = inJson.flatMap(value => [JSON.stringify(value).slice(1, -1), value]).reduce((text, value) => text.replaceAll(value, '[Redacted]'), plain)
+    for (const enabled of [true, false]) {
+      const log = await logOf(t, setUp(t), { enabled }, urls)
+      t.strictSame(log.match(CANARY), null)
+      t.strictSame(comparable(log), comparable(expected), enabled ? 'enabled' : 'disabled')
+    }
+  })
+
+  t.test(`${name}: tokens of ours, good and bad, are in no line`, async t => {
+    const parts: string[] = []
+    const log = await logOf(t, setUp(t), { enabled: true }, async app => {
+      const { token } = await app.tokens.issue({ name: crypto.randomUUID(), role: 'viewer', validUntil: '2999-01-01T00:00:00Z', requestedBy: 'x' })
+      const [, payload = '', signature = ''] = token.split('.')
+      parts.push(payload, signature, signature.slice(1))
+      const bad = `${token.slice(0, -20)}${signature.slice(-20).toLowerCase()}`
+      const forms = [`?token=${token}&z=2`, `?a=1&%74oken=${token.replaceAll('.', '%2E')}`, `?token=${bad}`, `?token=${token}&token=${bad}&z=2`, `?token=canary&token=${token}`, `#token=${token}`, `?token[]=${token}`, `?token="${token}"`]
+      return [...forms.flatMap(form => paths.map(path => path + form)), `/ws?token=${token}`, `/ws?token=${bad}`]
+    })
+    for (const part of [...parts, 'canary']) t.notOk(log.includes(part))
+    t.match(log, '/after?token=[Redacted]&z=2')
+    t.match(log, '/after?a=1&%74oken=[Redacted]')
+  })
+}
+
+const HOOKS = Symbol.for('pino.hooks')
+type WithHooks = pino.Logger & { [HOOKS]?: object }
+
+interface Line { level: number, msg: string, req?: { url: string }, err?: { message: string, stack: string } }
+
+function captureLog (): { stream: { write: (line: string) => void }, text: () => string, lines: () => Line[] } {
+  let text = ''
+  return { stream: { write (line) { text += line } }, text: () => text, lines: () => text.trim().split('\n').map(line => JSON.parse(line) as Line) }
+}
+
+async function hostWith (t: Test, fastify: FastifyServerOptions, options: Partial<TokensPluginOptions> = {}): Promise<FastifyInstance> {
+  const app = Fastify(fastify)
+  t.teardown(() => app.close())
+  await app.register(tokensPlugin, { postgres: database.url, schema: database.schema, secret: SECRET, ...options })
+  app.get('/x', async request => {
+    request.log.info({ req: request }, `asked for ${request.url}`)
+    return request.query
+  })
+  app.get('/throw', async () => { throw new Error('no luck') })
+  app.get('/throw-url', async request => { throw new Error(`no luck at ${request.url}`) })
+  return app
+}
+
+/** Tokens of ours and others in the query, on routes and unknown ones: nothing breaks. */
+async function use (t: Test, app: FastifyInstance): Promise<string> {
+  const { token } = await app.tokens.issue({ name: crypto.randomUUID(), role: 'viewer', validUntil: '2999-01-01T00:00:00Z', requestedBy: 'x' })
+  t.strictSame((await app.inject({ url: `/x?a=1&token=${token}` })).json(), { a: '1' })
+  t.strictSame((await app.inject({ url: '/x?a=1&token=canary' })).json(), { a: '1', token: 'canary' })
+  t.equal((await app.inject({ url: '/x', headers: bearer(`${token}x`) })).statusCode, 401)
+  for (const [url, status] of [['/throw', 500], ['/missing', 404]] as const) t.equal((await app.inject({ url: `${url}?token=canary` })).statusCode, status)
+  return token
+}
+
+t.test("the host's own pino, its children and every other logger of the process are as they were", async t => {
+  const [own, other, neighbour] = [captureLog(), captureLog(), captureLog()]
+  const seen: string[] = []
+  const hooks = { streamWrite (line: string) { seen.push(line); return line.replace('"msg":"', '"msg":"~') } }
+  const host: WithHooks = pino({ level: 'trace', hooks }, own.stream)
+  const another: WithHooks = pino({ level: 'trace' }, other.stream)
+  const child: WithHooks = host.child({ made: 'before' })
+  const before = [host[HOOKS], another[HOOKS], child[HOOKS], hooks.streamWrite]
+  const keys = Reflect.ownKeys(host)
+
+  await hostWith(t, { loggerInstance: another })
+  const app = await hostWith(t, { loggerInstance: host })
+  t.strictSame([host[HOOKS], another[HOOKS], child[HOOKS], hooks.streamWrite].map((value, index) => value === before[index]), [true, true, true, true], 'the same objects')
+  t.strictSame(Reflect.ownKeys(host), keys)
+  t.strictSame(Reflect.ownKeys(hooks), ['streamWrite'])
+
+  await app.inject({ url: '/x?token=canary' })
+  t.notMatch(own.text(), 'canary')
+  t.equal(own.lines().length, seen.length, "the host's last step ran for each line")
+  t.ok(own.lines().every(line => line.msg.startsWith('~')))
+
+  for (const [logger, lines, mark] of [[host, own, '~'], [child, own, '~'], [host.child({ made: 'after' }), own, '~'], [another, other, ''], [pino({}, neighbour.stream), neighbour, '']] as const) {
+    logger.info({ url: '/x?token=kept' }, 'see /y?token=kept')
+    t.match(lines.lines().at(-1), { url: '/x?token=kept', msg: `${mark}see /y?token=kept` })
+  }
+  const without = Fastify({ logger: { stream: neighbour.stream } })
+  await without.inject({ url: '/x?token=kept' })
+  t.match(neighbour.lines().at(-1), { msg: 'request completed' })
+  t.match(neighbour.text(), 'Route GET:/x?token=kept not found')
+})
+
+t.test('two hosts on one pino, each with a parameter of its own', async t => {
+  const { stream, text } = captureLog()
+  const loggerInstance = pino({}, stream)
+  const one = await hostWith(t, { loggerInstance }, { queryParameter: 'access' })
+  const two = await hostWith(t, { loggerInstance })
+  for (const app of [one, two]) await app.inject({ url: `/x?access=${app === one ? 'canary' : 'kept'}&token=${app === two ? 'canary' : 'kept'}&z=1` })
+  t.notMatch(text(), 'canary')
+  t.match(text(), '/x?access=[Redacted]&token=kept&z=1')
+  t.match(text(), '/x?access=kept&token=[Redacted]&z=1')
+})
+
+t.test('a renamed parameter is kept out of the log, the name it no longer has is not', async t => {
+  const { stream, text } = captureLog()
+  const app = await hostWith(t, { logger: { level: 'trace', stream } }, { queryParameter: 'a.cc-ess_1' })
+  for (const url of ['/x', '/throw-url', '/missing']) await app.inject({ url: `${url}?a.cc-ess_1=canary&a%2Ecc%2Dess%5F1[]=canary&token=kept&a-cc-ess_1=kept&access=kept` })
+  t.notMatch(text(), 'canary')
+  for (const url of ['/x', '/throw-url', '/missing']) t.match(text(), `${url}?a.cc-ess_1=[Redacted]&a%2Ecc%2Dess%5F1[]=[Redacted]&token=kept&a-cc-ess_1=kept&access=kept`)
+})
+
+t.test("switched off, the parameter is nobody's business: the log is as without us, and old loggers are not warned of", async t => {
+  for (const logger of [pino, oldPino as unknown as typeof pino]) {
+    const { stream, text, lines } = captureLog()
+    const loggerInstance: WithHooks = logger({ level: 'trace' }, stream)
+    const app = await hostWith(t, { loggerInstance }, { queryParameter: false })
+    t.equal((app.log as WithHooks)[HOOKS], loggerInstance[HOOKS])
+    for (const url of ['/x', '/throw-url', '/missing']) await app.inject({ url: `${url}?token=kept` })
+    t.match(text(), 'asked for /x?token=kept')
+    t.match(text(), 'Route GET:/missing?token=kept not found')
+    t.match(text(), 'no luck at /throw-url?token=kept')
+    t.strictSame(lines().filter(line => line.level === 40), [])
+  }
+})
+
+t.test('logger: false: nothing breaks, and nothing is said elsewhere', async t => {
+  const spies = [t.capture(process, 'emitWarning'), t.capture(process.stderr, 'write'), t.capture(console, 'log'), t.capture(console, 'warn'), t.capture(console, 'error')]
+  for (const fastify of [{}, { logger: false }]) {
+    const app = await hostWith(t, fastify)
+    t.notOk(HOOKS in app.log, 'the empty logger, which all hosts of the process share, has nothing of ours')
+    await use(t, app)
+  }
+  t.strictSame(spies.flatMap(spy => spy()).map(call => call.args), [])
+})
+
+t.test("a pino before 9.6: Fastify's request and error lines are clean, and one warning says what may not be", async t => {
+  const { stream, text, lines } = captureLog()
+  const loggerInstance = oldPino({ level: 'trace' }, stream)
+  t.match(loggerInstance.version, /^9\.[0-5]\./)
+  const app = await hostWith(t, { loggerInstance })
+  t.match(lines(), [{ level: 40, msg: /pino 9\.6/ }], 'at registration')
+  const token = await use(t, app)
+  await app.inject({ url: '/throw-url?token=canary&z=1' })
+  t.equal(lines().filter(line => line.level === 40).length, 1)
+  t.notOk(token.split('.').slice(1).some(part => text().includes(part)))
+  t.notOk(lines().some(({ req, err }) => /canary/.test(JSON.stringify([req, err]))), 'only messages may hold it')
+  t.match(lines().find(({ msg }) => msg === 'no luck'), { req: { url: '/throw?token=[Redacted]' } })
+  t.match(lines().find(({ msg }) => msg.startsWith('no luck at')), { err: { message: 'no luck at /throw-url?token=[Redacted]&z=1', stack: /^Error: no luck at \/throw-url\?token=\[Redacted\]&z=1\n +at / } })
+  loggerInstance.info({ req: { url: '/x?token=kept' } }, 'its own')
+  t.match(lines().at(-1), { req: { url: '/x?token=kept' } })
+})
+
+t.test("a pino before 9.6: what the host's serializers make comes out as it does without us", async t => {
+  const made = { list: ['a', { b: 1 }], date: new Date(0), nothing: null, number: 1, json: { toJSON: () => 'json' }, nested: { deep: { a: [1] } }, text: '/x?a=1', undefined }
+  const serializers = Object.fromEntries(Object.entries(made).map(([key, value]) => [key, () => value]))
+  const written = async (options: Partial<TokensPluginOptions>): Promise<object> => {
+    const { stream, lines } = captureLog()
+    const app = await hostWith(t, { loggerInstance: oldPino({ serializers, base: null, timestamp: false }, stream) }, options)
+    app.log.info(Object.fromEntries(Object.keys(made).map(key => [key, 1])), 'as the host made it')
+    return lines().at(-1) ?? {}
+  }
+  t.strictSame(await written({}), await written({ queryParameter: false }))
+})
+
+t.test('a pino before 9.6: what a serializer of the host makes that JSON can not hold is left out, and nothing breaks', async t => {
+  const { stream, lines } = captureLog()
+  const circle: { self?: object } = {}
+  circle.self = circle
+  const app = await hostWith(t, { loggerInstance: oldPino({ serializers: { circle: () => circle } }, stream) })
+  app.log.info({ circle: 1 }, 'round')
+  t.match(lines().at(-1), { msg: 'round', circle: '[Redacted]' })
+})
+
+t.test('a logger that is not pino: nothing breaks, and it is warned of once', async t => {
+  const calls: Array<[level: string, ...args: unknown[]]> = []
+  const level = (name: string) => (...args: unknown[]): void => { calls.push([name, ...args]) }
+  const logger = { level: 'trace', fatal: level('fatal'), error: level('error'), warn: level('warn'), info: level('info'), debug: level('debug'), trace: level('trace'), silent: level('silent'), child: () => logger }
+  const keys = Reflect.ownKeys(logger)
+  const app = await hostWith(t, { loggerInstance: logger })
+  t.match(calls, [['warn', /pino 9\.6.*"token"/]])
+  await use(t, app)
+  // Old versions of Fastify leave a symbol of their own.
+  t.strictSame(Object.keys(logger), keys)
+  t.equal(calls.filter(([name]) => name === 'warn').length, 1)
+  for (const text of ['incoming request', 'request completed', 'no luck']) t.ok(calls.some(call => call.at(-1) === text), 'and it still logs')
+})
+
+t.test("the query as an object, as pino's own serializer of requests writes it, holds no value either", async t => {
+  const { stream, text, lines } = captureLog()
+  const app = await hostWith(t, { loggerInstance: pino({ serializers: { req: pino.stdSerializers.req } }, stream) })
+  app.get('/out', { config: { applicationTokens: false } }, async request => {
+    request.log.info({ query: request.query }, 'asked')
+    return request.query
+  })
+  const { token } = await app.tokens.issue({ name: 'query', role: 'viewer', validUntil: '2999-01-01T00:00:00Z', requestedBy: 'x' })
+  for (const value of [token, 'canary', 'canary&tok%65n=canary']) await app.inject({ url: `/out?a=1&token=${value}` })
+  await app.inject({ url: `/x?token=${token}` })
+  t.match(lines().filter(({ req }) => req), [{ req: { query: { a: '1' } } }], 'this test would notice')
+  t.notOk(token.split('.').slice(1).some(part => text().includes(part)), 'a token of ours')
+  t.notOk(text().includes('canary'), 'what is not ours')
+})
+
+t.test('the query as an object holds no value either, whatever schemas and parsers of the host made of it', async t => {
+  const { stream, text, lines } = captureLog()
+  const nested = (query: string): Record<string, unknown> => Object.fromEntries([...new URLSearchParams(query)].map(([key, value]) => [key, key === 'a' ? { b: value } : value]))
+  for (const routerOptions of [{}, { querystringParser: nested }]) {
+    const app = await hostWith(t, { loggerInstance: pino({}, stream), ...routing(routerOptions) })
+    app.get('/typed', { schema: { querystring: { type: 'object', properties: { c: { type: 'integer' }, d: { default: false } } } } }, async request => {
+      request.log.info({ query: request.query }, 'asked')
+      return 1
+    })
+    for (const query of ['c=1&token=canary', 'a=1&token=canary', 'token[]=canary', 'token=canary&token[0]=canary']) await app.inject({ url: `/typed?${query}` })
+  }
+  t.match(lines().find(({ msg }) => msg === 'asked'), { query: { c: 1, d: false } }, 'this test would notice')
+  t.strictSame(lines().filter(line => JSON.stringify(line).includes('canary')), [])
+  t.notOk(text().includes('canary'))
+  t.notOk(text().includes([...Buffer.from('canary')].join(',')))
+})
+
+t.test('what is named like the parameter, and is in no query, stays as the host wrote it', async t => {
+  const { stream, lines } = captureLog()
+  const app = await hostWith(t, { logger: { stream } })
+  app.log.info({ token: 'of a lexer', form: { token: 'x' } }, 'its own')
+  t.match(lines().at(-1), { token: 'of a lexer', form: { token: 'x' } })
+})
+
+t.test('pino writes through its hook from 9.6 on; every other logger, whatever its version, is warned of', async t => {
+  const warnings = (logger: object): number => {
+    let count = 0
+    redactParameter({ warn () { count++ }, ...logger } as unknown as Log, 'token')
+    return count
+  }
+  for (const version of ['9.6.0', '9.6', '9.14.2', '10.0.0', '11.5.1']) t.equal(warnings({ version, [HOOKS]: {} }), 0, version)
+  for (const version of ['9.5.9', '8.21.0', '8.6.0', '7', 'x', '', undefined]) t.equal(warnings({ version, [HOOKS]: {} }), 1, String(version))
+  t.equal(warnings({ version: '10.0.0' }), 1, 'of another kind')
+})
+
+t.test('a line break after a value ends the value, so that the text after it survives', async t => {
+  const { stream, lines } = captureLog()
+  const app = await hostWith(t, { logger: { stream } })
+  await app.inject({ url: '/throw-url?token=canary' })
+  t.match(lines().find(({ err }) => err !== undefined)?.err?.stack, /^Error: no luck at \/throw-url\?token=\[Redacted\]\n +at /)
+  app.log.info('/x?token=canary\nkept\t/y?token=canary\tkept')
+  t.equal(lines().at(-1)?.msg, '/x?token=[Redacted]\nkept\t/y?token=[Redacted]\tkept')
+})
+
+t.test('a request that is no HTTP, whose bytes Fastify logs as numbers at level trace, shows no value, as text or as numbers', async t => {
+  const { stream, text, lines } = captureLog()
+  const app = await hostWith(t, { logger: { level: 'trace', stream } })
+  await app.listen({ port: 0, host: '127.0.0.1' })
+  const socket = connect((app.server.address() as AddressInfo).port, '127.0.0.1')
+  await once(socket, 'connect')
+  socket.write('GET /x?token=canary HTTP/1.1\r\nhost: x\r\nno header\r\n\r\n')
+  t.match(String(await buffer(socket)), 'HTTP/1.1 400')
+  t.match(text(), 'client error', 'this test would notice')
+  t.notOk(text().includes('canary'))
+  t.notOk(text().includes([...Buffer.from('canary')].join(',')))
+  t.match(lines().find(line => 'rawPacket' in (line.err ?? {})), { err: { rawPacket: '[Redacted]' } }, 'and stays a line of JSON')
+})
+
+const redact = createRedact('token')
+
+t.test('a working ?token= is in no line, wherever in the URL it begins, enabled, disabled and on a route that opts out', async t => {
+  const { url: postgres, schema } = await createDatabase(t)
+  let log = ''
+  const app = Fastify({ logger: { level: 'trace', stream: { write (line: string) { log += line } } } })
+  t.teardown(() => app.close())
+  await app.register(tokensPlugin, { postgres, schema, secret: SECRET })
+  app.get('/files/*', async request => ({ user: (request as { user?: unknown }).user ?? null }))
+  app.get('/out/*', { config: { applicationTokens: false } }, async request => request.url)
+  await app.listen({ port: 0, host: '127.0.0.1' })
+  const { token } = await app.tokens.issue({ name: 'a', role: 'viewer', validUntil: '2099-01-01T00:00:00Z', requestedBy: 'x' })
+  const encoded = [...token].map(char => `%${char.charCodeAt(0).toString(16)}`).join('')
+  const [, , signature = ''] = token.split('.')
+  for (const isEnabled of [true, false]) {
+    if (!isEnabled) await app.tokens.disable()
+    for (const base of ['/files', '/out', '/nope']) {
+      for (const path of [`a;v=1?token=${token}`, `a;jsessionid=0A1B?token=${token}`, `a;v=1#token=${token}`, `a;a=b?token=${token}`, `a;v=1?%74o%6Be%6e=${encoded}`, `a?b=;c=?d=#e=?token[]=${token}`, `a?token%5b0][x]=${token}`, `a?a=b?token=${token},foo`]) {
+        const [answer] = await once(get({ port: (app.server.address() as AddressInfo).port, path: `${base}/${path}`, agent: false }), 'response') as [IncomingMessage]
+        await once(answer.resume(), 'end')
+        t.match(log, '[Redacted]')
+        t.notOk(log.includes(signature) || log.includes(encoded), path)
+        log = ''
+      }
+    }
+  }
+})
+
+/** The same, slowly: at each mark of a query, a key up to `=`, decoded, and its value. */
+function redactSlowly (text: string): string {
+  let redacted = ''
+  for (let index = 0; index < text.length; index++) {
+    redacted += text[index]
+    const key = /^[^?&#;= "\\]+(?==)/.exec(text.slice(index + 1))?.[0]
+    if (!'?&#;'.includes(text[index] ?? '') || key === undefined) continue
+    const name = key.replace(/%([0-9a-f]{2})/gi, (_escape, code: string) => String.fromCharCode(Number.parseInt(code, 16)))
+    if (name !== 'token' && !name.startsWith('token[')) continue
+    const value = /^(?:[^& "\\]|\\["\\])*/.exec(text.slice(index + key.length + 2))?.[0] ?? ''
+    redacted += `${key}=${value === '' ? '' : '[Redacted]'}`
+    index += key.length + 1 + value.length
+  }
+  return redacted
+}
+
+t.test('any line is redacted as an obvious, slow program does it', t => {
+  const parts = ['token', 'tok%65n', '%74OKEN', '%74%6f%6B%65%6E', 'tokens', 'mytoken', 'toke', '[', ']', '%5B0]', '%5b', '%', '%7', '%zz', '=', '=', '?', '&', '#', ';', ' ', '"', '\\"', '\\\\', '\\n', 'a', 'é', ',']
+  fc.assert(fc.property(fc.array(fc.constantFrom(...parts), { maxLength: 30 }), pieces => {
+    const text = pieces.join('')
+    // A line break in JSON is a backslash and a letter, where a key can't begin.
+    return redact(text) === redactSlowly(text)
+  }), { numRuns: 20_000 })
+  t.end()
+})
+
+t.test('a parameter in any encoding is found, whatever characters its name has, and however many', t => {
+  for (const name of ['t', 'a.cc-ess_1', 'abcdefgh', 'abcdefghi', 'Z'.repeat(255)]) {
+    const hide = createRedact(name)
+    for (const key of [name, [...name].map(char => `%${char.charCodeAt(0).toString(16)}`).join(''), `${name.slice(0, -1)}%${name.charCodeAt(name.length - 1).toString(16).toUpperCase()}`]) {
+      t.equal(hide(`"/x?${key}=secret&${key}x=kept&y${key}=kept"`), `"/x?${key}=[Redacted]&${key}x=kept&y${key}=kept"`)
+    }
+  }
+  t.equal(createRedact('a.b')('?a-b=kept'), '?a-b=kept')
+  t.equal(redact('/x?token[&a=kept&token[b]=x'), '/x?token[&a=kept&token[b]=[Redacted]', 'a key that never ends is none')
+  t.end()
+})
+
+t.test('of a query as an object every value goes, whatever it is, and the line stays JSON', t => {
+  for (const value of ['x', '"\\', [], ['x'], [['x"]'], { token: 'x' }], { a: ['}', { 'b"': 'x' }] }, 1, true, null]) {
+    for (const key of ['token', 'token[]', 'token["', 'tok%65n%5B']) {
+      const line = JSON.stringify({ token: 'kept', query: { 'a"token': 'kept', text: ',"token":"kept"', [key]: value, last: { [key]: value, z: 1 } }, msg: 'kept' })
+      t.strictSame(JSON.parse(redact(line)), { token: 'kept', query: { 'a"token': 'kept', text: ',"token":"kept"', [key]: '[Redacted]', last: { [key]: '[Redacted]', z: 1 } }, msg: 'kept' })
+    }
+  }
+  t.equal(redact('{"query":{"token":"x, cut of'), '{"query":{"token":"[Redacted]"', 'what is no JSON')
+  t.end()
+})
+
+t.test('of a flood of values those after the first go with what stands between them', t => {
+  t.equal(redact(`"/?${'token=x&'.repeat(40)}a=1" ?token=y`), `"/?${'token=[Redacted]&'.repeat(32)}token=[Redacted]" ?token=[Redacted]`)
+  t.end()
+})
+
+const HOSTILE = ['a', '&', '&%=', '&%zz=', '&token=x', '&token=', '&token[', '&toke', '&toke%', '&%74%6f%6b%65%6', '&%74%6f%6b%65%6e=', '\\"', '{"query":{', ',"token":"x"', ',"token":[', ',"token[\\"', '"query":{,"token":{"']
+
+t.test('the work is linear in the length of a line, and a malformed key throws nothing', t => {
+  const cost = (text: string): number => {
+    const times = Array.from({ length: 7 }, () => {
+      const begun = performance.now()
+      for (let count = 0; count < 20; count++) redact(text)
+      return performance.now() - begun
+    })
+    return Math.min(...times)
+  }
+  for (const piece of HOSTILE) {
+    const line = (length: number): string => `{"query":{"url":"/x?${piece.repeat(length / piece.length)}"}}`
+    const [small, large] = [cost(line(15_000)), cost(line(240_000))]
+    // Sixteen times as long: 256 times the work if it were quadratic.
+    t.ok(large < 100 * small + 20, `${piece}: ${small.toFixed(1)} and ${large.toFixed(1)} ms`)
+  }
+  t.end()
+})
+
+const WARNING = 'was not made from app.log'
+
+function captureWarnings () {
+  let text = ''
+  return { stream: { write (line: string) { text += line } }, read: () => text, warnings: () => text.split('may appear in it').length - 1 }
+}
+
+interface Host { fastify?: FastifyServerOptions, before?: (app: FastifyInstance) => void, queryParameter?: string | false, enabled?: boolean }
+
+/** Asks a host for these URLs, twice each. */
+async function ask (t: Test, { fastify, before = () => {}, ...options }: Host, urls = ['/x?token=canary', '/nope?token=canary', '/out?token=canary']): Promise<void> {
+  const app = Fastify(fastify)
+  t.teardown(() => app.close())
+  before(app)
+  await app.register(tokensPlugin, { postgres: database.url, schema: database.schema, secret: SECRET, ...options })
+  app.get('/x', async () => 'x')
+  app.get('/out', { config: { applicationTokens: false } }, async () => 'x')
+  for (const url of [...urls, ...urls]) await app.inject(url)
+}
+
+t.test("a childLoggerFactory that writes through the host's own pino is warned of once, in that log, also while disabled and where the host has no other log", async t => {
+  for (const logger of [{ stream: captureWarnings().stream }, false] as const) {
+    for (const enabled of [true, false]) {
+      const { stream, read, warnings } = captureWarnings()
+      const own = pino({}, stream)
+      await ask(t, { fastify: { logger, childLoggerFactory: (_logger, bindings, options) => own.child(bindings, options) }, enabled })
+      t.match(read(), 'canary', 'this test would notice')
+      t.match(read(), WARNING)
+      t.equal(warnings(), 1)
+    }
+  }
+})
+
+t.test('so is the factory of a single route, and pino-http, whenever its middleware runs', async t => {
+  const [log, own] = [captureWarnings(), captureWarnings()]
+  const other = pino({}, own.stream)
+  await ask(t, {
+    fastify: { logger: { stream: log.stream } },
+    before (app) { app.get('/route', { childLoggerFactory: () => other } as object, async () => 'x') }
+  }, ['/x?token=canary', '/route?token=canary'])
+  t.strictSame([log.warnings(), own.warnings()], [0, 1])
+
+  // What pino-http adds to a request.
+  for (const hook of ['onRequest', 'preHandler'] as const) {
+    for (const logger of [{ stream: log.stream }, false] as const) {
+      const http = captureWarnings()
+      const nest = pino({}, http.stream)
+      const before = (app: FastifyInstance): void => { app.addHook(hook as 'onRequest', async request => { Object.assign(request.raw, { log: request.log, allLogs: [nest.child({ req: request.raw.url })] }) }) }
+      await ask(t, { fastify: { logger }, before })
+      t.strictSame([log.warnings(), http.warnings()], [0, 1], hook)
+    }
+  }
+})
+
+t.test('whoever is guarded, has no value of the parameter, or switched the parameter off, is not warned of', async t => {
+  const { stream, read, warnings } = captureWarnings()
+  const own = pino({}, stream)
+  const hosts: Host[] = [
+    { fastify: { logger: { stream } } },
+    { fastify: { loggerInstance: pino({}, stream).child({ name: 'child' }, { redact: ['x'], serializers: {} }) } },
+    { fastify: { logger: { stream }, childLoggerFactory: (logger, bindings, options) => logger.child({ ...bindings, more: 1 }, { ...options, level: 'debug', msgPrefix: '~' }).child({}) } },
+    { fastify: { logger: { stream } }, before (app) { app.addHook('onRequest', async request => { Object.assign(request.raw, { allLogs: [app.log.child({ http: true })] }) }) } },
+    { fastify: { logger: { stream } }, before (app) { app.addHook('onRequest', async request => { Object.assign(request.raw, { allLogs: 'a text' }) }) } },
+    { fastify: { logger: { stream } }, before (app) { app.addHook('onRequest', async request => { Object.assign(request.raw, { allLogs: [null, {}] }) }) } },
+    { fastify: { logger: { stream }, childLoggerFactory: () => own }, queryParameter: false },
+    { fastify: { logger: { stream }, childLoggerFactory: () => own }, queryParameter: 'access' },
+    { fastify: { logger: false } }
+  ]
+  for (const host of hosts) await ask(t, host)
+  t.match(read(), '/x?token=[Redacted]')
+  t.equal(warnings(), 0)
+})
+
+t.test('an older pino is warned of at registration, and not again', async t => {
+  const { stream, read } = captureWarnings()
+  await ask(t, { fastify: { loggerInstance: oldPino({}, stream) } })
+  t.equal(read().split('"level":40').length - 1, 1)
+  t.notMatch(read(), WARNING)
+})
+
+type Router = NonNullable<FastifyServerOptions['routerOptions']>
+
+/** As `qs` with `comma: true`. */
+const commas = (query: string): Record<string, unknown> => Object.fromEntries(Object.entries(parse(query)).map(([key, value]) => [key, String(value).includes(',') ? String(value).split(',') : value]))
+const PARSERS: Record<string, Router> = {
+  default: {},
+  semicolon: { useSemicolonDelimiter: true } as Router,
+  commas: { querystringParser: commas },
+  'split at semicolons': { querystringParser: query => ({ ...parse(query, ';') }) },
+  nested: { querystringParser: query => ({ ...parse(query), deep: { list: [query, 1, null, { [query]: 'x' }] }, [query]: 'y', n: 1 }) },
+  'decoded twice': { querystringParser: query => ({ ...parse(decodeURIComponent(query)) }) }
+}
+
+async function createParsingHost (t: Test, routerOptions: Router, log: string[]) {
+  const { url: postgres, schema } = await createDatabase(t)
+  const app = Fastify({ ...routing(routerOptions), rewriteUrl: request => String(request.url), logger: { level: 'trace', stream: { write (line: string) { log.push(line) } } } })
+  t.teardown(() => app.close())
+  // It fixes what `request.originalUrl` is.
+  app.addHook('onRequest', async request => request.originalUrl)
+  await app.register(tokensPlugin, { postgres, schema, secret: SECRET })
+  app.get('/x', async request => ({
+    name: request.applicationToken?.name, url: request.url, all: [request.originalUrl, request.raw.url, (request.raw as { originalUrl?: string }).originalUrl, request.query]
+  }))
+  await app.listen({ port: 0, host: '127.0.0.1' })
+  const { token } = await app.tokens.issue({ name: 'a', role: 'viewer', validUntil: '2099-01-01T00:00:00Z', requestedBy: 'x' })
+  const ask = async (path: string): Promise<string> => {
+    const [answer] = await once(get({ port: (app.server.address() as AddressInfo).port, path, agent: false }), 'response') as [IncomingMessage]
+    return await text(answer)
+  }
+  return { app, token, ask }
+}
+
+const CASES: Array<[parser: string, query: (token: string) => string, url: string]> = [
+  ['semicolon', token => `;token=${token}&b=2?c`, '/x;b=2?c'],
+  ['semicolon', token => `;token=${token}&b=2#c`, '/x;b=2#c'],
+  ['commas', token => `?token=${token},foo`, '/x?token=,foo'],
+  ['commas', token => `?token=foo,${token}&z=1`, '/x?token=foo,&z=1'],
+  ['split at semicolons', token => `?a=1;token=${token}`, '/x?a=1'],
+  ['split at semicolons', token => `?token=${token};a=1`, '/x?a=1'],
+  ['default', token => `?next=%2Fy%3Ftoken%3D${token}&token=${token}`, '/x?next=%2Fy%3Ftoken%3D'],
+  ['default', token => `?a=x.${token}&token=${token}&%zz=%41`, '/x?%zz=%41'],
+  ['default', token => `?token=${token}#a=${token}&token=${token.replaceAll('e', '%65')}`, '/x'],
+  ['nested', token => `?token=${token}&a=1`, '/x?a=1'],
+  ['decoded twice', token => `?token=${token.replaceAll('e', '%2565')}&a=1`, '/x']
+]
+
+t.test('whatever a parser found, no occurrence of the token is left in URL, query or log', async t => {
+  for (const [parser, query, url] of CASES) {
+    const log: string[] = []
+    const { token, ask } = await createParsingHost(t, PARSERS[parser] ?? {}, log)
+    const answer = await ask(`/x${query(token)}`)
+    const { name, url: left } = JSON.parse(answer) as { name: unknown, url: unknown }
+    t.strictSame({ name, url: left }, { name: 'a', url }, `${parser} ${query('T')}`)
+    const [, payload = 'none', signature = 'none'] = token.split('.')
+    t.notOk(answer.includes(payload) || answer.includes(signature))
+    // The log is searched by the name of the parameter.
+    if (!/(next|a)=.*&/.test(query('').split('token=')[0] ?? '')) t.notOk(log.join('').includes(signature), 'in the log')
+  }
+})
+
+t.test('a refused token leaves none either, and hundreds of them cost no more', async t => {
+  const log: string[] = []
+  const { token, ask } = await createParsingHost(t, {}, log)
+  t.match(await ask(`/x?token=${token}x`), '"UNAUTHORIZED"')
+  const short = [...'abcdefghij'].map(char => `${char}.eyJpc3MiOiJjZWRhbG8ifQ.`)
+  t.match(await ask(`/x?${Array.from({ length: 300 }, (_, index) => `token=${short[index % 10]}${index}`).join('&')}`), '"INVALID"')
+  t.notOk(log.join('').includes(token) || log.join('').includes('eyJpc3MiOiJjZWRhbG8ifQ'))
+})
+
+t.test('of an Authorization that a proxy joined, each Bearer counts: one of ours beside any other is 400, in one header or two', async t => {
+  const { app, token } = await createParsingHost(t, {}, [])
+  const ask = async (authorization: string): Promise<number> => {
+    const request = get({ port: (app.server.address() as AddressInfo).port, path: '/x', agent: false, headers: { authorization } })
+    const [answer] = await once(request, 'response') as [IncomingMessage]
+    answer.resume()
+    return Number(answer.statusCode)
+  }
+  for (const [first, second] of [['bad', token], [token, 'bad'], [token, token], [`${token}x`, 'opaque']] as const) {
+    for (const comma of [',', ', ', ' ,  ']) t.equal(await ask(`Bearer ${first}${comma}bearer ${second}`), 400, `${first.slice(0, 3)}${comma}`)
+  }
+  t.equal((await app.inject({ url: '/x', headers: { ...bearer(`${token}x`) } })).statusCode, 401)
+  for (const value of [`Basic eDp4, Bearer ${token}`, `Bearer ${token}, Basic eDp4`, `Digest username="x", uri="/, Bearer", qop=auth, Bearer ${token}`, `Bearer ${token},`]) t.equal(await ask(value), 200, value.slice(0, 20))
+  for (const value of ['Bearer bad, Bearer worse', 'Digest a="b", c="d"', ',,,', `Basic ${token}, Digest ${token}`]) t.equal(await ask(value), 200, 'left alone')
 })

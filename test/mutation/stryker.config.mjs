@@ -32,8 +32,6 @@ export default {
       'contract/the-database-in-trouble': [...slow.store, 'lib/http/authenticate.ts'],
       'contract/several-nodes': ['lib/store/revocations.ts'],
       'contract/routes': ['lib/store/postgres.ts', 'lib/http/routes.ts'],
-      'contract/log': ['lib/http/redact-log.ts', 'lib/http/authenticate.ts'],
-      'contract/log-neighbours': ['lib/http/redact-log.ts', 'lib/index.ts'],
       'docs/openapi': slow.routes,
       'operations/secrets': ['lib/store/neighbours.ts', 'lib/store/postgres.ts', 'lib/index.ts', 'lib/tokens/jwt.ts'],
       'operations/storage': slow.store,
