@@ -34,8 +34,9 @@ export interface Revocations {
  * overtakes a change that was committed before it was sent. A half-open connection, a swallowed notification, a pooler in between, another
  * database and a process that slept look healthy to anything less.
  * @param connection direct: a pooler that lends connections by transaction swallows notifications
+ * @param Client handed in by tests that need a client to fail
  */
-export function createRevocations (connection: Pick<Connection, 'config' | 'place'>, notify: Notify, listener: ChangeListener & { ended: () => void }, neighbours: Neighbours, log: Log): Revocations {
+export function createRevocations (connection: Pick<Connection, 'config' | 'place'>, notify: Notify, listener: ChangeListener & { ended: () => void }, neighbours: Neighbours, log: Log, Client = pg.Client): Revocations {
   const { place } = connection
   const ownChannel = `${CHANNEL}_${randomUUID()}`
   /** When each heartbeat that is not back was sent. */
@@ -47,7 +48,7 @@ export function createRevocations (connection: Pick<Connection, 'config' | 'plac
   let gains = 0
 
   async function connect (): Promise<void> {
-    const fresh = client = new pg.Client({ ...connection.config, application_name: 'fastify-mmc-tokens listener', keepAlive: true, connectionTimeoutMillis: SILENCE, query_timeout: SILENCE })
+    const fresh = client = new Client({ ...connection.config, application_name: 'fastify-mmc-tokens listener', keepAlive: true, connectionTimeoutMillis: SILENCE, query_timeout: SILENCE })
     fresh.on('error', error => { lose(fresh, error) })
     fresh.on('end', () => { lose(fresh, new Error('the connection ended')) })
     fresh.on('notification', ({ channel, payload = '' }) => {

@@ -8,6 +8,7 @@ import { createDatabase, createSeparateDatabase, databaseUrl } from '../support/
 import { type NodeProcess, startNode } from '../support/node-process.js'
 import { startPostgres } from '../support/postgres.js'
 import { type Proxy, createProxy } from '../support/proxy.js'
+import { holdTimers } from '../support/timers.js'
 
 t.test('a token made on one node works on all; one revoked on any, or deleted with SQL, is refused by all', async t => {
   const one = await buildHost(t)
@@ -443,17 +444,17 @@ t.test('a node process that is stopped while a token is revoked lets nobody in b
   t.equal(status, 401)
 })
 
-interface Timer { run: () => void, delay: number, handle: NodeJS.Timeout }
-
 interface Listening {
   revocations: Revocations
-  /** The clock, in milliseconds. */
+  /** The clock, in milliseconds. Moved alone, it passes as in a process that sleeps. */
   clock: { now: number }
+  /** Lets time pass, on the clock and for timers. */
+  pass: (milliseconds: number) => void
   /** What the plugin sent, by channel and payload. */
   beats: Array<{ channel: string, payload: string }>
-  /** The heartbeats and new attempts that wait for their time. */
-  timers: Timer[]
+  /** Those that the listener made, and those that ended. */
   clients: pg.Client[]
+  ended: Set<pg.Client>
   heard: string[]
   lines: string[]
   /** Why the lease was lost. */
@@ -466,25 +467,31 @@ interface Listening {
   prove: (index: number) => void
 }
 
+interface Faults {
+  /** What becomes of a heartbeat. */
+  send?: () => Promise<void>
+  /** What becomes of a statement on the connection that listens. */
+  ask?: (answer: () => Promise<unknown>) => Promise<unknown>
+}
+
 /** A listener on a real connection, its heartbeats, its clock and its timers in our hands. */
-async function createListening (t: Test, send = async (): Promise<void> => {}): Promise<Listening> {
+async function createListening (t: Test, { send = async () => {}, ask = async answer => await answer() }: Faults = {}): Promise<Listening> {
   const clock = { now: 10_000 }
-  const [beats, timers, clients, heard, lines, reasons]: [Listening['beats'], Timer[], pg.Client[], string[], string[], string[]] = [[], [], [], [], [], []]
+  const [beats, clients, heard, lines, reasons]: [Listening['beats'], pg.Client[], string[], string[], string[]] = [[], [], [], [], []]
+  const ended = new Set<pg.Client>()
   let wanted = 0
   let tell = (): void => {}
-  const { connect } = pg.Client.prototype
-  t.intercept(pg.Client.prototype, 'connect', { value (this: pg.Client) { clients.push(this); return Reflect.apply(connect, this, []) as unknown } })
-  t.intercept(performance, 'now', { value: () => clock.now })
-  t.intercept(Math, 'random', { value: () => 0.5 })
-  const { setTimeout } = globalThis
-  t.intercept(globalThis, 'setTimeout', {
-    value (run: (...args: unknown[]) => void, delay: number, ...args: unknown[]) {
-      if (run.name !== 'beat' && run.name !== 'connect') return setTimeout(run, delay, ...args)
-      const handle = setTimeout(() => {}, 1e9)
-      timers.push({ run: () => { run(...args) }, delay, handle })
-      return handle
+  class Client extends pg.Client {
+    constructor (config?: string | pg.ClientConfig) {
+      super(config)
+      clients.push(this)
+      this.on('end', () => { ended.add(this) })
+      const query = this.query.bind(this) as (text: string) => Promise<unknown>
+      Object.assign(this, { query: async (text: string) => await ask(async () => await query(text)) })
     }
-  })
+  }
+  t.intercept(performance, 'now', { value: () => clock.now })
+  const tick = holdTimers(t, 'setTimeout')
   const listener = { clear () { heard.push('clear') }, forget (hash: string) { heard.push(`forget ${hash}`) }, ended () { heard.push('ended') } }
   const neighbours = { channel: 'neighbours', greet () { heard.push('greet') }, hear (payload: string) { heard.push(`hear ${payload}`) } }
   const log = { info: (line: string) => { lines.push(`info ${line}`) }, warn ({ err }: { err: Error }, line: string) { lines.push(`warn ${line}`); reasons.push(err.message) }, error () {} }
@@ -492,18 +499,26 @@ async function createListening (t: Test, send = async (): Promise<void> => {}): 
     beats.push({ channel, payload })
     if (beats.length >= wanted) tell()
     await send()
-  }, listener, neighbours, log as never)
+  }, listener, neighbours, log as never, Client)
+  // A connection that closes keeps no process.
+  const stay = setInterval(() => {}, 1000)
   t.teardown(async () => {
     await revocations.close()
-    for (const { handle } of timers) clearTimeout(handle)
+    clearInterval(stay)
   })
   const notify = (channel: string, payload?: string): void => { clients.at(-1)?.emit('notification', { channel, payload }) }
   return {
     revocations,
     clock,
+    pass (milliseconds) {
+      for (let passed = 0; passed < milliseconds; passed++) {
+        clock.now++
+        tick(1)
+      }
+    },
     beats,
-    timers,
     clients,
+    ended,
     heard,
     lines,
     reasons,
@@ -518,7 +533,7 @@ async function createListening (t: Test, send = async (): Promise<void> => {}): 
 }
 
 t.test('a heartbeat that is back holds the lease for two seconds from when it was sent, whichever came back last', async t => {
-  const { revocations, clock, timers, lines, heard, beat, prove, notify, beats } = await createListening(t)
+  const { revocations, clock, pass, lines, heard, beat, prove, notify, beats } = await createListening(t)
   t.equal(revocations.isTrusted(), false)
   revocations.start()
   await beat(1)
@@ -526,11 +541,11 @@ t.test('a heartbeat that is back holds the lease for two seconds from when it wa
   t.equal(revocations.isTrusted(), false, 'sent is not back')
   notify(beats[0]?.channel ?? '', 'of another')
   t.equal(revocations.isTrusted(), false, 'not ours')
-  t.strictSame(timers.map(({ delay, handle }) => [delay, handle.hasRef()]), [[500, false]], 'twice a second, which keeps no process')
-  clock.now += 500
-  timers[0]?.run()
-  t.equal(beats.length, 2)
-  clock.now += 100
+  pass(499)
+  t.equal(beats.length, 1)
+  pass(1)
+  t.equal(beats.length, 2, 'twice a second')
+  pass(100)
   prove(1)
   t.equal(revocations.isTrusted(), true)
   prove(0)
@@ -557,152 +572,155 @@ t.test('it hears of each token, of all at once, and of its neighbours; what has 
 })
 
 t.test('a heartbeat that is not back after a second costs the lease, and the connection; one that just came back does not', async t => {
-  const { revocations, clock, timers, clients, lines, beats, beat, prove } = await createListening(t)
+  const { revocations, pass, clients, lines, beats, beat, prove } = await createListening(t)
   revocations.start()
   await beat(1)
-  clock.now += 500
-  timers[0]?.run()
-  clock.now += 500
+  pass(999)
   prove(1)
-  timers[1]?.run()
-  t.equal(revocations.isTrusted(), true, 'a second is not yet too late')
+  pass(1)
+  t.strictSame([revocations.isTrusted(), beats.length], [true, 3], 'a second is not yet too late')
   prove(0)
   prove(2)
-  clock.now += 1000
-  timers[2]?.run()
-  clock.now += 500
-  timers[3]?.run()
+  // The one at 1500 never comes back; the next looks are at 2500, which is not too late, and at 3000.
+  pass(1000)
   prove(4)
-  clock.now += 501
-  t.equal(revocations.isTrusted(), true)
-  timers[4]?.run()
+  pass(999)
+  prove(5)
+  t.strictSame([revocations.isTrusted(), clients.length], [true, 1])
+  pass(1)
   t.equal(revocations.isTrusted(), false)
   t.match(lines.at(-1), /^warn does not hear of revocations from Postgres at here/)
-  t.strictSame([timers[5]?.delay, timers[5]?.handle.hasRef(), clients.length, beats.length], [75, false, 1, 5])
-  timers[5]?.run()
-  await beat(6)
+  t.strictSame([clients.length, beats.length], [1, 6])
+  pass(1000)
+  await beat(7)
   t.equal(clients.length, 2)
-  clock.now += 1000
-  timers[6]?.run()
-  t.strictSame([clients.length, beats.length], [2, 7], 'what waited on the first is forgotten')
+  pass(1000)
+  t.strictSame([clients.length, beats.length], [2, 9], 'what waited on the first is forgotten')
 })
 
 t.test('however the client says that it ended, the lease is lost at once, and once', async t => {
   for (const [reason, say] of [['broken', (client: pg.Client) => client.emit('error', new Error('broken'))], ['the connection ended', (client: pg.Client) => client.emit('end')]] as const) {
-    const { revocations, timers, clients, lines, reasons, beat, prove } = await createListening(t)
-    revocations.start()
-    await beat(1)
-    prove(0)
-    const [client] = clients as [pg.Client]
-    t.equal(revocations.isTrusted(), true)
-    say(client)
-    t.equal(revocations.isTrusted(), false)
-    t.equal((timers[0]?.handle as unknown as { _destroyed: boolean })._destroyed, true, 'no more heartbeats on it')
-    say(client)
-    t.strictSame([timers.length, lines.length, reasons], [2, 2, [reason]])
-    timers[1]?.run()
-    await beat(2)
-    prove(1)
-    t.equal(revocations.isTrusted(), true)
-    say(client)
-    t.equal(revocations.isTrusted(), true, 'an old client says nothing of the new one')
+    await t.test(reason, async t => {
+      const { revocations, pass, clients, lines, reasons, beats, beat, prove } = await createListening(t)
+      revocations.start()
+      await beat(1)
+      prove(0)
+      const [client] = clients as [pg.Client]
+      t.equal(revocations.isTrusted(), true)
+      say(client)
+      t.equal(revocations.isTrusted(), false)
+      say(client)
+      t.strictSame([lines.length, reasons], [2, [reason]])
+      pass(1000)
+      t.strictSame([beats.length, clients.length], [1, 2], 'no more heartbeats on it')
+      await beat(2)
+      prove(1)
+      t.equal(revocations.isTrusted(), true)
+      say(client)
+      t.equal(revocations.isTrusted(), true, 'an old client says nothing of the new one')
+    })
   }
 })
 
 t.test('it tries again ever more slowly, up to a second, says so once, and begins anew after success', async t => {
   let isDown = true
-  const { revocations, timers, lines, beat, prove, beats } = await createListening(t, async () => { if (isDown) throw new Error('no') })
-  const tries = (): Timer[] => timers.filter(({ delay }) => delay !== 500)
-  const next = async (count: number): Promise<void> => {
-    await beat(count)
-    while (tries().length < count) await new Promise(resolve => { setImmediate(resolve) })
+  const { revocations, pass, clients, lines, beat, prove } = await createListening(t, { async send () { if (isDown) throw new Error('no') } })
+  t.intercept(Math, 'random', { value: () => 0.5 })
+  const pauseIs = async (pause: number): Promise<void> => {
+    await turn()
+    const before = clients.length
+    pass(pause - 1)
+    t.equal(clients.length, before)
+    pass(1)
+    t.equal(clients.length, before + 1, `${pause} ms`)
   }
   revocations.start()
-  for (let count = 1; count <= 6; count++) {
-    await next(count)
-    tries().at(-1)?.run()
+  for (const [before, pause] of [75, 150, 300, 600, 750, 750].entries()) {
+    await beat(before + 1)
+    await pauseIs(pause)
   }
-  t.strictSame(tries().map(({ delay }) => delay), [75, 150, 300, 600, 750, 750])
   t.equal(lines.length, 1)
   isDown = false
   await beat(7)
-  isDown = true
   prove(6)
-  timers.at(-1)?.run()
-  while (tries().length < 7) await new Promise(resolve => { setImmediate(resolve) })
-  t.equal(tries().at(-1)?.delay, 75)
+  isDown = true
+  pass(500)
+  await pauseIs(75)
   t.match(lines, [/^warn does/, /^info hears/, /^warn does/])
-  t.equal(beats.length, 8)
 })
 
 t.test('it starts once, also while it waits to try again, and after it was closed it is silent', async t => {
   let isDown = false
-  const { revocations, timers, clients, beat, prove } = await createListening(t, async () => { if (isDown) throw new Error('no') })
+  const { revocations, pass, clients, beats, beat, prove } = await createListening(t, { async send () { if (isDown) throw new Error('no') } })
   revocations.start()
   revocations.start()
   await beat(1)
   t.equal(clients.length, 1)
   isDown = true
-  timers[0]?.run()
-  while (timers.length < 3) await new Promise(resolve => { setImmediate(resolve) })
+  pass(500)
+  await turn()
   revocations.start()
   t.equal(clients.length, 1)
   isDown = false
-  timers[2]?.run()
+  pass(1000)
   await beat(3)
   prove(2)
   t.equal(revocations.isTrusted(), true)
   const closing = revocations.close()
   t.equal(revocations.isTrusted(), false)
-  t.equal((timers[3]?.handle as unknown as { _destroyed: boolean })._destroyed, true)
   await closing
-  t.strictSame([timers.length, clients.length], [4, 2])
+  pass(5000)
+  await turn()
+  t.strictSame([clients.length, beats.length], [2, 3])
+})
+
+t.test('closed while it waits to try again, it does not', async t => {
+  const { revocations, pass, clients, beat } = await createListening(t, { async send () { throw new Error('no') } })
+  revocations.start()
+  await beat(1)
+  await turn()
+  await revocations.close()
+  pass(5000)
+  t.equal(clients.length, 1)
 })
 
 t.test('a connection that can not listen is given up and closed, and another is tried', async t => {
-  const { query } = pg.Client.prototype
-  const { revocations, timers, clients, reasons, beat } = await createListening(t)
-  const ends = t.capture(pg.Client.prototype, 'end', pg.Client.prototype.end)
   let isDeaf = true
-  t.intercept(pg.Client.prototype, 'query', {
-    async value (this: pg.Client, text: string) {
+  const { revocations, pass, clients, ended, reasons, beat } = await createListening(t, {
+    async ask (answer) {
       if (isDeaf) throw new Error('no LISTEN')
-      return await (Reflect.apply(query, this, [text]) as Promise<unknown>)
+      return await answer()
     }
   })
   revocations.start()
-  while (timers.length === 0) await new Promise(resolve => { setImmediate(resolve) })
-  t.strictSame([reasons, timers.map(({ delay }) => delay), ends().length], [['no LISTEN'], [75], 1])
+  while (ended.size === 0) await turn()
+  t.strictSame([reasons, clients.length], [['no LISTEN'], 1])
   isDeaf = false
-  timers[0]?.run()
+  pass(1000)
   await beat(1)
   t.equal(clients.length, 2)
 })
 
 t.test('closed while it begins to listen, it sends nothing', async t => {
-  const { revocations, timers, beats } = await createListening(t)
-  const { query } = pg.Client.prototype
-  const closed = new Promise<void>(resolve => {
-    t.intercept(pg.Client.prototype, 'query', {
-      async value (this: pg.Client, text: string) {
-        const answer = await (Reflect.apply(query, this, [text]) as Promise<unknown>)
-        resolve(revocations.close())
-        return answer
-      }
-    })
+  let closing: Promise<void> | undefined
+  const { revocations, pass, beats, clients, ended } = await createListening(t, {
+    async ask (answer) {
+      const rows = await answer()
+      closing = revocations.close()
+      return rows
+    }
   })
   revocations.start()
-  await closed
-  t.strictSame([beats, timers], [[], []])
+  while (ended.size === 0) await turn()
+  await closing
+  pass(5000)
+  t.strictSame([beats.length, clients.length], [0, 1])
 })
 
-t.test('its connection is kept alive, known by its name, and closed with it, without holding the process', async t => {
-  const { revocations, clients, beat } = await createListening(t)
+t.test('its connection is closed with it', async t => {
+  const { revocations, clients, ended, beat } = await createListening(t)
   revocations.start()
   await beat(1)
-  t.match(clients, [{ connection: { _keepAlive: true }, connectionParameters: { application_name: 'fastify-mmc-tokens listener' } }])
-  const ends = t.capture(pg.Client.prototype, 'end', pg.Client.prototype.end)
-  const unrefs = t.capture(pg.Client.prototype, 'unref' as 'end', (pg.Client.prototype as unknown as { unref: () => Promise<void> }).unref)
   await revocations.close()
-  t.strictSame([ends().length, unrefs().length], [1, 1])
+  t.strictSame([...ended], clients)
 })

@@ -1,8 +1,11 @@
 import { EventEmitter } from 'node:events'
+import { setImmediate as turn } from 'node:timers/promises'
 import pg from 'pg'
 import t, { type Test } from 'tap'
 import { closeInTime, type Connection, createConnection, explain } from '../../lib/store/connection.js'
 import type { Log, PostgresPool } from '../../lib/types.js'
+import { databaseUrl } from '../support/database.js'
+import { holdTimers } from '../support/timers.js'
 
 class Client extends EventEmitter {
   readonly asked: Array<{ text: string, types: { getTypeParser: () => (value: string) => unknown } }> = []
@@ -20,26 +23,15 @@ interface Lent {
   connection: Connection
   /** Hands out a client, or an error. */
   lend: (error: Error | undefined, client?: Client) => void
-  /** Time is up. */
-  expire: () => void
-  timers: Array<{ delay: number, handle: NodeJS.Timeout }>
+  /** Lets time pass, in milliseconds. */
+  pass: (milliseconds: number) => void
   warnings: unknown[][]
 }
 
 /** A way to Postgres through a pool and by a clock in our hands. */
 function create (t: Test): Lent {
-  const timers: Lent['timers'] = []
+  const pass = holdTimers(t, 'setTimeout')
   const warnings: unknown[][] = []
-  let late = (): void => {}
-  const { setTimeout } = globalThis
-  t.intercept(globalThis, 'setTimeout', {
-    value (run: () => void, delay: number) {
-      late = run
-      const handle = setTimeout(() => {}, 1e9)
-      timers.push({ delay, handle })
-      return handle
-    }
-  })
   let lend: Lent['lend'] = () => {}
   const pool = Object.assign(new EventEmitter(), {
     options: { host: 'db.example', port: 5433, database: 'mmc', user: 'me' }, totalCount: 0, connect (answer: Lent['lend']) { lend = answer }
@@ -47,14 +39,11 @@ function create (t: Test): Lent {
   Object.defineProperty(pool.options, 'password', { value: 'hidden', enumerable: false })
   const log = { warn: (...words: unknown[]) => { warnings.push(words) } } as unknown as Log
   const connection = createConnection(pool as unknown as PostgresPool, log)
-  t.teardown(() => { for (const { handle } of timers) clearTimeout(handle) })
-  return { pool, connection, lend: (error, client) => { lend(error, client) }, expire: () => { late() }, timers, warnings }
+  return { pool, connection, lend: (error, client) => { lend(error, client) }, pass, warnings }
 }
 
-const isCleared = (handle: NodeJS.Timeout | undefined): boolean => (handle as unknown as { _destroyed: boolean })._destroyed
-
 t.test('work gets a client, whose values come as Postgres writes them, and gives it back sound', async t => {
-  const { connection, lend, timers } = create(t)
+  const { connection, lend, pass } = create(t)
   const client = new Client()
   const working = connection.withClient(async run => {
     t.equal(client.listenerCount('error'), 1, 'a connection that ends meanwhile does not end the process')
@@ -66,11 +55,12 @@ t.test('work gets a client, whose values come as Postgres writes them, and gives
   t.strictSame([client.released, client.listenerCount('error')], [[false], 0])
   t.match(client.asked, [{ text: 'SELECT 1' }])
   t.equal(client.asked[0]?.types.getTypeParser()('1'), '1')
-  t.strictSame([timers.map(({ delay }) => delay), isCleared(timers[0]?.handle), timers[0]?.handle.hasRef()], [[900], true, true])
+  pass(60_000)
+  t.strictSame(client.released, [false], 'and has no more to do with it')
 })
 
 t.test('a client that met an error is closed, and a pool that has none says why', async t => {
-  const { connection, lend, timers } = create(t)
+  const { connection, lend } = create(t)
   const client = new Client()
   const working = connection.withClient(async () => { throw new Error('broken') })
   lend(undefined, client)
@@ -79,25 +69,26 @@ t.test('a client that met an error is closed, and a pool that has none says why'
   const asking = connection.withClient(async () => t.fail('no client'))
   lend(new Error('refused'))
   await t.rejects(asking, { message: 'refused' })
-  t.ok(timers.every(({ handle }) => isCleared(handle)))
 })
 
 t.test('when time is up the caller hears so; a client at work is closed, one that comes later goes back unused', async t => {
-  const { connection, lend, expire } = create(t)
+  const { connection, lend, pass } = create(t)
   const client = new Client()
   let finish = (): void => {}
   const working = connection.withClient(async () => { await new Promise<void>(resolve => { finish = resolve }) })
   lend(undefined, client)
-  expire()
+  pass(899)
+  t.strictSame(client.released, [])
+  pass(1)
   await t.rejects(working, { code: 'MMC_TOKENS_DEADLINE', message: 'Postgres did not answer within 900 ms' })
   t.strictSame(client.released, [true])
   finish()
-  await new Promise(resolve => { setImmediate(resolve) })
+  await turn()
   t.strictSame(client.released, [true], 'released once')
 
   const late = new Client()
   const waiting = connection.withClient(async () => t.fail('too late'))
-  expire()
+  pass(900)
   await t.rejects(waiting, { code: 'MMC_TOKENS_DEADLINE' })
   lend(undefined, late)
   t.strictSame([late.released, late.listenerCount('error')], [[undefined], 0])
@@ -114,33 +105,50 @@ t.test('a pool of the host stays its own: its place and its way are known, its l
   t.equal(pool.listenerCount('error'), 0)
 })
 
-t.test('a pool of ours is made as it should be, and ended', async t => {
-  let isEnded = false
-  for (const postgres of ['postgres://me:secret@db.example:5433/mmc', { host: 'db.example', port: 5433, database: 'mmc', user: 'me', max: 3 }]) {
-    const { end } = pg.Pool.prototype
-    let pool: pg.Pool | undefined
-    t.intercept(pg.Pool.prototype, 'end', { async value (this: pg.Pool) { pool = this; isEnded = true; await (Reflect.apply(end, this, []) as Promise<void>) } })
+t.test('a pool of ours says who it is, is set as the configuration says, and is ended', async t => {
+  const url = await databaseUrl()
+  const other = new pg.Client(url)
+  await other.connect()
+  t.teardown(() => other.end())
+  for (const [postgres, max] of [[url, 10], [{ connectionString: url, max: 3 }, 3]] as const) {
     const connection = createConnection(postgres, {} as Log)
-    t.equal(connection.place, 'db.example:5433, database "mmc"')
     t.strictSame(connection.config, typeof postgres === 'string' ? { connectionString: postgres } : postgres)
+    const pids = new Set<string>()
+    const names = new Set<string>()
+    await Promise.all(Array.from({ length: 12 }, async () => await connection.withClient(async run => {
+      const [row] = await run<{ pid: string, name: string }>({ text: "SELECT pg_backend_pid() AS pid, current_setting('application_name') AS name" })
+      pids.add(String(row?.pid))
+      names.add(String(row?.name))
+    }, 30_000)))
+    t.strictSame([[...names], pids.size <= max], [['fastify-mmc-tokens'], true])
     await connection.close()
-    t.equal(isEnded, true)
-    t.match((pool as unknown as { options: object }).options, { application_name: 'fastify-mmc-tokens', connectionTimeoutMillis: 900, keepAlive: true, allowExitOnIdle: true, ...typeof postgres === 'object' && { max: 3 } })
+    while ((await other.query('SELECT FROM pg_stat_activity WHERE pid = ANY ($1)', [[...pids]])).rows.length > 0) await turn()
+  }
+})
+
+t.test('its place is told without its password', t => {
+  for (const postgres of ['postgres://me:secret@db.example:5433/mmc', { host: 'db.example', port: 5433, database: 'mmc', user: 'me' }]) {
+    t.equal(createConnection(postgres, {} as Log).place, 'db.example:5433, database "mmc"')
   }
   t.equal(createConnection({ host: 'db.example', port: 1, user: 'me' }, {} as Log).place, 'db.example:1, database "me"')
   t.intercept(pg.defaults, 'user', { value: undefined })
   t.match(createConnection({ host: 'db.example', port: 1 }, {} as Log).place, /^db\.example:1, database ./, 'nobody says which')
   t.throws(() => createConnection('postgres://me:a/b@db.example/mmc', {} as Log), { code: 'MMC_TOKENS_INVALID_OPTION', message: /^option "postgres" is not a connection string that pg can read: write postgres:\/\// })
+  t.end()
 })
 
 t.test('who closes waits for a goodbye, and no longer than a second', async t => {
-  const { timers, expire, warnings } = create(t)
+  const { pass, warnings } = create(t)
   const log = { warn: (...words: unknown[]) => { warnings.push(words) } } as unknown as Log
   await closeInTime(Promise.resolve(), log)
-  t.strictSame([warnings, timers.map(({ delay }) => delay), isCleared(timers[0]?.handle)], [[], [900], true])
-  const closing = closeInTime(new Promise(() => {}), log)
-  t.equal(timers[1]?.handle.hasRef(), true, 'a process waits for it')
-  expire()
+  pass(60_000)
+  t.strictSame(warnings, [])
+  let isOver = false
+  const closing = closeInTime(new Promise(() => {}), log).then(() => { isOver = true })
+  pass(899)
+  await turn()
+  t.equal(isOver, false)
+  pass(1)
   await closing
   t.match(warnings, [[{ err: { code: 'MMC_TOKENS_DEADLINE', message: 'Postgres did not answer within 900 ms' } }, 'a connection to Postgres did not close in time']])
 })
