@@ -736,8 +736,11 @@ interface Host { fastify?: FastifyServerOptions, before?: (app: FastifyInstance)
 
 /** Asks a host for these URLs, twice each. */
 async function ask (t: Test, { fastify, before = () => {}, ...options }: Host, urls = ['/x?token=canary', '/nope?token=canary', '/out?token=canary']): Promise<void> {
-  const app = Fastify(fastify)
+  const { childLoggerFactory, ...server } = fastify ?? {}
+  const app = Fastify(server)
   t.teardown(() => app.close())
+  // Fastify 5.0 knows no option of that name.
+  if (childLoggerFactory !== undefined) app.setChildLoggerFactory(childLoggerFactory)
   before(app)
   await app.register(tokensPlugin, { postgres: database.url, schema: database.schema, secret: SECRET, ...options })
   app.get('/x', async () => 'x')
