@@ -110,7 +110,7 @@ t.test('a pool of ours says who it is, is set as the configuration says, and is 
   const other = new pg.Client(url)
   await other.connect()
   t.teardown(() => other.end())
-  for (const [postgres, max] of [[url, 10], [{ connectionString: url, max: 3 }, 3]] as const) {
+  for (const [postgres, max] of [[url, 10], [{ connectionString: url, max: 3, idleTimeoutMillis: 0 }, 3]] as const) {
     const connection = createConnection(postgres, {} as Log)
     t.strictSame(connection.config, typeof postgres === 'string' ? { connectionString: postgres } : postgres)
     const pids = new Set<string>()
