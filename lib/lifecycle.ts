@@ -1,3 +1,5 @@
+import { NotEnabledError } from './errors.js'
+
 interface Steps {
   /** Connects, and starts what runs in the background. May be called again after it failed. */
   start: () => Promise<void>
@@ -8,7 +10,10 @@ interface Steps {
 /** Whether tokens work in this process. */
 export interface Lifecycle {
   readonly isEnabled: boolean
-  /** Starts what has not started yet: calls at the same time share one start. Stays disabled where it fails. */
+  /**
+   * Starts what has not started yet: calls at the same time share one start. Stays disabled where it fails.
+   * @throws NotEnabledError once the host closes
+   */
   enable: () => Promise<void>
   /** Takes effect at once. */
   disable: () => void
@@ -44,6 +49,7 @@ export function createLifecycle ({ start, stop }: Steps): Lifecycle {
   return {
     get isEnabled () { return isEnabled },
     async enable () {
+      if (closing !== undefined) throw new NotEnabledError()
       isWanted = true
       await (starting ??= startOnce())
       // `disable` or `close` may have been called meanwhile.

@@ -338,4 +338,6 @@ t.test('close() waits for the start under way, stops once, and leaves tokens dis
   await Promise.all([enabling, closing])
   t.strictSame(steps, ['started', 'stopped'])
   t.equal(lifecycle.isEnabled, false)
+  await t.rejects(lifecycle.enable(), { code: 'NOT_FOUND' }, 'nothing connects once it is closed')
+  t.strictSame(steps, ['started', 'stopped'])
 })
