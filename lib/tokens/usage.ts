@@ -5,7 +5,7 @@ const INTERVAL = 4000
 /** Tokens whose use waits to be written; of more than these the use is not told. */
 const MAX_WAITING = 100_000
 /** Tokens per statement, so that each is done well within its deadline. */
-const BATCH = 5000
+const BATCH = 1000
 
 export interface Usage {
   /** Remembers that a token was used. */
