@@ -26,7 +26,7 @@ const { values, positionals } = parseArgs({
     faults: { type: 'boolean' },
     'disable-coverage': { type: 'boolean' },
     jobs: { type: 'string', short: 'j', default: '2' },
-    timeout: { type: 'string', default: '300' }
+    timeout: { type: 'string', default: '600' }
   }
 })
 const { quick = false, faults = false, 'disable-coverage': isUncovered = false, jobs, timeout, ...ofTap } = values
