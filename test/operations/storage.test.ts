@@ -5,7 +5,7 @@ import { isDeepStrictEqual } from 'node:util'
 import pg from 'pg'
 import t from 'tap'
 import { bearer, buildHost } from '../support/build-host.js'
-import { createDatabase } from '../support/database.js'
+import { createDatabase, createSeparateDatabase } from '../support/database.js'
 
 t.test('a restart of the host keeps tokens', async t => {
   const database = await createDatabase(t)
@@ -58,7 +58,8 @@ t.test('the table holds what its constraints allow: no second name, no other has
 })
 
 t.test('a trigger tells of every token that ends or changes, also by plain SQL, and of nothing else', async t => {
-  const { database, issue } = await buildHost(t)
+  // The channel is heard in the whole database.
+  const { database, issue } = await buildHost(t, { database: await createSeparateDatabase(t) })
   const listener = new pg.Client(database.url)
   await listener.connect()
   t.teardown(() => listener.end())
