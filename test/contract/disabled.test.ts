@@ -184,7 +184,8 @@ for (const path of ['/tell', '/api/tokens']) {
       const { app } = host
       let changes = 0
       let waves = 0
-      const isOver = (): boolean => waves === 10
+      const seen = { enabled: 0, disabled: 0 }
+      const isOver = (): boolean => waves === 200 || (waves >= 10 && changes > 25 && seen.enabled > 25 && seen.disabled > 25)
       const turns = async (count: number): Promise<void> => { while (count-- > 0) await turn() }
       // The session store of the host takes its time, more for some than for others.
       let visits = 0
@@ -195,7 +196,6 @@ for (const path of ['/tell', '/api/tokens']) {
           await turns(1 + changes++ % 7)
         }
       }
-      const seen = { enabled: 0, disabled: 0 }
       const wrong = new Map<string, string>()
       const askOnce = async (what: string, request: InjectOptions): Promise<void> => {
         const [before, since] = [app.tokens.enabled, changes]
