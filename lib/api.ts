@@ -1,8 +1,8 @@
 import type { FastifyRequest } from 'fastify'
-import type { DataOptions } from '../schemas/options.js'
-import type { CreateToken, IssuedToken, Token } from '../schemas/token.js'
+import type { Options } from '../schemas/options.js'
+import type { BootstrapEntry, CreateToken, IssuedToken, Token } from '../schemas/token.js'
 
-export type { CreateToken, IssuedToken, Token }
+export type { BootstrapEntry, CreateToken, IssuedToken, Token }
 
 /** Who a request acts as: the MMC's own shape, as the host's guards know it. */
 export interface TokenPrincipal {
@@ -38,61 +38,9 @@ export interface PostgresConfig {
   [setting: string]: unknown
 }
 
-/** How the plugin is registered: `await app.register(tokensPlugin, options)`. */
-export interface TokensPluginOptions extends Partial<DataOptions> {
-  /**
-   * The signing secret: at least 32 random bytes as a string, the same on every node. What signs is a key derived from it. Several, up
-   * to five: the first signs, all verify; so a new one takes over while tokens of the old one still work.
-   */
-  secret: string | string[]
-  /** Where tokens live: a connection string, a configuration for `pg`, or the host's own pool, which it ends itself. */
-  postgres: string | PostgresConfig | PostgresPool
-  /**
-   * A direct connection to the same database where `postgres` goes through a pooler such as PgBouncer, for what a pooler can't do.
-   * Statements are then not prepared. Default: `postgres` is direct.
-   */
-  listen?: string | PostgresConfig
-  /**
-   * Who is logged in with the host's session; nobody is `null`. It is asked on our four routes and for the `data.session` of a 401.
-   * Default: `request.user` as the host set it.
-   */
-  session?: (request: FastifyRequest) => TokenPrincipal | null | undefined | Promise<TokenPrincipal | null | undefined>
-  /** The `iss` of our tokens, 1 to 255 printable ASCII characters. Default `cedalo`. */
-  issuer?: string
-  /** The roles a token may have, `admin` among them. Default: the MMC's five. */
-  roles?: string[]
-  /** When a token becomes `request.user`. A guard can only see what ran before it. Default `preHandler`. */
-  hook?: 'preHandler' | 'onRequest'
-  /** The name of the query form, or `false` to turn it off. Default `token`. */
-  queryParameter?: string | false
-  /** The versions that `Accept: application/json;version=N` may ask for on the four routes. Default `[1]`. */
-  versions?: number[]
-  /** Whether the plugin is switched on from the start. Default `true`. */
-  enabled?: boolean
-  /** The base path of the four routes, such as `/mmc`. Default: none. */
-  prefix?: string
-  /** The Postgres schema that holds our tables, made where it is missing. Default `mmc_tokens`. */
-  schema?: string
-  /** Whether to bring the tables up to date at the start. `false`: an outdated table rejects the start. Default `true`. */
-  migrate?: boolean
-  /**
-   * Path of a JSON file with tokens that are to be there from the start, for machines that nobody logs in to: an array of
-   * `{ name, role, validUntil, hash }`, as `app.tokens.sign` makes them. Each is stored once: a revoked one stays revoked. Default: none.
-   */
-  bootstrap?: string
-  /** Whether a `bootstrap` file or entry that is no good rejects the start. Otherwise it is an error in the log. Default `false`. */
-  bootstrapStrict?: boolean
-  /** Hears of every act once, on one of the nodes. What it throws is logged, and harms nothing. Default: the log alone tells of them. */
-  onEvent?: (event: TokenEvent) => unknown
-  /** How long a new token may live, in seconds; a later `validUntil` is a 400. Default: as long as it likes. */
-  maxLifetime?: number
-  /** Whether a token with the role `admin` may use the four routes; `false`: each is a 403, and takes a session. Default `true`. */
-  tokensMayManageTokens?: boolean
-  /** How long an expired token stays in the list, in seconds. Default: until somebody revokes it. */
-  purgeExpiredAfter?: number
-  /** Whether answers to requests with a token tell when it expires, in the header `application-token-expires` (RFC 9110 §5.6.7). Default `false`. */
-  expiryHeader?: boolean
-}
+/** Options of the plugin: `await app.register(tokensPlugin, options)`. */
+export interface TokensPluginOptions
+  extends Pick<Options, 'postgres' | 'secret'>, Partial<Omit<Options, 'postgres' | 'secret'>> {}
 
 /** Who asks for something, as far as it is known. */
 export interface Origin {
@@ -151,10 +99,10 @@ export interface ApplicationTokens {
    */
   issue: (token: CreateToken & { requestedBy: string }) => Promise<IssuedToken>
   /**
-   * Mints a token without storing it, for the option `bootstrap`: the secret, and the entry for the file. No I/O; also while disabled.
-   * @throws 400 `INVALID` for a bad name, role or time
+   * Makes a token without storing it: its secret, and its entry for the file of the option `bootstrap`. Works while disabled.
+   * @throws 400 `INVALID` for an invalid name, role or time
    */
-  sign: (token: CreateToken) => { token: string, entry: CreateToken & { hash: string } }
+  mint: (token: CreateToken) => { token: string, entry: BootstrapEntry }
   /** All tokens, oldest first. */
   list: () => Promise<Token[]>
   /** The token with this hash, in any letter case, or `null`. Throws 400 `INVALID` for what is no hash. */

@@ -1,16 +1,14 @@
 import createError from '@fastify/error'
 
-/** Every error that a client may be told: its message holds nothing internal, its `cause` is for the log. */
+/** An error that a client may see: its message reveals nothing internal, its `cause` is for the log. */
 export class TokensError extends Error {
   declare readonly code: string
   declare readonly statusCode: number
-  /** The token that was refused, for the log. */
-  declare token?: { name: string, role: string }
 }
 
-// Errors of the hot path carry no stack: making one costs more than all the rest of a refusal.
+// Guards throw these for every request that they refuse, so they capture no stack.
 function clientError<Arg extends unknown[] = [options?: ErrorOptions]> (statusCode: number, code: string, message: string) {
-  return createError(code, message, statusCode, TokensError as unknown as ErrorConstructor, false) as unknown as new (...args: Arg) => TokensError
+  return createError<string, number, Arg>(code, message, statusCode, TokensError as unknown as ErrorConstructor, false)
 }
 
 /** 400: the message names the property and says what it must be. */

@@ -1,5 +1,5 @@
 import type { FastifyBaseLogger } from 'fastify'
-import type { Origin, Token } from './api.js'
+import type { Metrics, Origin, Token } from './api.js'
 
 export type * from './api.js'
 
@@ -82,7 +82,7 @@ export interface Store {
   /** Some of the tokens that ended and were not told of: each is given to one caller. */
   takeEnded: () => Promise<Ended[]>
   /** How many tokens there are of each role, by whether they have expired. */
-  count: (now: number) => Promise<Array<{ role: string, state: 'active' | 'expired', count: number }>>
+  count: (now: number) => Promise<NonNullable<Metrics['tokens']>>
   /** Moves `lastUsed` forward, by hash; tokens that are gone stay gone. */
   touch: (uses: ReadonlyMap<string, string>) => Promise<void>
   close: () => Promise<void>

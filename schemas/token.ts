@@ -19,7 +19,10 @@ const EXAMPLE = {
   issueDate: '2099-01-01T11:11:25.113Z'
 }
 
-/** What JSON Schema calls the format `date-time`, which validators without formats refuse to compile. */
+/** A hash, as it is stored. */
+export const HASH = '^[0-9a-f]{64}$'
+
+/** The format `date-time` of JSON Schema, as a pattern: validators without formats refuse to compile that. */
 export const TIME = '^\\d{4}-\\d{2}-\\d{2}T\\d{2}:\\d{2}:\\d{2}\\.\\d{3}Z$'
 
 const time = (description: string, example: string) => Type.String({
@@ -97,8 +100,10 @@ export type ListQuery = Static<typeof ListQuerySchema>
 export const BootstrapEntrySchema = Type.Object({
   ...CreateTokenSchema.properties,
   role: Type.String({ description: 'one of the roles' }),
-  hash: Type.String({ pattern: '^[0-9a-f]{64}$', description: 'the SHA-256 of the token in 64 lower-case hexadecimal digits' })
+  hash: Type.String({ pattern: HASH, description: 'the SHA-256 of the token in 64 lower-case hexadecimal digits' })
 }, { additionalProperties: false, description: 'an object with name, role, validUntil and hash, and nothing else' })
+
+export type BootstrapEntry = Static<typeof BootstrapEntrySchema>
 
 export const TokenParamsSchema = Type.Object({
   tokenHash: Type.String({ description: 'The hash of the token, in any letter case', examples: properties.hash.examples as string[] })

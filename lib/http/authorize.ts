@@ -1,6 +1,7 @@
 import type { FastifyRequest } from 'fastify'
 import { GuardError, NotAllowedError, UnauthorizedError } from '../errors.js'
 import { isActor } from '../tokens/new-token.js'
+import { challenge } from './send-error.js'
 import type { ApplicationTokens, Log, Token, TokenPrincipal, TokensPluginOptions } from '../types.js'
 
 type User = TokenPrincipal | null | undefined
@@ -54,16 +55,6 @@ function hasToken (request: FastifyRequest): request is FastifyRequest & { appli
 /** The token that the request was made with alone, where there is one, else the session. */
 async function principalOf (request: FastifyRequest, session: Session): Promise<TokenPrincipal | null> {
   return hasToken(request) ? toPrincipal(request.applicationToken) : await session(request)
-}
-
-/**
- * The header of every 401, and of a 403 to a token (RFC 6750 §3).
- * @param isToken whether the request presents a credential of ours
- */
-export function challenge (statusCode: number, isToken: boolean, realm: string): { 'www-authenticate'?: string } {
-  if (statusCode === 401) return { 'www-authenticate': `Bearer realm="${realm}"${isToken ? ', error="invalid_token"' : ''}` }
-  if (statusCode === 403 && isToken) return { 'www-authenticate': `Bearer realm="${realm}", error="insufficient_scope"` }
-  return {}
 }
 
 interface GuardParts {

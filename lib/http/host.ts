@@ -1,5 +1,6 @@
-import type { FastifyInstance } from 'fastify'
+import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
 import { HostError } from '../errors.js'
+import { presentsToken, stateOf } from './request-state.js'
 
 /**
  * Checks that the plugin can do its work in this host.
@@ -13,9 +14,6 @@ export function checkHost (app: FastifyInstance): void {
   if (app.hasDecorator('tokens')) {
     throw new HostError('app.tokens is there already: register fastify-mmc-tokens once, and have no decorator "tokens" of your own')
   }
-  if (isReadOnly(app, 'user')) {
-    throw new HostError('request.user is a decorator with a getter alone, so that a token can not become the user: decorate it with null and assign it, or add a setter')
-  }
 }
 
 /** Why the four routes could not be added, as far as the host has one of them. */
@@ -24,10 +22,20 @@ export function explainRoutes (cause: unknown, prefix: string): unknown {
   return new HostError(`the host has a route of its own at ${prefix}/api/tokens, or below: remove it, or move ours with the option "prefix"`, { cause })
 }
 
-/** Whether a property of requests can't be assigned. Fastify has no public way to ask. */
-function isReadOnly (app: FastifyInstance, property: string): boolean {
-  const symbol = Object.getOwnPropertySymbols(app).find(({ description }) => description === 'fastify.Request')
-  const constructor = symbol && (app as unknown as Record<symbol, { prototype: object } | undefined>)[symbol]
-  const descriptor = constructor && Object.getOwnPropertyDescriptor(constructor.prototype, property)
-  return descriptor?.get !== undefined && descriptor.set === undefined
+/** What guards answer, a redirect to the login page included. 301 and 308 lead to `https:` or a slash, with or without the token. */
+const GUARD_STATUSES = new Set([401, 403, 302, 303, 307])
+
+/**
+ * Warns once when a guard of the host answers before the token of a request is judged, which its response does not show.
+ * @param find looks for a credential, which a guard may have kept the plugin from
+ */
+export function createGuardCheck (hook: string, find: (request: FastifyRequest) => void): (request: FastifyRequest, reply: FastifyReply) => void {
+  let isDone = false
+  return (request, reply) => {
+    if (isDone || !GUARD_STATUSES.has(reply.statusCode)) return
+    if (!presentsToken(request)) find(request)
+    if (!presentsToken(request) || stateOf(request)?.isJudged) return
+    isDone = true
+    request.log.warn(`a guard answered ${reply.statusCode} before the token of the request was checked in the hook "${hook}": register fastify-mmc-tokens with await before guards are added at the root, and set the option "hook" to "onRequest" for guards that run before preHandler`)
+  }
 }

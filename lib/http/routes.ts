@@ -13,9 +13,9 @@ import type { Tokens } from '../tokens/tokens.js'
 import type { Origin, TokenPrincipal } from '../types.js'
 import { requireAdmin, type Session } from './authorize.js'
 import { checkBody, checkInput, deferBodyErrors } from './body.js'
-import { isLeftAlone } from './credential.js'
 import { createLists, linkToNext, parseListQuery } from './list.js'
 import { originOf } from './origin.js'
+import { remember, stateOf } from './request-state.js'
 import type { SendError } from './send-error.js'
 import { checkVersion, mediaTypes, notAcceptable } from './version.js'
 
@@ -62,17 +62,16 @@ export function createRoutes ({ tokens, isEnabled, session, roles, versions, tok
   const createToken = createTokenSchema(roles)
   const served = mediaTypes(versions)
   const [common, every] = [describeEvery(served), errorsOfEvery(served)]
-  const admins = new WeakMap<FastifyRequest, TokenPrincipal>()
 
   /** Judges everything but the body, in the order of the contract, once the host has restored its session. */
   async function judge (request: FastifyRequest): Promise<void> {
-    if (!isEnabled() || isLeftAlone(request)) throw new NotEnabledError()
-    admins.set(request, await requireAdmin(request, session, tokensMayManageTokens))
+    if (!isEnabled() || stateOf(request)?.isDisabled) throw new NotEnabledError()
+    remember(request, { admin: await requireAdmin(request, session, tokensMayManageTokens) })
     checkVersion(request, versions)
   }
 
   function originOfAdmin (request: FastifyRequest): Origin & { actor: string } {
-    const { username: actor } = admins.get(request) as TokenPrincipal
+    const { username: actor } = stateOf(request)?.admin as TokenPrincipal
     return { ...originOf(request, actor), actor }
   }
 

@@ -1,8 +1,8 @@
 import type { FastifyReply, FastifyRequest } from 'fastify'
 import type { ErrorBody } from '../../schemas/error.js'
 import { InternalError, TokensError } from '../errors.js'
-import { challenge, type Session } from './authorize.js'
-import { presentedBy } from './credential.js'
+import type { Session } from './authorize.js'
+import { presentsToken } from './request-state.js'
 
 /** Answers a request with an error. */
 export type SendError = (request: FastifyRequest, reply: FastifyReply, error: unknown) => Promise<void>
@@ -26,9 +26,19 @@ export function createSendError (realm: string, session: Session): SendError {
     }
     const { code, message, statusCode } = known
     if (statusCode === 500) request.log.error({ err: known.cause }, 'application tokens: unexpected error')
-    reply.headers(challenge(statusCode, presentedBy(request) !== null, realm))
+    reply.headers(challenge(statusCode, presentsToken(request), realm))
     reply.code(statusCode).type('application/json; charset=utf-8').serializer(asIs).send(JSON.stringify({ code, message, data }))
   }
+}
+
+/**
+ * The header of every 401, and of a 403 to a token (RFC 6750 §3).
+ * @param isToken whether the request presents a credential of the plugin's
+ */
+export function challenge (statusCode: number, isToken: boolean, realm: string): { 'www-authenticate'?: string } {
+  if (statusCode === 401) return { 'www-authenticate': `Bearer realm="${realm}"${isToken ? ', error="invalid_token"' : ''}` }
+  if (statusCode === 403 && isToken) return { 'www-authenticate': `Bearer realm="${realm}", error="insufficient_scope"` }
+  return {}
 }
 
 function asIs (payload: unknown): string {

@@ -1,4 +1,5 @@
 import { hash, hkdfSync } from 'node:crypto'
+import { HASH } from '../../schemas/token.js'
 import { InvalidError } from '../errors.js'
 import type { Claims, Signer } from '../types.js'
 
@@ -7,6 +8,8 @@ const HEADER = 'eyJhbGciOiJIUzI1NiIsInR5cCI6IkpXVCJ9.'
 
 /** Three base64url parts; an unsigned JWT has an empty third (RFC 7519 §6). */
 const JWT = /^[\w-]+\.([\w-]+)\.[\w-]*$/
+
+const IS_HASH = new RegExp(HASH, 'i')
 
 /** The key that signs, for this purpose alone: a host may sign its own JWTs with the same secret (RFC 5869). */
 export function deriveKey (secret: string): Buffer {
@@ -25,7 +28,7 @@ export function digest (secret: string): string {
 
 /** Whether this is a digest, in any letter case. */
 export function isHash (value: unknown): value is string {
-  return typeof value === 'string' && /^[0-9a-f]{64}$/i.test(value)
+  return typeof value === 'string' && IS_HASH.test(value)
 }
 
 /**

@@ -1,6 +1,7 @@
 import type { FastifyRequest } from 'fastify'
 import t from 'tap'
-import { type Session, challenge, createRequireRole, createSession as create, requireAdmin as requireAdminOrToken, toPrincipal } from '../../lib/http/authorize.js'
+import { type Session, createRequireRole, createSession as create, requireAdmin as requireAdminOrToken, toPrincipal } from '../../lib/http/authorize.js'
+import { challenge } from '../../lib/http/send-error.js'
 import type { ApplicationTokens } from '../../lib/index.js'
 import type { Log, Token, TokenPrincipal, TokensPluginOptions } from '../../lib/types.js'
 import { NEW_TOKEN, createBareHost } from '../support/bare-host.js'
@@ -170,7 +171,7 @@ t.test('a session of another shape is nobody, and warned of once; nobody is no w
 })
 
 for (const [what, status, location] of [['403', 403], ['a redirect to its login page', 302, '/login'], ['a 303', 303, '/login']] as const) {
-  t.test(`a guard that answers ${what} before the token is looked at is hinted at once; a redirect to https is not`, async t => {
+  t.test(`a guard that answers ${what} before the token is checked is hinted at once; a redirect to https is not`, async t => {
     const lines: string[] = []
     const { app, addTokens, issue } = await createBareHost(t, { logger: { level: 'warn', stream: { write (line: string) { lines.push((JSON.parse(line) as { msg: string }).msg) } } } })
     await addTokens()
@@ -188,6 +189,6 @@ for (const [what, status, location] of [['403', 403], ['a redirect to its login 
     t.strictSame(lines, [])
     for (let n = 0; n < 2; n++) t.equal((await app.inject({ url: '/', headers })).statusCode, status)
     t.equal(lines.length, 1)
-    t.ok(lines[0]?.startsWith(`a request with a token was answered ${status} before the token was looked at`))
+    t.ok(lines[0]?.startsWith(`a guard answered ${status} before the token of the request was checked`))
   })
 }

@@ -546,7 +546,7 @@ t.test('a new token may live as long as "maxLifetime" allows, to the second; lon
   t.match(refused.json(), { code: 'INVALID', message: /^validUntil must be at most 3600 seconds ahead, that is no later than \d{4}-\d\d-\d\dT[\d:.]+Z$/ })
   t.equal((await create('for ever', '9999-12-31T23:59:59Z')).statusCode, 400)
   await t.rejects(app.tokens.issue({ name: 'by code', role: 'viewer', validUntil: inSeconds(3605), requestedBy: 'test' }), { code: 'INVALID' })
-  t.throws(() => app.tokens.sign({ name: 'minted', role: 'viewer', validUntil: inSeconds(3605) }), { code: 'INVALID' })
+  t.throws(() => app.tokens.mint({ name: 'minted', role: 'viewer', validUntil: inSeconds(3605) }), { code: 'INVALID' })
   t.strictSame((await app.tokens.list()).map(({ name }) => name), ['an hour'])
 })
 

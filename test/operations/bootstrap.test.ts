@@ -12,14 +12,14 @@ import { createProxy } from '../support/proxy.js'
 
 const NEVER = '2999-01-01T00:00:00.000Z'
 
-type Minted = ReturnType<ApplicationTokens['sign']>
+type Minted = ReturnType<ApplicationTokens['mint']>
 
 /** Mints as an operator does: on a host that is switched off, without a database. */
 async function mint (t: Test, token: Partial<Minted['entry']> = {}): Promise<Minted> {
   const app = Fastify()
   t.teardown(() => app.close())
   await app.register(tokensPlugin, { postgres: 'postgres://nowhere.invalid', secret: SECRET, enabled: false })
-  return app.tokens.sign({ name: 'ci', role: 'viewer', validUntil: NEVER, ...token })
+  return app.tokens.mint({ name: 'ci', role: 'viewer', validUntil: NEVER, ...token })
 }
 
 async function writeBootstrap (t: Test, entries: unknown): Promise<string> {

@@ -7,7 +7,7 @@ import { collectEvents } from '../support/events.js'
 
 t.test('a day of ten nodes: bootstrapped, warned, succeeded, expired, purged and leaked, and audit and metrics tell all of it', async t => {
   const mint = await buildHost(t, { tokens: { enabled: false } })
-  const { token: first, entry } = mint.app.tokens.sign({ name: 'ci', role: 'viewer', validUntil: new Date(Date.now() + 15_000).toISOString() })
+  const { token: first, entry } = mint.app.tokens.mint({ name: 'ci', role: 'viewer', validUntil: new Date(Date.now() + 15_000).toISOString() })
   const bootstrap = `.data/day-${process.pid}.json`
   await writeFile(bootstrap, JSON.stringify([entry]))
   t.teardown(() => rm(bootstrap))

@@ -119,7 +119,7 @@ t.test('what deceives is refused through the front door; what scripts and emoji 
 
 t.test('sign and bootstrap obey the same rules', async t => {
   const { app } = await buildHost(t)
-  const sign = (name: string): string => app.tokens.sign({ name, role: 'viewer', validUntil: '2999-01-01T00:00:00Z' }).entry.name
+  const sign = (name: string): string => app.tokens.mint({ name, role: 'viewer', validUntil: '2999-01-01T00:00:00Z' }).entry.name
   t.equal(sign(' e\u0301 '), 'é')
   for (const name of ['ci\u200b', '\u2060', '\u202e']) t.throws(() => sign(name), { code: 'INVALID', message: /^name must be / })
 })
@@ -222,7 +222,7 @@ t.test('a dump of the rows can be read back into the table', async t => {
 t.test('an entry of a bootstrap file whose name looks like that of another token finds it taken', async t => {
   const host = await buildHost(t)
   await host.issue({ name: 'c\u200di' })
-  const { entry } = host.app.tokens.sign({ name: 'ci', role: 'viewer', validUntil: NEVER })
+  const { entry } = host.app.tokens.mint({ name: 'ci', role: 'viewer', validUntil: NEVER })
   await mkdir('.data', { recursive: true })
   const bootstrap = `.data/name-looks-${process.pid}.json`
   await writeFile(bootstrap, JSON.stringify([entry]))
