@@ -1,4 +1,4 @@
-import type { FastifyInstance, FastifyReply, FastifyRequest, HookHandlerDoneFunction } from 'fastify'
+import type { FastifyInstance, FastifyReply, FastifyRequest, HookHandlerDoneFunction as Done } from 'fastify'
 import { HostError, InternalError, InvalidTokenError, NotEnabledError, TwoCredentialsError } from '../errors.js'
 import type { CachedToken } from '../tokens/cache.js'
 import type { Outcome, Refusal, Tokens } from '../tokens/tokens.js'
@@ -17,7 +17,9 @@ interface Parts {
   isEnabled: () => boolean
   hook: 'preHandler' | 'onRequest'
   queryParameter: string | false
-  audit: { rejected: (reason: string, token: { hash: string | null, name?: string, role?: string }, origin: Origin) => void }
+  audit: {
+    rejected: (reason: string, token: { hash: string | null, name?: string, role?: string }, origin: Origin) => void
+  }
   /** Whether responses carry the token's expiry. */
   expiryHeader: boolean
   sendError: SendError
@@ -28,7 +30,12 @@ interface Parts {
 /** A credential that could not be judged. */
 interface Failure { refused: 'failed', reason: unknown }
 
-/** When the token of a request expires. GitHub sends a similar header; the format is that of all HTTP dates (RFC 9110 §5.6.7). */
+type Verdict = Outcome | Failure
+
+/**
+ * When the token of a request expires. GitHub sends a similar header; the format is that of all HTTP dates (RFC 9110
+ * §5.6.7).
+ */
 const EXPIRY_HEADER = 'application-token-expires'
 
 const SEVERAL: Refusal = { refused: 'several', reason: 'several tokens in one request' }
@@ -36,8 +43,8 @@ const DISABLED: Refusal = { refused: 'invalid', reason: 'tokens were disabled wh
 const CHANGED: Refusal = { refused: 'invalid', reason: 'its name or role changed while the request arrived' }
 
 /**
- * Adds the hooks that every request of the host passes: credential → principal. An invalid credential is refused even if the request
- * also has a valid session. A request without one continues as it came.
+ * Adds the hooks that every request of the host passes: credential → principal. An invalid credential is refused even
+ * if the request also has a valid session. A request without one continues as it came.
  */
 export function addAuthentication (app: FastifyInstance, parts: Parts): void {
   const { tokens, isEnabled, hook, queryParameter, audit, expiryHeader, sendError, prefix = '' } = parts
@@ -57,7 +64,7 @@ export function addAuthentication (app: FastifyInstance, parts: Parts): void {
     done()
   })
 
-  app.addHook(hook as 'preHandler', (request: FastifyRequest, reply: FastifyReply, done: HookHandlerDoneFunction) => {
+  app.addHook(hook as 'preHandler', (request: FastifyRequest, reply: FastifyReply, done: Done) => {
     const state = stateOf(request)
     if (!state?.credential) {
       done()
@@ -89,7 +96,7 @@ export function addAuthentication (app: FastifyInstance, parts: Parts): void {
     done(null, isPrivate ? keepPrivate(reply, payload) : payload)
   })
 
-  function settle (request: FastifyRequest, reply: FastifyReply, outcome: Outcome | Failure, done: HookHandlerDoneFunction): void {
+  function settle (request: FastifyRequest, reply: FastifyReply, outcome: Verdict, done: Done): void {
     if (!isEnabled()) {
       restoreCredential(request)
       remember(request, { isDisabled: true })
@@ -110,7 +117,7 @@ export function addAuthentication (app: FastifyInstance, parts: Parts): void {
   }
 
   /** For a request that was accepted and counted before its body arrived. A guard may have let it in already. */
-  function settleAgain (request: FastifyRequest, reply: FastifyReply, outcome: Outcome | Failure, done: HookHandlerDoneFunction): void {
+  function settleAgain (request: FastifyRequest, reply: FastifyReply, outcome: Verdict, done: Done): void {
     if (!isEnabled() && fourRoutes.includes(String(request.routeOptions.url))) {
       sendError(request, reply, new NotEnabledError()).catch(done)
       return
@@ -156,14 +163,14 @@ export function addAuthentication (app: FastifyInstance, parts: Parts): void {
 
 /** Continues with the outcome, at once where it is known at once. */
 function whenKnown (
-  outcome: Outcome | Promise<Outcome>, settle: (outcome: Outcome | Failure) => void, done: HookHandlerDoneFunction
+  outcome: Outcome | Promise<Outcome>, settle: (verdict: Verdict) => void, done: Done
 ): void {
-  if (outcome instanceof Promise) outcome.catch((reason: unknown) => ({ refused: 'failed' as const, reason })).then(settle).catch(done)
-  else settle(outcome)
+  if (!(outcome instanceof Promise)) settle(outcome)
+  else outcome.catch((reason: unknown): Failure => ({ refused: 'failed', reason })).then(settle).catch(done)
 }
 
-/** Why a token that was accepted before is not any more; `null` while it is. */
-function endOf ({ applicationToken }: FastifyRequest, outcome: Outcome | Failure): Refusal | Failure | null {
+/** Why a token that was accepted before is refused now, or `null`. */
+function endOf ({ applicationToken }: FastifyRequest, outcome: Verdict): Refusal | Failure | null {
   if ('refused' in outcome) return outcome
   const { name, role } = outcome.token
   return name === applicationToken?.name && role === applicationToken.role ? null : CHANGED
@@ -175,7 +182,8 @@ function becomePrincipal (request: FastifyRequest, { token }: CachedToken): void
   try {
     setUser(request, toPrincipal(token))
   } catch (cause) {
-    throw new HostError('request.user has a getter and no setter, so a token can not become the user: decorate it with null, or add a setter', { cause })
+    throw new HostError('request.user has a getter and no setter, so a token can not become the user: ' +
+      'decorate it with null, or add a setter', { cause })
   }
   state.users ??= { before, after: userOf(request) }
 }

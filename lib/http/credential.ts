@@ -6,15 +6,15 @@ import { urlWithout, withoutSecrets } from './url.js'
 
 type Recognize = Tokens['recognize']
 
-/** With the white space that HTTP allows around a part of a list (RFC 9110 §5.6.3), and no other. */
+/** With the whitespace that HTTP allows around list members (RFC 9110 §5.6.3). */
 const BEARER = /^[ \t]*bearer +(\S+)[ \t]*$/i
 
 /**
- * Finds the plugin's credential that a request presents, without I/O. One in the query is removed from it and from the URL, so that
- * nothing that runs later sees it.
+ * Finds the plugin's credential in a request, without I/O. A credential in the query is removed from it and from the
+ * URL, so that nothing that runs later sees it.
  */
 export function findCredential (request: FastifyRequest, parameter: string | false, recognize: Recognize): void {
-  // Every request of the host comes here: this is cheap, and the route's options are not.
+  // Runs for every request of the host: this check is cheap, the route's options are not.
   if (!mayPresent(request, parameter) || request.routeOptions.config.applicationTokens === false) return
   const found: Credential[] = []
   // Requests that are made up, such as by `injectWS` of @fastify/websocket, have no raw headers.
@@ -22,14 +22,16 @@ export function findCredential (request: FastifyRequest, parameter: string | fal
   addBearers(rawHeaders, recognize, found)
   const original = parameter === false ? null : takeFromQuery(request, parameter, recognize, found)
   const [credential, second] = found
-  if (credential !== undefined) remember(request, { credential: second === undefined ? credential : 'several', original })
+  if (credential === undefined) return
+  remember(request, { credential: second === undefined ? credential : 'several', original })
 }
 
 function mayPresent ({ raw, query }: FastifyRequest, parameter: string | false): boolean {
-  return raw.headers.authorization !== undefined || (parameter !== false && (query as Record<string, unknown>)[parameter] !== undefined)
+  if (raw.headers.authorization !== undefined) return true
+  return parameter !== false && (query as Record<string, unknown>)[parameter] !== undefined
 }
 
-/** Puts a credential back where it was found, as if the plugin were not there. */
+/** Makes the request what it would be without the plugin. */
 export function restoreCredential (request: FastifyRequest): void {
   const original = stateOf(request)?.original
   remember(request, { credential: null, original: null })
@@ -40,8 +42,8 @@ export function restoreCredential (request: FastifyRequest): void {
 }
 
 /**
- * `headers` holds the first Authorization header only, and a proxy joins several with commas. One of ours beside any other bearer is
- * several; a comma may also stand in the parameters of another scheme, such as Digest.
+ * `headers` holds only the first Authorization header, and a proxy joins several with commas. One of the plugin's
+ * beside any other bearer is several. Other schemes, such as Digest, have commas in their parameters.
  */
 function addBearers (rawHeaders: string[], recognize: Recognize, found: Credential[]): void {
   let count = 0
@@ -52,7 +54,7 @@ function addBearers (rawHeaders: string[], recognize: Recognize, found: Credenti
       const secret = BEARER.exec(part)?.[1]
       if (secret === undefined) continue
       count++
-      // What is ours is known by the first two: a third changes nothing.
+      // A third changes nothing.
       const credential = found.length < 2 ? recognize(secret) : null
       if (credential !== null) found.push(credential)
     }
@@ -60,26 +62,28 @@ function addBearers (rawHeaders: string[], recognize: Recognize, found: Credenti
   if (count > 1) found.push(...found.slice(0, 1))
 }
 
-function takeFromQuery (request: FastifyRequest, parameter: string, recognize: Recognize, found: Credential[]): RequestState['original'] {
+function takeFromQuery (
+  request: FastifyRequest, parameter: string, recognize: Recognize, found: Credential[]
+): RequestState['original'] {
   const value = (request.query as Record<string, unknown>)[parameter]
   if (value === undefined) return null
   const values = [value].flat().filter(given => typeof given === 'string')
-  const ours = new Set<string>()
+  const secrets = new Set<string>()
   for (const secret of values) {
     const credential = recognize(secret)
     if (credential === null) continue
     found.push(credential)
-    ours.add(secret)
+    secrets.add(secret)
   }
-  if (ours.size === 0) return null
+  if (secrets.size === 0) return null
 
   const { [parameter]: _taken, ...others } = request.query as Record<string, unknown>
-  const [first, ...more] = values.filter(given => !ours.has(given))
+  const [first, ...more] = values.filter(given => !secrets.has(given))
   if (first !== undefined) others[parameter] = more.length > 0 ? [first, ...more] : first
-  const { query, members } = withoutSecrets(others, ours)
+  const { query, members } = withoutSecrets(others, secrets)
   request.query = query
   const { url, originalUrl } = request.raw as { url: string, originalUrl?: string }
-  setUrls(request, urlWithout(url, ours), originalUrl === undefined ? undefined : urlWithout(originalUrl, ours))
+  setUrls(request, urlWithout(url, secrets), originalUrl === undefined ? undefined : urlWithout(originalUrl, secrets))
   return { members: { ...members, [parameter]: value }, url, originalUrl }
 }
 
@@ -87,9 +91,10 @@ function setUrls (request: FastifyRequest, url: string, originalUrl: string | un
   const raw: { url?: string | undefined, originalUrl?: string, headers: Record<string, unknown> } = request.raw
   raw.url = url
   if (originalUrl !== undefined) raw.originalUrl = originalUrl
-  // HTTP/2 has it there as well.
+  // HTTP/2 has it as a header, too.
   if (raw.headers[':path'] !== undefined) raw.headers[':path'] = url
-  // A hook that ran before may have asked for it, and so have fixed it.
+  // Fastify keeps what an earlier hook has read.
   const value = originalUrl ?? url
-  if (request.originalUrl !== value) Object.defineProperty(request, 'originalUrl', { value, configurable: true, enumerable: true })
+  if (request.originalUrl === value) return
+  Object.defineProperty(request, 'originalUrl', { value, configurable: true, enumerable: true })
 }

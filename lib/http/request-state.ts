@@ -17,6 +17,10 @@ export interface RequestState {
   admin: TokenPrincipal | null
 }
 
+const NOTHING: RequestState = {
+  isDisabled: false, credential: null, original: null, isJudged: false, users: null, admin: null
+}
+
 const STATE = Symbol('fastify-mmc-tokens.request')
 
 /** A child that the host made before it registered the plugin has requests without the decorator. */
@@ -35,7 +39,7 @@ export function stateOf (request: FastifyRequest): RequestState | null {
 export function remember (request: FastifyRequest, what: Partial<RequestState>): void {
   const before = stateOf(request)
   if (before !== null) Object.assign(before, what)
-  else (request as Decorated)[STATE] = { isDisabled: false, credential: null, original: null, isJudged: false, users: null, admin: null, ...what }
+  else (request as Decorated)[STATE] = { ...NOTHING, ...what }
 }
 
 /** Whether a request presents a credential of the plugin's, valid or not. */

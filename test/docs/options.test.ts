@@ -22,7 +22,7 @@ function readOptions (): Map<string, Option> {
     const type = checker.typeToString(checker.getNonNullableType(checker.getTypeOfSymbol(property)), file, ts.TypeFormatFlags.NoTruncation)
     const isRequired = (property.flags & ts.SymbolFlags.Optional) === 0
     const schema: { default?: unknown } = OptionsSchema.properties[property.name as keyof Options]
-    return [property.name, { type: type.replaceAll('"', "'"), isRequired, default: schema.default, doc: ts.displayPartsToString(property.getDocumentationComment(checker)) }]
+    return [property.name, { type: type.replaceAll('"', "'"), isRequired, default: schema.default, doc: ts.displayPartsToString(property.getDocumentationComment(checker)).replace(/\s+/g, ' ') }]
   }))
 }
 

@@ -315,7 +315,7 @@ async function start (t: Test, secret: string | string[]): Promise<string> {
 const WEAK: Record<string, string[]> = {
   'has fewer than 8 different characters': [`${'a'.repeat(40)}b`, '0110100110010110100101100110100110010110', 'abcdefgabcegdfabdcegfacbdefgaebcdgf'],
   'repeats a short pattern': ['12345678901234567890123456789012', 'password-Password-password-Password', 'abcdefghijklm'.repeat(3), '00112233445566778899'.repeat(2)],
-  'has what a failed substitution or a template leaves': [
+  'contains a placeholder or an unreplaced variable': [
     'undefinedundefinedundefinedundefined', 'null-6f1c0e9b5a7d48f2a3c4b5d6e7f80912', '[object Object] 6f1c0e9b5a7d48f2a3c4', '${TOKENS_SECRET}-6f1c0e9b5a7d48f2a3c4', '${TOKENS_SECRET:-} 6f1c0e9b5a7d48f2a3',
     '$(openssl rand -base64 32) and more of it', '{{ .Values.tokens.secret | quote }} of helm', '%TOKENS_SECRET%-6f1c0e9b5a7d48f2a3c4', '$THE_SECRET_THAT_SIGNS_THE_TOKENS_0', '<a random string of 32 characters>',
     'changeme-changeme-changeme-changeme', 'CHANGE_ME 6f1c0e9b5a7d48f2a3c4b5d6e7', 'replace-this-6f1c0e9b5a7d48f2a3c4b5d6', 'your super secret 6f1c0e9b5a7d48f2a3'
@@ -335,7 +335,7 @@ t.test('a secret that is easily guessed does not start a host, and the sentence 
 
 t.test('one that is weak can be replaced: after the first it is taken, and warned of', async t => {
   for (const [why, [secret = '']] of Object.entries(WEAK)) {
-    t.equal(await start(t, [SECRET, secret, `fresh ${SECRET}`]), `secret 2 of the option "secret" ${why}, so that it may be guessed: remove it once the tokens that it signed are replaced`)
+    t.equal(await start(t, [SECRET, secret, `fresh ${SECRET}`]), `secret 2 of the option "secret" ${why} and may be guessed: remove it once the tokens that it signed are replaced`)
   }
   t.equal(await start(t, [SECRET, `fresh ${SECRET}`]), '')
 })
