@@ -27,8 +27,8 @@ export async function createSigners (
         sign: { algorithm: 'HS256' },
         verify: { algorithms: ['HS256'], allowedIss: issuer, requiredClaims: REQUIRED_CLAIMS, ignoreExpiration: true }
       })
-      const { sign, verify } = (child.jwt as unknown as Record<string, JWT>)[namespace] as JWT
-      signers.push({ sign: claims => sign(claims), verify: secret => verify<Claims>(secret) })
+      const signer = (child.jwt as unknown as Record<string, JWT>)[namespace] as JWT
+      signers.push({ sign: claims => signer.sign(claims), verify: secret => signer.verify<Claims>(secret) })
     }
   })
   return signers as [Signer, ...Signer[]]

@@ -36,7 +36,7 @@ const time = (description: string, example: string) => Type.String({
 
 /** An object of the first example of each property. */
 function example (properties: TProperties) {
-  return Object.fromEntries(Object.entries(properties).map(([name, { examples }]) => [name, examples[0]]))
+  return Object.fromEntries(Object.entries(properties).map(([name, { examples }]) => [name, (examples as string[])[0]]))
 }
 
 const properties = {

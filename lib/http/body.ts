@@ -27,7 +27,8 @@ export function deferBodyErrors (app: FastifyInstance): void {
   app.removeAllContentTypeParsers()
   const parse = app.getDefaultJsonParser('error', 'error')
   app.addContentTypeParser('application/json', { parseAs: 'buffer' }, (request, body: Buffer, done) => {
-    parse(request, body.toString(), (failure, value) => {
+    // By callback, it returns no promise.
+    void parse(request, body.toString(), (failure, value) => {
       done(null, failure === null && isUtf8(body) ? value : new Unreadable(new InvalidError(UNREADABLE_JSON)))
     })
   })

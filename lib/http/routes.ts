@@ -52,7 +52,7 @@ function describe (...errors: TokensError[]) {
 const config: object = {
   swaggerTransform: ({ schema, url }: { schema: object, url: string }) => ({
     url,
-    schema: JSON.parse(JSON.stringify(schema), (_key, value) => {
+    schema: JSON.parse(JSON.stringify(schema), (_key, value: { pattern?: string } | null): unknown => {
       return value?.pattern === TIME ? { ...value, format: 'date-time' } : value
     }) as object
   })

@@ -84,7 +84,7 @@ async function read (file: string): Promise<unknown[]> {
     // As what is no list.
   }
   if (!Array.isArray(entries)) throw new BootstrapError(`the bootstrap file ${file} must be a JSON array of objects with name, role, validUntil and hash`)
-  return entries
+  return entries as unknown[]
 }
 
 function toToken (entry: unknown, roles: readonly string[], now: number): Token {

@@ -53,7 +53,7 @@ export function createUsage (store: Pick<Store, 'touch'>, log: Log): Usage {
   function schedule (): void {
     timer ??= setTimeout(() => {
       timer = undefined
-      return flush()
+      void flush()
     }, INTERVAL).unref()
   }
 
