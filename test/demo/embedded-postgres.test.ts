@@ -10,11 +10,11 @@ import { setTimeout } from 'node:timers/promises'
 import { fileURLToPath } from 'node:url'
 import pg from 'pg'
 import t, { type Test } from 'tap'
-import { bearer, NO_COVERAGE } from '../support/build-host.js'
+import { bearer } from '../support/build-host.js'
 import { type Postgres, startPostgres } from '../support/postgres.js'
+import { argumentsFor, NO_COVERAGE } from '../support/program.js'
 
 const DATA = fileURLToPath(new URL('../../.data/', import.meta.url))
-const START = fileURLToPath(new URL('../support/start.ts', import.meta.url))
 
 t.test('two servers at once do not collide, each has a folder of its own under .data/, and what keepAs keeps is there at the next start', async t => {
   const keepAs = nameFor(t)
@@ -79,7 +79,7 @@ t.test('a program that ends, or is ended, without end() takes its throw-away ser
     process.stdin.resume()`
   const temporary = await temporaryFolder(t)
   await Promise.all(([undefined, 'SIGKILL'] as const).map(async signal => {
-    const child = await startChild(t, temporary, ['--input-type=module', '--eval', program], 'started')
+    const child = await startChild(t, temporary, ['--import', 'tsx', '--input-type=module', '--eval', program], 'started')
     const server = await child.findServer(`${child.pid}-`)
     t.same(await child.end(signal), signal === undefined ? [0, null] : [null, signal])
     t.ok(await isGone(server), `nothing runs on after ${signal ?? 'its last line'}`)
@@ -174,7 +174,7 @@ async function temporaryFolder (t: Test): Promise<string> {
 
 /** A Node.js process that starts a server, once it has said `ready`; with a process group, as a terminal gives it. */
 async function startChild (t: Test, temporary: string, args: string[], ready: string, environment: NodeJS.ProcessEnv = {}) {
-  const child = spawn(process.execPath, ['--import', 'tsx', ...args], { detached: true, env: { ...process.env, ...NO_COVERAGE, TMPDIR: temporary, DATABASE_URL: undefined, ...environment } })
+  const child = spawn(process.execPath, args, { detached: true, env: { ...process.env, ...NO_COVERAGE, TMPDIR: temporary, DATABASE_URL: undefined, ...environment } })
   const { pid = NaN } = child
   const closed = once(child, 'close')
   t.teardown(() => end('SIGKILL'))
@@ -215,7 +215,7 @@ async function startDemo (t: Test, temporary: string) {
   await once(reserved, 'listening')
   const { port } = reserved.address() as AddressInfo
   await once(reserved.close(), 'close')
-  const demo = await startChild(t, temporary, [START], 'Ctrl-C ends it.', { CEDALO_MC_PROXY_PORT: String(port) })
+  const demo = await startChild(t, temporary, argumentsFor('test/support/start.ts'), 'Ctrl-C ends it.', { CEDALO_MC_PROXY_PORT: String(port) })
   return { ...demo, address: /listens at (\S+)\//.exec(demo.output())?.[1] ?? '' }
 }
 

@@ -4,8 +4,8 @@ import { copyFile, mkdir, mkdtemp, readFile, rm, symlink } from 'node:fs/promise
 import { type AddressInfo, createServer } from 'node:net'
 import { promisify } from 'node:util'
 import t from 'tap'
-import { NO_COVERAGE } from '../support/build-host.js'
 import { createSeparateDatabase } from '../support/database.js'
+import { NO_COVERAGE } from '../support/program.js'
 import { lacks } from '../support/tools.js'
 
 const run = promisify(execFile)

@@ -2,8 +2,9 @@ import { type ChildProcess, execFile } from 'node:child_process'
 import { once } from 'node:events'
 import { promisify } from 'node:util'
 import t from 'tap'
-import { NO_COVERAGE, SECRET } from '../support/build-host.js'
+import { SECRET } from '../support/build-host.js'
 import { createSeparateDatabase, databaseUrl } from '../support/database.js'
+import { NO_COVERAGE } from '../support/program.js'
 import { createProxy } from '../support/proxy.js'
 
 /** What a process prints that ends by itself, before anybody loses patience. */
