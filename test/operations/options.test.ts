@@ -7,6 +7,7 @@ import t, { type Test } from 'tap'
 import tokensPlugin, { type TokensPluginOptions } from '../../lib/index.js'
 import { SECRET, bearer, buildHost } from '../support/build-host.js'
 import { createDatabase, createSeparateDatabase } from '../support/database.js'
+import { withoutRequestLog } from '../support/fastify-version.js'
 
 async function refusal (options: object): Promise<{ code: string, message: string }> {
   const app = Fastify()
@@ -284,7 +285,7 @@ t.test('what fastify-cli hands to every plugin stops no start: skipOverride and 
     trustProxy: true,
     pluginTimeout: 5000,
     genReqId: () => 'x',
-    disableRequestLogging: true,
+    ...withoutRequestLog(),
     requestTimeout: 1,
     keepAliveTimeout: 1,
     connectionTimeout: 1,
