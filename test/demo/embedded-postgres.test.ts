@@ -6,13 +6,13 @@ import { chmod, mkdtemp, readdir, readFile, rm, symlink } from 'node:fs/promises
 import { type AddressInfo, createServer } from 'node:net'
 import { tmpdir } from 'node:os'
 import { dirname, join } from 'node:path'
-import { setTimeout } from 'node:timers/promises'
 import { fileURLToPath } from 'node:url'
 import pg from 'pg'
 import t, { type Test } from 'tap'
 import { bearer } from '../support/build-host.js'
 import { type Postgres, startPostgres } from '../support/postgres.js'
 import { argumentsFor, NO_COVERAGE } from '../support/program.js'
+import { until } from '../support/until.js'
 
 const DATA = fileURLToPath(new URL('../../.data/', import.meta.url))
 
@@ -82,7 +82,8 @@ t.test('a program that ends, or is ended, without end() takes its throw-away ser
     const child = await startChild(t, temporary, ['--import', 'tsx', '--input-type=module', '--eval', program], 'started')
     const server = await child.findServer(`${child.pid}-`)
     t.same(await child.end(signal), signal === undefined ? [0, null] : [null, signal])
-    t.ok(await isGone(server), `nothing runs on after ${signal ?? 'its last line'}`)
+    await isGone(server)
+    t.pass(`nothing runs on after ${signal ?? 'its last line'}`)
     t.same(await readdir(server.folder), [], 'the data are gone')
     await rm(server.folder, { recursive: true })
   }))
@@ -102,7 +103,8 @@ t.test('npm start takes its Postgres along whichever way it ends, and knows its 
     // These are the data of whoever works here.
     if (signal === 'SIGTERM') await fetch(`${demo.address}/api/tokens/${token.hash}`, { method: 'DELETE', headers })
     t.same(await demo.end(signal), signal === 'SIGKILL' ? [null, signal] : [0, null])
-    t.ok(await isGone(server), `no Postgres after ${signal}`)
+    await isGone(server)
+    t.pass(`no Postgres after ${signal}`)
   }
 })
 
@@ -155,13 +157,9 @@ async function knock (url: string, { signal }: { signal: AbortSignal }): Promise
 
 interface Server { pid: number, folder: string, runtime: string }
 
-/** Watches a server of another process: whether it and its runtime folder are gone within 10 s. */
-async function isGone ({ pid, runtime }: Server): Promise<boolean> {
-  for (let turn = 0; isRunning(pid) || existsSync(runtime); turn++) {
-    if (turn === 200) return false
-    await setTimeout(50)
-  }
-  return true
+/** Watches a server of another process until it and its runtime folder are gone. */
+async function isGone ({ pid, runtime }: Server): Promise<void> {
+  await until(() => !isRunning(pid) && !existsSync(runtime))
 }
 
 /** A folder for all users, as `/tmp` is: root runs Postgres as another one. */

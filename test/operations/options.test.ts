@@ -8,6 +8,7 @@ import tokensPlugin, { type TokensPluginOptions } from '../../lib/index.js'
 import { SECRET, bearer, buildHost } from '../support/build-host.js'
 import { createDatabase, createSeparateDatabase } from '../support/database.js'
 import { withoutRequestLog } from '../support/fastify-version.js'
+import { until } from '../support/until.js'
 
 async function refusal (options: object): Promise<{ code: string, message: string }> {
   const app = Fastify()
@@ -212,7 +213,7 @@ t.test('listen: Postgres behind the pooler must have the tables, too, and none a
     const lines: string[] = []
     const { app } = await buildHost(t, { database: direct, tokens: options, fastify: { logger: { level: 'warn', stream: { write (line: string) { lines.push(line) } } } } })
     await app.close()
-    while ((await direct.query("SELECT 1 FROM pg_stat_activity WHERE datname = current_database() AND application_name LIKE 'fastify-mmc-tokens%'")).length > 0);
+    await until(async () => (await direct.query("SELECT 1 FROM pg_stat_activity WHERE datname = current_database() AND application_name LIKE 'fastify-mmc-tokens%'")).length === 0)
     t.strictSame(lines, [])
   }
 })
