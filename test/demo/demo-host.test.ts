@@ -7,7 +7,7 @@ import { text } from 'node:stream/consumers'
 import t, { type Test } from 'tap'
 import { bearer, buildHost } from '../support/build-host.js'
 import { createSeparateDatabase } from '../support/database.js'
-import { argumentsFor, NO_COVERAGE } from '../support/program.js'
+import { argumentsFor } from '../support/program.js'
 
 const MMC_401 = { code: 'UNAUTHORIZED', message: String, data: { session: false } }
 
@@ -170,7 +170,7 @@ async function startDemo (t: Test, environment: NodeJS.ProcessEnv) {
   const { port } = reserved.address() as AddressInfo
   await once(reserved.close(), 'close')
   const unset = { CEDALO_MC_PROXY_BASE_PATH: undefined, CEDALO_MC_USERNAME: undefined, CEDALO_MC_PASSWORD: undefined, TOKENS_ENABLED: undefined }
-  const child = spawn(process.execPath, argumentsFor('test/support/start.ts'), { env: { ...process.env, ...NO_COVERAGE, ...unset, CEDALO_MC_PROXY_PORT: String(port), ...environment } })
+  const child = spawn(process.execPath, argumentsFor('test/support/start.ts'), { env: { ...process.env, ...unset, CEDALO_MC_PROXY_PORT: String(port), ...environment } })
   const closed = once(child, 'close')
   t.teardown(() => end(child, closed, 'SIGKILL'))
   let output = ''

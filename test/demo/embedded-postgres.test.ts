@@ -11,7 +11,7 @@ import pg from 'pg'
 import t, { type Test } from 'tap'
 import { bearer } from '../support/build-host.js'
 import { type Postgres, startPostgres } from '../support/postgres.js'
-import { argumentsFor, NO_COVERAGE } from '../support/program.js'
+import { argumentsFor } from '../support/program.js'
 import { until } from '../support/until.js'
 
 const DATA = fileURLToPath(new URL('../../.data/', import.meta.url))
@@ -172,7 +172,7 @@ async function temporaryFolder (t: Test): Promise<string> {
 
 /** A Node.js process that starts a server, once it has said `ready`; with a process group, as a terminal gives it. */
 async function startChild (t: Test, temporary: string, args: string[], ready: string, environment: NodeJS.ProcessEnv = {}) {
-  const child = spawn(process.execPath, args, { detached: true, env: { ...process.env, ...NO_COVERAGE, TMPDIR: temporary, DATABASE_URL: undefined, ...environment } })
+  const child = spawn(process.execPath, args, { detached: true, env: { ...process.env, TMPDIR: temporary, DATABASE_URL: undefined, ...environment } })
   const { pid = NaN } = child
   const closed = once(child, 'close')
   t.teardown(() => end('SIGKILL'))

@@ -6,7 +6,7 @@ import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import t, { type Test } from 'tap'
 import { createSeparateDatabase } from '../support/database.js'
-import { argumentsFor, NO_COVERAGE } from '../support/program.js'
+import { argumentsFor } from '../support/program.js'
 import { sweep } from '../support/sweep.js'
 
 const DATA = fileURLToPath(new URL('../../.data/', import.meta.url))
@@ -27,7 +27,7 @@ async function freePort (): Promise<number> {
 
 /** Runs the command of `npm start`; `until` waits for what it writes, `ended` has its exit code. */
 function start (t: Test, environment: NodeJS.ProcessEnv, [file, ...args]: readonly [string, ...string[]] = COMMAND) {
-  const child = spawn(file, args, { detached: true, env: { ...process.env, ...NO_COVERAGE, DATABASE_URL: undefined, TOKENS_ENABLED: undefined, ...environment } })
+  const child = spawn(file, args, { detached: true, env: { ...process.env, DATABASE_URL: undefined, TOKENS_ENABLED: undefined, ...environment } })
   let output = ''
   for (const stream of [child.stdout, child.stderr]) stream.setEncoding('utf8').on('data', (chunk: string) => { output += chunk })
   const ended = once(child, 'close').then(([code]) => code as number | null)

@@ -3,7 +3,7 @@ import { once } from 'node:events'
 import type { Test } from 'tap'
 import type { IssuedToken } from '../../lib/index.js'
 import { bearer } from './build-host.js'
-import { argumentsFor, NO_COVERAGE } from './program.js'
+import { argumentsFor } from './program.js'
 
 /** A node that is a process of its own, met over HTTP. */
 export interface NodeProcess {
@@ -19,7 +19,7 @@ export interface NodeProcess {
 /** The demo host on this database and a free port, its lease held; ended with the test. */
 export async function startNode (t: Test, url: string): Promise<NodeProcess> {
   const child = spawn(process.execPath, argumentsFor('test/support/start.ts'), {
-    env: { ...process.env, ...NO_COVERAGE, DATABASE_URL: url, CEDALO_MC_PROXY_PORT: '0' }, stdio: ['ignore', 'pipe', 'inherit']
+    env: { ...process.env, DATABASE_URL: url, CEDALO_MC_PROXY_PORT: '0' }, stdio: ['ignore', 'pipe', 'inherit']
   })
   t.teardown(() => end(child))
   const address = await addressOf(child)

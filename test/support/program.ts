@@ -12,6 +12,3 @@ export function compiled (file: string): string {
 export function argumentsFor (file: string): string[] {
   return process.argv[1]?.startsWith(COMPILED) === true ? ['--enable-source-maps', compiled(file)] : ['--import', 'tsx', file]
 }
-
-/** Environment of a child process: what it does is no coverage of ours. */
-export const NO_COVERAGE = { NODE_V8_COVERAGE: '' }

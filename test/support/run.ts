@@ -20,6 +20,14 @@ const COVERAGE = resolve('.tap/coverage')
 // Nothing of these is left when the types are gone.
 const TYPES = ['lib/api.ts', 'lib/types.ts']
 
+const FLAGS = [
+  '--enable-source-maps',
+  // Timers in the hands of a test are an experiment to Node.js 20.
+  '--disable-warning=ExperimentalWarning',
+  // What the programs do that a test starts, such as npm and tsc, is no coverage of ours.
+  '--import', 'data:text/javascript,delete process.env.NODE_V8_COVERAGE'
+]
+
 const { values, positionals } = parseArgs({
   strict: false,
   allowPositionals: true,
@@ -72,8 +80,7 @@ async function work (): Promise<void> {
 
 async function run (file: string): Promise<FileRun> {
   const begun = performance.now()
-  // Timers in the hands of a test are an experiment to Node.js 20.
-  const child = spawn(process.execPath, ['--disable-warning=ExperimentalWarning', '--enable-source-maps', compiled(file)], { env, stdio: ['ignore', 'pipe', 'pipe'] })
+  const child = spawn(process.execPath, [...FLAGS, compiled(file)], { env, stdio: ['ignore', 'pipe', 'pipe'] })
   running.add(child)
   // tap ends what takes too long and says where it stood; this is for one that can't.
   const timer = setTimeout(() => { child.kill('SIGKILL') }, (seconds + 10) * 1000)
