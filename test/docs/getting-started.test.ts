@@ -40,6 +40,6 @@ t.test('docs/getting-started.md: its blocks, run one after another in a new fold
 
   const { token, hash } = JSON.parse(/^\{"token".*?\}/m.exec(stdout)?.[0] ?? '{}') as { token?: string, hash?: string }
   t.match({ token, hash }, { token: /^[\w-]+\.[\w-]+\.[\w-]+$/, hash: /^[0-9a-f]{64}$/ }, stdout)
-  const [hello = '', unauthorized = ''] = [...page.matchAll(/says? `(.*)`\.$/gm)].map(([, said = '']) => said)
+  const [hello = '', unauthorized = ''] = [...page.matchAll(/prints `(.*)`\.$/gm)].map(([, said = '']) => said)
   t.ok(stdout.includes(`${hello}${hello}\n[]{`) && stdout.trimEnd().includes(unauthorized), stdout)
 })
