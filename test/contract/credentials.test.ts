@@ -23,6 +23,7 @@ import { FORGED, NEW_TOKEN, createBareHost, who } from '../support/bare-host.js'
 import { SECRET, bearer, buildHost } from '../support/build-host.js'
 import { createDatabase } from '../support/database.js'
 import { routing } from '../support/fastify-version.js'
+import { until } from '../support/until.js'
 
 const part = (value: unknown): string => Buffer.from(typeof value === 'string' ? value : JSON.stringify(value)).toString('base64url')
 const KEY = Buffer.from(hkdfSync('sha256', SECRET, '', 'fastify-mmc-tokens', 32))
@@ -672,7 +673,7 @@ t.test('a token that expires, or gets another role or name, while a request is s
     const parked = await Parked.send(t, app, '/api/tokens', token)
     const before = await profile()
     await database.query(`UPDATE tokens SET ${change} WHERE hash = $1`, [hash])
-    while (await profile() === before) await setTimeout(10)
+    await until(async () => await profile() !== before)
     t.equal((await parked.finish()).status, 401, change)
   }
 })
@@ -730,7 +731,7 @@ t.test('a store out of reach when the body has arrived is 500, and a token that 
   // What is believed of it is void, and Postgres does not say.
   await database.query("UPDATE tokens SET role = 'editor'")
   await database.query('ALTER TABLE tokens RENAME TO elsewhere')
-  while ((await app.inject({ method: 'POST', url: '/act', headers: bearer(token) })).statusCode !== 500) await setTimeout(10)
+  await until(async () => (await app.inject({ method: 'POST', url: '/act', headers: bearer(token) })).statusCode === 500)
   t.match(await parked.finish(), { status: 500, text: '"code":"INTERNAL_ERROR"' })
 })
 

@@ -7,6 +7,8 @@ import t, { type Test } from 'tap'
 import tokensPlugin, { type TokensPluginOptions } from '../../lib/index.js'
 import { SECRET, bearer, buildHost } from '../support/build-host.js'
 import { createDatabase, createSeparateDatabase } from '../support/database.js'
+import { withoutRequestLog } from '../support/fastify-version.js'
+import { until } from '../support/until.js'
 
 async function refusal (options: object): Promise<{ code: string, message: string }> {
   const app = Fastify()
@@ -211,7 +213,7 @@ t.test('listen: Postgres behind the pooler must have the tables, too, and none a
     const lines: string[] = []
     const { app } = await buildHost(t, { database: direct, tokens: options, fastify: { logger: { level: 'warn', stream: { write (line: string) { lines.push(line) } } } } })
     await app.close()
-    while ((await direct.query("SELECT 1 FROM pg_stat_activity WHERE datname = current_database() AND application_name LIKE 'fastify-mmc-tokens%'")).length > 0);
+    await until(async () => (await direct.query("SELECT 1 FROM pg_stat_activity WHERE datname = current_database() AND application_name LIKE 'fastify-mmc-tokens%'")).length === 0)
     t.strictSame(lines, [])
   }
 })
@@ -284,7 +286,7 @@ t.test('what fastify-cli hands to every plugin stops no start: skipOverride and 
     trustProxy: true,
     pluginTimeout: 5000,
     genReqId: () => 'x',
-    disableRequestLogging: true,
+    ...withoutRequestLog(),
     requestTimeout: 1,
     keepAliveTimeout: 1,
     connectionTimeout: 1,
