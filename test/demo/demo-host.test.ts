@@ -13,7 +13,7 @@ const MMC_401 = { code: 'UNAUTHORIZED', message: String, data: { session: false 
 
 t.test('the lines that npm start prints, run as they stand, log in, create a token, use it, revoke it and are refused', async t => {
   const demo = await startDemo(t, { DATABASE_URL: (await createSeparateDatabase(t)).url })
-  t.match(demo.output(), `The demo host listens at ${demo.address}/\nLogins: cedalo / secret (admin), editor / secret, viewer / secret\n`)
+  t.match(demo.output(), `The demo host is listening at ${demo.address}/\nLogins: cedalo / secret (admin), editor / secret, viewer / secret\n`)
 
   const lines = /^JAR=[^]*^curl .*$/m.exec(demo.output())?.[0] ?? ''
   const missing = ['curl', 'sha256sum'].filter(tool => spawnSync('sh', ['-c', `command -v ${tool}`]).status !== 0)
@@ -43,7 +43,7 @@ t.test('npm start takes the login of the admin and the base path from its enviro
     DATABASE_URL: (await createSeparateDatabase(t)).url, CEDALO_MC_PROXY_BASE_PATH: '/mmc/', CEDALO_MC_USERNAME: 'root user', CEDALO_MC_PASSWORD: 'a better one'
   })
   t.match(demo.address, /\/mmc$/)
-  t.match(demo.output(), `listens at ${demo.address}/\nLogins: root user / a better one (admin)`)
+  t.match(demo.output(), `listening at ${demo.address}/\nLogins: root user / a better one (admin)`)
   const { status, headers } = await logIn(demo.address, 'root user', 'a better one')
   t.equal(status, 200)
   t.equal((await fetch(`${demo.address}/api/tokens`, { headers })).status, 200)
@@ -178,12 +178,12 @@ async function startDemo (t: Test, environment: NodeJS.ProcessEnv) {
     for (const stream of [child.stdout, child.stderr]) {
       stream.setEncoding('utf8').on('data', (chunk: string) => {
         output += chunk
-        if (output.includes('Ctrl-C ends it.')) resolve()
+        if (output.includes('Press Ctrl-C to stop.')) resolve()
       })
     }
     child.once('close', () => { reject(new Error(`npm start ended: ${output}`)) })
   })
-  const address = /listens at (\S+)\//.exec(output)?.[1] ?? ''
+  const address = /is listening at (\S+)\//.exec(output)?.[1] ?? ''
   return { address, output: () => output, stop: () => end(child, closed, 'SIGTERM') }
 }
 

@@ -213,8 +213,8 @@ async function startDemo (t: Test, temporary: string) {
   await once(reserved, 'listening')
   const { port } = reserved.address() as AddressInfo
   await once(reserved.close(), 'close')
-  const demo = await startChild(t, temporary, argumentsFor('test/support/start.ts'), 'Ctrl-C ends it.', { CEDALO_MC_PROXY_PORT: String(port) })
-  return { ...demo, address: /listens at (\S+)\//.exec(demo.output())?.[1] ?? '' }
+  const demo = await startChild(t, temporary, argumentsFor('test/support/start.ts'), 'Press Ctrl-C to stop.', { CEDALO_MC_PROXY_PORT: String(port) })
+  return { ...demo, address: /is listening at (\S+)\//.exec(demo.output())?.[1] ?? '' }
 }
 
 async function createToken (address: string, name: string) {

@@ -11,7 +11,7 @@ import { sweep } from '../support/sweep.js'
 
 const DATA = fileURLToPath(new URL('../../.data/', import.meta.url))
 const COMMAND = [process.execPath, ...argumentsFor('test/support/start.ts')] as const
-const READY = 'Ctrl-C ends it.'
+const READY = 'Press Ctrl-C to stop.'
 
 async function listen (): Promise<{ server: Server, port: number }> {
   const server = createServer().listen(0, 'localhost')
@@ -54,9 +54,9 @@ t.test('a port that is taken is one sentence, and nothing is left behind', async
   t.teardown(() => server.close())
   const before = await readdir(DATA).catch((): string[] => [])
   for (const [CEDALO_MC_PROXY_PORT, sentence] of [
-    [String(port), `Port ${port} is taken. Choose another: CEDALO_MC_PROXY_PORT=8089 npm start`],
-    ['99999', /^CEDALO_MC_PROXY_PORT=99999 can't be listened on: [^\n]+$/],
-    ['http', /^CEDALO_MC_PROXY_PORT=http can't be listened on: [^\n]+$/]
+    [String(port), `Port ${port} is in use. Choose another: CEDALO_MC_PROXY_PORT=8089 npm start`],
+    ['99999', /^Could not listen on CEDALO_MC_PROXY_PORT=99999: [^\n]+$/],
+    ['http', /^Could not listen on CEDALO_MC_PROXY_PORT=http: [^\n]+$/]
   ] as const) {
     const { ended, output } = start(t, { CEDALO_MC_PROXY_PORT })
     t.equal(await ended, 1)
@@ -74,7 +74,7 @@ t.test('what is under way is said before anything is loaded', async t => {
   const { scripts } = JSON.parse(await readFile('package.json', 'utf8')) as { scripts: { start: string } }
   const { child, output } = start(t, { CEDALO_MC_PROXY_PORT: String(await freePort()) }, ['sh', '-c', `exec ${scripts.start}`])
   await once(child.stdout, 'data')
-  t.match(output(), /^Starting the demo host on port \d+ …\n(Starting a Postgres of its own, with its data under \.data\/ …\n)?$/)
+  t.match(output(), /^Starting the demo host on port \d+ …\n(Starting an embedded Postgres, with its data in \.data\/ …\n)?$/)
 })
 
 t.test('with TOKENS_ENABLED=false it starts without a Postgres, and knocks at none; otherwise one that is not there is one sentence', async t => {
@@ -100,7 +100,7 @@ t.test('with TOKENS_ENABLED=false it starts without a Postgres, and knocks at no
 async function worksSwitchedOff (t: Test, DATABASE_URL: string | undefined): Promise<void> {
   const CEDALO_MC_PROXY_PORT = String(await freePort())
   const said = await start(t, { CEDALO_MC_PROXY_PORT, DATABASE_URL, TOKENS_ENABLED: 'false' }).until(READY)
-  t.match(said, /…\nTokens are switched off: no Postgres is asked for the keys that nodes share, so sessions hold on this node alone\.\n/)
+  t.match(said, /…\nTokens are disabled: starting without Postgres, so sessions are valid on this node only\.\n/)
   t.notMatch(said, 'hidden')
   const address = `http://localhost:${CEDALO_MC_PROXY_PORT}`
   const login = await fetch(`${address}/auth?json=true`, { method: 'POST', body: new URLSearchParams({ username: 'cedalo', password: 'secret' }) })
@@ -141,7 +141,7 @@ t.test('on a terminal the log is for people, a request is one line, and the line
   const terminal = start(t, { CEDALO_MC_PROXY_PORT, DATABASE_URL }, ['script', '-qefc', COMMAND.map(word => `'${word}'`).join(' '), '/dev/null'])
   const before = await terminal.until(READY)
   t.notMatch(before, '"level"')
-  t.match(before, /INFO.*Server listening at[^]*# Log in, create a token[^]*Enter shows these lines again, Ctrl-C ends it\.\s*$/)
+  t.match(before, /INFO.*Server listening at[^]*# Log in and create a token[^]*Press Enter to show these commands again\. Press Ctrl-C to stop\.\s*$/)
   await ask(CEDALO_MC_PROXY_PORT)
   const asked = (await terminal.until('→ 401')).slice(before.length)
   t.match(asked, /GET \/api\/profile\?token=\[Redacted\] → 401 in \d+ ms/)
