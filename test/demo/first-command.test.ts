@@ -49,7 +49,7 @@ function start (t: Test, environment: NodeJS.ProcessEnv, [file, ...args]: readon
   }
 }
 
-t.test('a port that is taken is one sentence, and nothing is left behind', async t => {
+t.test('a port in use is reported in one sentence, and nothing is left behind', async t => {
   const { server, port } = await listen()
   t.teardown(() => server.close())
   const before = await readdir(DATA).catch((): string[] => [])
@@ -69,7 +69,7 @@ t.test('a port that is taken is one sentence, and nothing is left behind', async
   t.strictSame(made, [])
 })
 
-t.test('what is under way is said before anything is loaded', async t => {
+t.test('the first line is printed before anything is loaded', async t => {
   // The very command, which compiles.
   const { scripts } = JSON.parse(await readFile('package.json', 'utf8')) as { scripts: { start: string } }
   const { child, output } = start(t, { CEDALO_MC_PROXY_PORT: String(await freePort()) }, ['sh', '-c', `exec ${scripts.start}`])
@@ -77,7 +77,7 @@ t.test('what is under way is said before anything is loaded', async t => {
   t.match(output(), /^Starting the demo host on port \d+ …\n(Starting an embedded Postgres, with its data in \.data\/ …\n)?$/)
 })
 
-t.test('with TOKENS_ENABLED=false it starts without a Postgres, and knocks at none; otherwise one that is not there is one sentence', async t => {
+t.test('with TOKENS_ENABLED=false it starts without connecting to Postgres; otherwise an unreachable one is reported in one sentence', async t => {
   const CEDALO_MC_PROXY_PORT = String(await freePort())
   const DATABASE_URL = 'postgres://me:hidden@127.0.0.1:1/mmc'
   const refused = start(t, { CEDALO_MC_PROXY_PORT, DATABASE_URL })
@@ -109,7 +109,7 @@ async function worksSwitchedOff (t: Test, DATABASE_URL: string | undefined): Pro
   t.equal((await fetch(`${address}/api/tokens`, { headers })).status, 404)
 }
 
-t.test('what a kill -9 left behind goes at the next start, and nothing else', async t => {
+t.test('the next start removes what a kill -9 left behind, and nothing else', async t => {
   await mkdir(DATA, { recursive: true })
   const parent = await mkdtemp(join(DATA, 'sweep-'))
   t.teardown(() => rm(parent, { recursive: true }))
@@ -127,7 +127,7 @@ t.test('what a kill -9 left behind goes at the next start, and nothing else', as
   t.notOk((await readdir(DATA)).includes(`${gone}-left`))
 })
 
-t.test('on a terminal the log is for people, a request is one line, and the lines to paste come last; else it is JSON', async t => {
+t.test('on a terminal the log is readable, with one line per request, and the commands to paste come last; otherwise it is JSON', async t => {
   const { url: DATABASE_URL } = await createSeparateDatabase(t)
   const ask = async (port: string): Promise<void> => { await fetch(`http://localhost:${port}/api/profile?token=a.b.c`) }
   const piped = { CEDALO_MC_PROXY_PORT: String(await freePort()), DATABASE_URL }

@@ -221,7 +221,7 @@ async function seeGuard (t: Test, host: Host): Promise<string> {
 t.strictSame([...seen.keys()].sort(), Object.keys(walk).sort(), 'docs/errors.md lists the mistakes of this test, and no others')
 
 for (const [mistake, make] of Object.entries(walk)) {
-  t.test(`${mistake}: what one sees is what docs/errors.md says`, async t => {
+  t.test(`${mistake}: the error is as docs/errors.md says`, async t => {
     const cell = seen.get(mistake) ?? ''
     const said = await make(t, await bareHost(t))
     t.ok(said.startsWith(/^\d{3}/.exec(cell)?.[0] ?? ''), said)
@@ -229,7 +229,7 @@ for (const [mistake, make] of Object.entries(walk)) {
   })
 }
 
-t.test('docs/errors.md has every error of lib/errors.ts, by its status, code and message, and no message that lib does not have', async t => {
+t.test('docs/errors.md has every error of lib/errors.ts with its status, code and message, and no others', async t => {
   for (const [name, Made] of Object.entries(errors)) {
     if (['TokensError', 'mustBe'].includes(name)) continue
     const { code, statusCode, message } = new (Made as new (text: string) => errors.TokensError)('…')
@@ -240,7 +240,7 @@ t.test('docs/errors.md has every error of lib/errors.ts, by its status, code and
   for (const [, message = ''] of page.matchAll(/^\| \d{3} \| `\w+` \| `(.*?)` \|/gm)) t.match(lib, pattern(message))
 })
 
-t.test('a token that was checked and refused, and one that nobody refused, are no sign of an earlier guard', async t => {
+t.test("an invalid token, a handler's own 401 and a route that ignores tokens cause no warning about an earlier guard", async t => {
   const host = await bareHost(t)
   await host.addTokens()
   host.app.get('/', async (_request, reply) => await reply.code(401).send({ message: 'for a reason of its own' }))

@@ -9,7 +9,7 @@ import { lacks } from '../support/tools.js'
 
 const run = promisify(execFile)
 
-t.test('docs/getting-started.md: its blocks, run one after another in a new folder, make a token, use it and revoke it', { skip: lacks('curl', 'sha256sum', 'openssl') }, async t => {
+t.test('docs/getting-started.md: the commands, run one after another in a new folder, create, use and revoke a token', { skip: lacks('curl', 'sha256sum', 'openssl') }, async t => {
   const page = await readFile('docs/getting-started.md', 'utf8')
   const [make = '', start = '', ...rest] = [...page.matchAll(/```sh\n([^]*?)```/g)].map(([, code = '']) => code)
   const host = /```js\n([^]*?)```/.exec(page)?.[1] ?? ''
