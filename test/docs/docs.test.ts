@@ -21,7 +21,7 @@ import { createDatabase, createSeparateDatabase, databaseUrl } from '../support/
 import { blocksOf, runBlock } from '../support/docs.js'
 import { lacks } from '../support/tools.js'
 
-t.test('docs/host-integration.md: its blocks make a host that does what the page says', async t => {
+t.test('docs/host-integration.md: the code blocks make a host that works as the page says', async t => {
   const { url: postgres, schema } = await createDatabase(t)
   const [register = '', guard = '', optOut = '', malformed = '', , , , openapi = '', , ...more] = await blocksOf('docs/host-integration.md', 'ts')
   t.strictSame(more, [], 'every block is known to this test')
@@ -88,7 +88,7 @@ t.test('docs/host-integration.md: what a token opened ends when it is deleted wi
   }
 })
 
-t.test("docs/host-integration.md: the harness for a host's own tests makes apps that are apart, mints tokens, and leaves nothing behind", async t => {
+t.test("docs/host-integration.md: the harness for a host's tests builds isolated apps, issues tokens and leaves nothing behind", async t => {
   const { query } = await createDatabase(t)
   const [, , , , , , , , harness = ''] = await blocksOf('docs/host-integration.md', 'ts')
   const schemas: string[] = []
@@ -117,7 +117,7 @@ t.test("docs/host-integration.md: the harness for a host's own tests makes apps 
   t.equal(await count(), 0)
 })
 
-t.test('docs/host-integration.md: an owner who may do no more than the page says migrates, a node with migrate: false needs no more than the page grants', async t => {
+t.test('docs/host-integration.md: the privileges on the page are enough for an owner that migrates, and for a node with migrate: false', async t => {
   const [owner, node] = ['owner', 'node'].map(name => `${name}_${randomUUID().replaceAll('-', '')}`) as [string, string]
   const server = new pg.Client(await databaseUrl())
   await server.connect()
@@ -155,7 +155,7 @@ t.test('docs/host-integration.md: an owner who may do no more than the page says
   await events.until(1, 'token.revoked')
 })
 
-t.test('docs/http-api.md: its lines, run one after another, are answered as the page says', { skip: lacks('curl') }, async t => {
+t.test('docs/http-api.md: the commands, run one after another, return what the page says', { skip: lacks('curl') }, async t => {
   const { app, issue } = await buildHost(t, { tokens: { expiryHeader: true } })
   const host = await app.listen({ host: '127.0.0.1', port: 0 })
   const lines = await blocksOf('docs/http-api.md', 'sh')
@@ -177,7 +177,7 @@ t.test('docs/http-api.md: its lines, run one after another, are answered as the 
   }
 })
 
-t.test('README.md: what it names of app.tokens is there, and all that is there is named', async t => {
+t.test('README.md names all members of app.tokens, and no others', async t => {
   const { app } = await buildHost(t, { tokens: { enabled: false } })
   const section = /## In the host's code\n([^]*?)\n## /.exec(await readFile('README.md', 'utf8'))?.[1] ?? ''
   const named = [...(/^`app.tokens` has ([^;]*);/.exec(section.trim())?.[1] ?? '').matchAll(/`(\w+)`/g)].map(([, name]) => name)
@@ -185,13 +185,13 @@ t.test('README.md: what it names of app.tokens is there, and all that is there i
   t.strictSame([...named, ...called].sort(), Object.keys(app.tokens).sort())
 })
 
-t.test('docs/security.md: every test that it names is there', async t => {
+t.test('docs/security.md: every test that it names exists', async t => {
   const tests = new Set([...(await readFile('docs/security.md', 'utf8')).matchAll(/`(test\/[^`]+\.ts)`/g)].map(([, file = '']) => file))
   t.ok(tests.size > 10)
   for (const file of tests) await t.resolves(access(file), file)
 })
 
-t.test('docs/operations.md: the lines for a leaked token find it and end it; the blocks for an audit and for metrics work in a host', { skip: lacks('curl', 'sha256sum') }, async t => {
+t.test('docs/operations.md: the commands for a leaked token find and revoke it; the blocks for audit and metrics work in a host', { skip: lacks('curl', 'sha256sum') }, async t => {
   const [, leaked = ''] = await blocksOf('docs/operations.md', 'sh')
   const { app, issue } = await buildHost(t)
   const host = await app.listen({ host: '127.0.0.1', port: 0 })
@@ -214,7 +214,7 @@ t.test('docs/operations.md: the lines for a leaked token find it and end it; the
   t.match((await own.inject({ url: '/metrics', headers: bearer(monitor.token) })).body, 'mmc_tokens_authentications{outcome="accepted"} 1')
 })
 
-t.test('docs/operations.md: the line for what a backup brings back is SQL', async t => {
+t.test('docs/operations.md: the statement for a restored backup works', async t => {
   const { database, issue, app } = await buildHost(t)
   const [one, other] = [await issue(), await issue()]
   const [statement = '', ...more] = await blocksOf('docs/operations.md', 'sql')
@@ -223,7 +223,7 @@ t.test('docs/operations.md: the line for what a backup brings back is SQL', asyn
   t.match(await app.tokens.list(), [{ hash: other.hash }])
 })
 
-t.test('docs/operations.md: the log says what the page says that it says, and nothing else of its own', async t => {
+t.test('docs/operations.md lists every log line of the plugin, with its level, and no others', async t => {
   const lib = await readdir('lib', { recursive: true, withFileTypes: true })
   const source = (await Promise.all(lib.filter(entry => entry.isFile()).map(async ({ parentPath, name }) => await readFile(`${parentPath}/${name}`, 'utf8')))).join('')
   const logged = [...source.matchAll(/log\.(info|warn|error)\([^'`\n]*['`]([^'`$]+)/g)].map(([, level, line = '']) => `${line.trim()} (${level})`)
