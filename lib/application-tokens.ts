@@ -28,7 +28,7 @@ export function createApplicationTokens ({ tokens, lifecycle, store, usage, requ
       requireEnabled()
       return await tokens.issue(token, Date.now())
     },
-    sign: token => tokens.sign(token, Date.now()),
+    mint: token => tokens.mint(token, Date.now()),
     async list () {
       requireEnabled()
       const list: Token[] = []

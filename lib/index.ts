@@ -21,8 +21,8 @@ import { createUsage } from './tokens/usage.js'
 import type { TokensPluginOptions } from './types.js'
 
 export type {
-  ApplicationTokens, CreateToken, Guard, Health, IssuedToken, Metrics, PostgresConfig, PostgresPool, Token, TokenEvent, TokenPrincipal,
-  TokensPluginOptions
+  ApplicationTokens, BootstrapEntry, CreateToken, Guard, Health, IssuedToken, Metrics, PostgresConfig, PostgresPool,
+  Token, TokenEvent, TokenPrincipal, TokensPluginOptions
 } from './types.js'
 
 const register: FastifyPluginAsync<TokensPluginOptions> = async (app, options) => {
@@ -42,7 +42,8 @@ const register: FastifyPluginAsync<TokensPluginOptions> = async (app, options) =
   const lifecycle = createLifecycle({
     async start () {
       await store.start(cache, audit.ended)
-      await bootstrap({ store, audit, roles, log, file: settings.bootstrap, isStrict: settings.bootstrapStrict }, Date.now())
+      const { bootstrap: file, bootstrapStrict: isStrict } = settings
+      await bootstrap({ store, audit, roles, log, file, isStrict }, Date.now())
       audit.start()
       purge.start()
     },

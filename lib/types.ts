@@ -1,19 +1,19 @@
 import type { FastifyBaseLogger } from 'fastify'
-import type { Origin, Token } from './api.js'
+import type { Metrics, Origin, Token } from './api.js'
 
 export type * from './api.js'
 
 /** The host's log. */
 export type Log = FastifyBaseLogger
 
-/** What arrived in a request and claims to be ours. */
+/** What a request presents as a token, not yet verified. */
 export interface Credential {
   secret: string
   /** Its digest. */
   hash: string
 }
 
-/** What a token states (RFC 7519 §4.1). */
+/** The claims of a token (RFC 7519 §4.1). */
 export interface Claims {
   role: string
   /** Issued at, in seconds since 1970. */
@@ -27,28 +27,27 @@ export interface Claims {
 /** Signs and verifies with the derived key. */
 export interface Signer {
   sign: (claims: Claims) => string
-  /** The claims, where signature and issuer hold; expiry is not judged. Throws otherwise. */
+  /** The claims. Throws for an invalid signature or issuer; expiry is not checked. */
   verify: (secret: string) => Claims
 }
 
-/** A token that ended, and by whom; `purged` where it had expired. */
+/** A token that ended, and by whom. */
 export interface Ended extends Origin { hash: string, name: string, role: string, at: string, isPurged: boolean }
 
-/** What a list is asked for. Times are as in a token. */
+/** The filter of a list. Times are as in a token. */
 export interface Filter {
-  /** Follow this token in the order of the list. */
+  /** Those after this token, in the order of the list. */
   after?: Pick<Token, 'issueDate' | 'hash'> | undefined
-  /** How many are asked for at a time, up to 500. */
+  /** Tokens per page, up to 500. */
   pageSize?: number | undefined
-  /** Those that have not expired, or have. */
   state?: 'active' | 'expired' | undefined
-  /** Those that were last used before. */
+  /** Those last used before. */
   unusedSince?: string | undefined
 }
 
-/** Who must hear that what is believed of tokens is void. */
+/** Receives cache invalidations. */
 export interface ChangeListener {
-  /** This token ended or changed. */
+  /** A token ended or changed. */
   forget: (hash: string) => void
   /** Any token may have. */
   clear: () => void
@@ -70,7 +69,10 @@ export interface Store {
   lease: () => { isHeld: boolean, losses: number }
   /** Tells whether it was stored: not when the name is taken. */
   insert: (token: Token) => Promise<boolean>
-  /** Stores tokens, each unless its hash is there, or once was stored so: then it has no outcome. Any number of nodes may do so at once. */
+  /**
+   * Stores tokens, each unless its hash is there, or once was stored so: then it has no outcome. Any number of nodes
+   * may do so at once.
+   */
   bootstrap: (tokens: readonly Token[]) => Promise<ReadonlyMap<string, BootstrapOutcome>>
   find: (hash: string) => Promise<Token | null>
   /** Tokens, oldest first, in pages; nothing is held between them. `now` decides what has expired. */
@@ -82,7 +84,7 @@ export interface Store {
   /** Some of the tokens that ended and were not told of: each is given to one caller. */
   takeEnded: () => Promise<Ended[]>
   /** How many tokens there are of each role, by whether they have expired. */
-  count: (now: number) => Promise<Array<{ role: string, state: 'active' | 'expired', count: number }>>
+  count: (now: number) => Promise<NonNullable<Metrics['tokens']>>
   /** Moves `lastUsed` forward, by hash; tokens that are gone stay gone. */
   touch: (uses: ReadonlyMap<string, string>) => Promise<void>
   close: () => Promise<void>

@@ -10,7 +10,7 @@ const MAX_LOADS = 10_000
 const MISSING_FOR = 1000
 
 /** A token that holds. Times are milliseconds since 1970. */
-export interface Known {
+export interface CachedToken {
   token: Readonly<Token>
   /** When it ends, by row and claim. */
   endsAt: number
@@ -20,14 +20,14 @@ export interface Known {
 }
 
 /** It counts while it is the one that is noted for its digest: a change takes the note away. */
-interface Load { result: Promise<Known | null> }
+interface Load { result: Promise<CachedToken | null> }
 
 /** What this process believes of tokens: by digest, never by secret. */
 export interface Cache extends ChangeListener {
   /** At once; `undefined` where nothing is believed. */
-  get: (hash: string) => Known | null | undefined
+  get: (hash: string) => CachedToken | null | undefined
   /** Asks the store by `find`, once for all who ask meanwhile. */
-  load: (hash: string, find: () => Promise<Known | null>) => Promise<Known | null>
+  load: (hash: string, find: () => Promise<CachedToken | null>) => Promise<CachedToken | null>
 }
 
 /**
@@ -36,10 +36,10 @@ export interface Cache extends ChangeListener {
  * @param clock milliseconds of a clock that only goes forward
  */
 export function createCache (isTrusted: () => boolean, clock: () => number): Cache {
-  const entries = new LruMap<{ known: Known | null, until: number }>(SIZE)
+  const entries = new LruMap<{ known: CachedToken | null, until: number }>(SIZE)
   const loads = new Map<string, Load>()
 
-  async function ask (hash: string, load: Load, find: () => Promise<Known | null>): Promise<Known | null> {
+  async function ask (hash: string, load: Load, find: () => Promise<CachedToken | null>): Promise<CachedToken | null> {
     try {
       const known = await find()
       const isStale = loads.get(hash) !== load

@@ -13,14 +13,14 @@ import { until } from '../support/until.js'
 
 const NEVER = '2999-01-01T00:00:00.000Z'
 
-type Minted = ReturnType<ApplicationTokens['sign']>
+type Minted = ReturnType<ApplicationTokens['mint']>
 
 /** Mints as an operator does: on a host that is switched off, without a database. */
 async function mint (t: Test, token: Partial<Minted['entry']> = {}): Promise<Minted> {
   const app = Fastify()
   t.teardown(() => app.close())
   await app.register(tokensPlugin, { postgres: 'postgres://nowhere.invalid', secret: SECRET, enabled: false })
-  return app.tokens.sign({ name: 'ci', role: 'viewer', validUntil: NEVER, ...token })
+  return app.tokens.mint({ name: 'ci', role: 'viewer', validUntil: NEVER, ...token })
 }
 
 async function writeBootstrap (t: Test, entries: unknown): Promise<string> {
@@ -102,7 +102,7 @@ t.test('an entry that is no good is named and said what it must be; the others s
   const cases: Array<[entry: unknown, message: string]> = [
     [5, 'entry 2 of the bootstrap file FILE: it must be an object with name, role, validUntil and hash, and nothing else'],
     [null, 'entry 2 of the bootstrap file FILE: it must be an object with name, role, validUntil and hash, and nothing else'],
-    [nameless, 'entry 2 of the bootstrap file FILE: name must be a string of well-formed Unicode with 1 to 255 characters after trimming, at least one of them visible, without control characters, line separators and invisible characters that deceive'],
+    [nameless, 'entry 2 of the bootstrap file FILE: name must be a string of well-formed Unicode with 1 to 255 characters after trimming, at least one of them visible, without control characters, line separators and deceiving invisible characters'],
     [{ ...entry, token }, 'entry 2 ("ci") of the bootstrap file FILE: it must be an object with name, role, validUntil and hash, and nothing else'],
     [{ ...entry, hash: entry.hash.toUpperCase() }, 'entry 2 ("ci") of the bootstrap file FILE: hash must be the SHA-256 of the token in 64 lower-case hexadecimal digits'],
     [{ ...entry, role: 'king' }, 'entry 2 ("ci") of the bootstrap file FILE: role must be one of admin, editor, viewer, connectionManager, monitoringViewer'],

@@ -11,7 +11,7 @@ const LIFETIME = 60 * 60 * 1000
 
 t.test('a day of ten nodes: bootstrapped, warned, succeeded, expired, purged and leaked, and audit and metrics tell all of it', async t => {
   const mint = await buildHost(t, { tokens: { enabled: false } })
-  const { token: first, entry } = mint.app.tokens.sign({ name: 'ci', role: 'viewer', validUntil: new Date(Date.now() + LIFETIME).toISOString() })
+  const { token: first, entry } = mint.app.tokens.mint({ name: 'ci', role: 'viewer', validUntil: new Date(Date.now() + LIFETIME).toISOString() })
   const bootstrap = `.data/day-${process.pid}.json`
   await writeFile(bootstrap, JSON.stringify([entry]))
   t.teardown(() => rm(bootstrap))

@@ -51,7 +51,7 @@ t.test('what can not be written is kept, merged and written with the next', asyn
   usage.note('h', 1000)
   fail(true)
   await tick()
-  t.match(warnings, [[{ err: Error }, 'could not write when tokens were last used; it is kept for the next try']])
+  t.match(warnings, [[{ err: Error }, 'could not write lastUsed; will retry']])
   t.equal(usage.apply(TOKEN).lastUsed, '1970-01-01T00:00:01.000Z', 'told meanwhile')
   usage.note('h', 2000)
   usage.note('i', 1000)
