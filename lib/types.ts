@@ -75,6 +75,8 @@ export interface Store {
    */
   bootstrap: (tokens: readonly Token[]) => Promise<ReadonlyMap<string, BootstrapOutcome>>
   find: (hash: string) => Promise<Token | null>
+  /** Those of these tokens that exist. */
+  findAll: (hashes: readonly string[]) => Promise<Token[]>
   /** Tokens, oldest first, in pages; nothing is held between them. `now` decides what has expired. */
   list: (filter: Filter, now: number) => AsyncIterable<Token[]>
   /** Tells whether there was one. */

@@ -18,6 +18,7 @@ interface EndedRow { hash: string, name: string, role: string, ended_at: string,
 
 interface Row { hash: string, name: string, role: string, requested_by: string, issue_date: string, valid_until: string, last_used: string }
 
+/** All columns are null where there is no token. */
 interface FindRow extends Row { is_standby: string }
 
 export interface PostgresStoreOptions extends MigrateOptions {
@@ -55,6 +56,9 @@ export function createPostgresStore ({ postgres, listen, fingerprints, log, ...o
   const find = statement<FindRow>('find', `
     SELECT pg_is_in_recovery()::text AS is_standby, token.*
     FROM (VALUES (1)) AS always LEFT JOIN (SELECT ${columns} FROM ${schema}.tokens WHERE hash = $1) AS token ON true`)
+  const findAll = statement<FindRow>('finds', `
+    SELECT pg_is_in_recovery()::text AS is_standby, token.*
+    FROM (VALUES (1)) AS always LEFT JOIN (SELECT ${columns} FROM ${schema}.tokens WHERE hash = ANY ($1)) AS token ON true`)
   const page = statement<Row>('page', `
     SELECT ${columns} FROM ${schema}.tokens AS token WHERE (token.issue_date, token.hash) > ($1, $2)
       AND ($4::boolean IS NULL OR (token.valid_until > $5) = $4) AND ($6::timestamptz IS NULL OR token.last_used < $6)
@@ -106,6 +110,13 @@ export function createPostgresStore ({ postgres, listen, fingerprints, log, ...o
     UPDATE ${schema}.tokens AS token SET last_used = at FROM used WHERE token.hash = used.hash AND token.last_used < at`)
   const notify = statement('notify', 'SELECT pg_notify($1, $2)::text')
 
+  function toTokens (rows: FindRow[]): Token[] {
+    if (rows[0]?.is_standby !== 'false') {
+      throw new DatabaseError(`Postgres at ${connection.place} is a standby: it may not have the newest revocations`)
+    }
+    return rows.filter(({ hash }) => hash !== null).map(toToken)
+  }
+
   return {
     async start (listener, onEnded = () => {}) {
       startBy = performance.now() + PATIENCE
@@ -126,9 +137,10 @@ export function createPostgresStore ({ postgres, listen, fingerprints, log, ...o
       return new Map((await bootstrap(JSON.stringify(tokens))).map(({ hash, outcome }) => [hash, outcome]))
     },
     async find (hash) {
-      const [row] = await find(hash) as [FindRow]
-      if (row.is_standby !== 'false') throw new DatabaseError(`Postgres at ${connection.place} is a standby: it may not know of the newest tokens and revocations`)
-      return row.hash === null ? null : toToken(row)
+      return toTokens(await find(hash))[0] ?? null
+    },
+    async findAll (hashes) {
+      return toTokens(await findAll(hashes))
     },
     async * list ({ after, pageSize = PAGE, state, unusedSince }, now) {
       const isActive = state && state === 'active'

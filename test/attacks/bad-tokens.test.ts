@@ -60,7 +60,7 @@ async function attack (t: Test, count: number, plant: Plant = {}): Promise<Outco
   const usage = createUsage(store, log)
   t.teardown(() => usage.close())
   const events = { issued () {}, ended () {} }
-  const rules = createTokens({ store, cache, signers: plant.signers ?? await realSigners(t), usage, audit: events, issuer: 'cedalo', roles: ['admin', 'viewer'] })
+  const rules = createTokens({ store, cache, signers: plant.signers ?? await realSigners(t), usage, audit: events, connections: { end () {}, forget () {} }, issuer: 'cedalo', roles: ['admin', 'viewer'] })
 
   const tokens: string[] = []
   for (const role of ['viewer', 'admin', 'viewer', 'admin', 'viewer']) {

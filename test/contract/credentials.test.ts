@@ -348,6 +348,7 @@ async function createHooked (t: Test, { hook = 'preHandler', sendFails = false, 
     isEnabled: () => isEnabled,
     hook,
     audit: { rejected: (...about: unknown[]) => { rejections.push(about) } },
+    connections: { cut () {} },
     expiryHeader,
     queryParameter: parameter,
     async sendError (_request, reply, error) {
@@ -521,7 +522,7 @@ t.test('a guard in onRequest, before ours, is told of as well', async t => {
   const early = Fastify({ logger: { stream: { write (line: string) { lines.push(line) } } } })
   t.teardown(() => early.close())
   early.addHook('onRequest', async (_request, reply) => { await reply.code(401).send('the guard') })
-  addAuthentication(early, { tokens: { recognize: (secret: string) => ({ secret, hash: secret }) } as unknown as Tokens, isEnabled: () => true, hook: 'preHandler', queryParameter: 'token', audit: { rejected () {} }, expiryHeader: false, sendError: async () => {} })
+  addAuthentication(early, { tokens: { recognize: (secret: string) => ({ secret, hash: secret }) } as unknown as Tokens, isEnabled: () => true, hook: 'preHandler', queryParameter: 'token', audit: { rejected () {} }, connections: { cut () {} }, expiryHeader: false, sendError: async () => {} })
   early.get('/', tell)
   await early.inject({ url: '/' })
   t.notMatch(lines.join(''), 'was checked')
@@ -533,7 +534,7 @@ t.test('the hook preHandler is the only one of ours there, and with onRequest th
   for (const [hook, names] of [['preHandler', ['onRequest', 'preHandler', 'onSend']], ['onRequest', ['onRequest', 'onRequest', 'preHandler', 'onSend']]] as const) {
     const app = Fastify()
     const added = t.capture(app, 'addHook')
-    addAuthentication(app, { tokens: {} as unknown as Tokens, isEnabled: () => true, hook, queryParameter: 'token', audit: { rejected () {} }, expiryHeader: false, sendError: async () => {} })
+    addAuthentication(app, { tokens: {} as unknown as Tokens, isEnabled: () => true, hook, queryParameter: 'token', audit: { rejected () {} }, connections: { cut () {} }, expiryHeader: false, sendError: async () => {} })
     t.strictSame(added().map(({ args: [name] }) => name), names)
   }
 })

@@ -202,7 +202,7 @@ async function createNode (t: Test, { url, schema }: Database, create: (store: S
     clear: cache.clear
   })
   await until(store.isTrusted)
-  const tokens = createTokens({ store, cache, signers: [SIGNER], usage, audit: events, issuer: 'cedalo', roles: ['viewer'] })
+  const tokens = createTokens({ store, cache, signers: [SIGNER], usage, audit: events, connections: { end () {}, forget () {} }, issuer: 'cedalo', roles: ['viewer'] })
   return { tokens, hasHeard: hash => heard.has(hash) }
 }
 

@@ -52,7 +52,7 @@ function createRules (): Rules {
   const usage = { note (hash: string, now: number) { calls.push(`note ${hash.slice(0, 2)} ${now}`) }, apply: (token: Token): Token => ({ ...token, requestedBy: `${token.requestedBy}, applied` }), async close () {}, lag: () => ({ waiting: 0, lagSeconds: 0 }) }
   const events = { issued ({ name }: Token) { calls.push(`issued ${name}`) }, ended () { calls.push('ended') } }
   const cache = createCache(() => isTrusted, () => 0)
-  const tokens = createTokens({ store, cache, signers: [signer, never], usage, audit: events, issuer: 'cedalo', roles: ['viewer'] })
+  const tokens = createTokens({ store, cache, signers: [signer, never], usage, audit: events, connections: { end () {}, forget () {} }, issuer: 'cedalo', roles: ['viewer'] })
   return { tokens, rows, calls, trust: yes => { isTrusted = yes }, fail: yes => { isFailing = yes } }
 }
 
