@@ -15,7 +15,7 @@ import { checkOptions } from './options.js'
 import { createSigners } from './signers.js'
 import { createPostgresStore } from './store/postgres.js'
 import { createCache } from './tokens/cache.js'
-import { deriveKey, fingerprint } from './tokens/jwt.js'
+import { beatChannel, deriveKey, fingerprint } from './tokens/jwt.js'
 import { createTokens } from './tokens/tokens.js'
 import { createUsage } from './tokens/usage.js'
 import type { TokensPluginOptions } from './types.js'
@@ -28,10 +28,10 @@ export type {
 const register: FastifyPluginAsync<TokensPluginOptions> = async (app, options) => {
   checkHost(app)
   const settings = checkOptions(options, app)
-  const { secrets, issuer, roles, queryParameter, prefix } = settings
+  const { secrets, issuer, roles, queryParameter, prefix, schema } = settings
   const { log } = app
 
-  const store = createPostgresStore({ ...settings, fingerprints: secrets.map(fingerprint), log })
+  const store = createPostgresStore({ ...settings, fingerprints: secrets.map(fingerprint), beats: secrets.map(secret => beatChannel(secret, schema)), log })
   const cache = createCache(store.isTrusted, () => performance.now())
   const usage = createUsage(store, log)
   const audit = createAudit({ store, onEvent: settings.onEvent, log })

@@ -18,6 +18,11 @@ export function fingerprint (secret: string): string {
   return Buffer.from(hkdfSync('sha256', secret, '', 'fastify-mmc-tokens fingerprint', 8)).toString('hex')
 }
 
+/** The channel on which nodes with this secret prove to each other that they are heard; nobody else may know it. */
+export function beatChannel (secret: string, schema: string): string {
+  return `mmc_tokens_${Buffer.from(hkdfSync('sha256', secret, '', `fastify-mmc-tokens beat ${schema}`, 24)).toString('hex')}`
+}
+
 /** SHA-256 of the whole token string, lower-case hex. */
 export function digest (secret: string): string {
   return hash('sha256', secret, 'hex')

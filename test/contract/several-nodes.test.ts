@@ -2,9 +2,10 @@ import { EventEmitter, once } from 'node:events'
 import { setImmediate as turn, setTimeout as sleep } from 'node:timers/promises'
 import pg from 'pg'
 import t, { type Test } from 'tap'
-import { type Revocations, createRevocations } from '../../lib/store/revocations.js'
+import { type Listener, createListener } from '../../lib/store/listener.js'
+import type { Token } from '../../lib/types.js'
 import { type TestHost, bearer, buildHost } from '../support/build-host.js'
-import { createDatabase, createSeparateDatabase, databaseUrl } from '../support/database.js'
+import { type Database, createDatabase, createSeparateDatabase, databaseUrl } from '../support/database.js'
 import { type NodeProcess, startNode } from '../support/node-process.js'
 import { startPostgres } from '../support/postgres.js'
 import { type Proxy, createProxy } from '../support/proxy.js'
@@ -154,7 +155,7 @@ async function createCounting (t: Test): Promise<{ node: Node, count: (work: () 
     Object.assign(client, {
       query: async (asked: { text: string }) => {
         // Heartbeats, and what is asked in the background of tokens that ended.
-        if (!/pg_notify|\.ended/.test(asked.text)) queries++
+        if (!/pg_notify|\.ended|AS place$/.test(asked.text)) queries++
         return await query(asked)
       }
     })
@@ -272,7 +273,7 @@ t.test('a backend that is ended costs the lease, which is back at once; what is 
   const [lost, held] = [node.becomes('lost'), node.becomes('held')]
   await node.database.query(`ALTER TABLE tokens DISABLE TRIGGER notify_change; DELETE FROM tokens WHERE hash = '${hash}'; ALTER TABLE tokens ENABLE ALWAYS TRIGGER notify_change`)
   t.equal(await use(node, token), 200, 'nobody said a word')
-  await node.database.query("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'fastify-mmc-tokens listener' AND datname = current_database() AND query LIKE '%LISTEN%'")
+  await node.database.query("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'fastify-mmc-tokens listener' AND datname = current_database()")
   t.match(await lost, /"level":40/)
   t.match(await held, /"level":30/)
   t.equal(await use(node, token), 401)
@@ -290,30 +291,101 @@ t.test('a host closes in time where the connections have gone silent, in the mid
   }
 })
 
-t.test('a `listen` that reaches another database proves nothing: the lease is never held, and a revoked token is refused at once', async t => {
-  const database = await createDatabase(t)
-  const { issue } = await buildHost(t, { database })
-  const elsewhere = `${database.schema}_elsewhere`
-  const client = new pg.Client(database.url)
+/** Another database of the same server. */
+async function createElsewhere (t: Test, { url, schema }: Database): Promise<string> {
+  const name = `${schema}_elsewhere`
+  const client = new pg.Client(url)
   await client.connect()
-  await client.query(`CREATE DATABASE ${elsewhere}`)
+  await client.query(`CREATE DATABASE ${name}`)
   t.teardown(async () => {
-    await client.query(`DROP DATABASE ${elsewhere} WITH (FORCE)`)
+    await client.query(`DROP DATABASE ${name} WITH (FORCE)`)
     await client.end()
   })
-  const url = new URL(database.url)
-  url.pathname = elsewhere
+  return Object.assign(new URL(url), { pathname: name }).href
+}
+
+/** A node whose pool and whose listener go separate ways, and its first line about revocations. */
+async function createSplit (t: Test, options: Parameters<typeof buildHost>[1]): Promise<{ node: TestHost, line: Promise<string> }> {
   const log = new EventEmitter()
-  const stream = { write (line: string) { if (line.includes('hear of revocations')) log.emit('line', line) } }
-  const lost = once(log, 'line') as Promise<[string]>
-  const node = await buildHost(t, { database, tokens: { listen: String(url) }, fastify: { logger: { stream } } })
+  const stream = { write (line: string) { if (/hears? of revocations/.test(line)) log.emit('line', line) } }
+  const line = once(log, 'line') as Promise<[string]>
+  const node = await buildHost(t, { ...options, fastify: { logger: { stream } } })
   await node.app.listen({ port: 0, host: '127.0.0.1' })
-  t.match((await lost)[0], /"level":40.*same database/)
-  t.equal(node.app.tokens.health().lease, 'lost')
-  const { token, hash } = await issue()
+  return { node, line: line.then(([text]) => text) }
+}
+
+t.test('a `listen` that reaches another database of the same server is an error, never a lease', async t => {
+  const database = await createDatabase(t)
+  const { issue } = await buildHost(t, { database })
+  const { node, line } = await createSplit(t, { database, tokens: { listen: await createElsewhere(t, database) } })
+  t.match(await line, /"level":40.*same database/)
+  const { token } = await issue()
+  for (let uses = 0; uses < 20; uses++) {
+    t.strictSame([await use(node, token), node.app.tokens.health().lease], [500, 'lost'])
+    await sleep(100)
+  }
+})
+
+for (const where of ['database', 'server']) {
+  t.test(`a \`listen\` that reaches another ${where}, where other nodes are at work, is an error, which ends the lease`, async t => {
+    const database = await createDatabase(t)
+    const { issue } = await buildHost(t, { database })
+    let elsewhere = ''
+    if (where === 'server') {
+      const postgres = await startPostgres()
+      t.teardown(() => postgres.end())
+      elsewhere = postgres.url
+    } else {
+      elsewhere = await createElsewhere(t, database)
+    }
+    await createNode(t, { database: { ...database, url: elsewhere } })
+    const { node, line } = await createSplit(t, { database, tokens: { listen: elsewhere } })
+    t.match(await line, /"level":30/, 'it hears those')
+    const { token } = await issue()
+    for (let uses = 0; uses < 20; uses++) {
+      t.strictSame([await use(node, token), node.app.tokens.health().lease], [500, 'lost'])
+      await sleep(100)
+    }
+  })
+}
+
+t.test('a pool that moves to a promoted standby, while the listener stays, ends the lease within two seconds of use', async t => {
+  const primary = await startPostgres()
+  t.teardown(() => primary.end())
+  const database: Database = { url: primary.url, schema: 'mmc_tokens', query: async () => [] }
+  const proxy = await createProxy(t, primary.url)
+  const { node, line } = await createSplit(t, { database, tokens: { postgres: proxy.url, listen: primary.url } })
+  await line
+  const { token } = await node.issue()
   t.equal(await use(node, token), 200)
-  await node.database.query('DELETE FROM tokens WHERE hash = $1', [hash])
-  t.equal(await use(node, token), 401)
+  await primary.stop()
+  const standby = await startPostgres({ standbyOf: primary })
+  t.teardown(() => standby.end())
+  await primary.start()
+  while (node.app.tokens.health().lease !== 'held') await turn()
+  while (await use(node, token) !== 200) await turn()
+
+  const client = new pg.Client(standby.url)
+  await client.connect()
+  await client.query('SELECT pg_promote()')
+  await client.end()
+  proxy.lead(standby.url)
+  proxy.cut()
+  const moved = performance.now()
+  while (await use(node, token) === 200 && performance.now() - moved < 5000) await turn()
+  t.ok(performance.now() - moved < 2000, `${performance.now() - moved} ms`)
+  t.strictSame([await use(node, token), node.app.tokens.health().lease], [500, 'lost'])
+})
+
+t.test('a pool whose sessions have another time zone and another date style is at the same place', async t => {
+  const database = await createDatabase(t)
+  const pool = new pg.Pool({ connectionString: database.url, options: '-c TimeZone=Asia/Kolkata -c DateStyle=German,DMY -c lc_time=C' })
+  t.teardown(() => pool.end())
+  const { node, line } = await createSplit(t, { database, tokens: { postgres: pool, listen: database.url } })
+  t.match(await line, /"level":30/)
+  const { token } = await node.issue()
+  t.equal(await use(node, token), 200)
+  t.equal(node.app.tokens.health().lease, 'held')
 })
 
 /** A server of its own, which can be stopped in the middle of everything and goes on where it was. */
@@ -445,70 +517,88 @@ t.test('a node process that is stopped while a token is revoked lets nobody in b
 })
 
 interface Listening {
-  revocations: Revocations
-  /** The clock, in milliseconds. Moved alone, it passes as in a process that sleeps. */
+  listener: Listener
+  /** The clock, in milliseconds. */
   clock: { now: number }
   /** Lets time pass, on the clock and for timers. */
   pass: (milliseconds: number) => void
-  /** What the plugin sent, by channel and payload. */
-  beats: Array<{ channel: string, payload: string }>
-  /** Those that the listener made, and those that ended. */
+  /** Clients that the listener made, and those that ended. */
   clients: pg.Client[]
   ended: Set<pg.Client>
+  /** What came of it: what changes and the key check heard, and what was asked. */
   heard: string[]
   lines: string[]
   /** Why the lease was lost. */
   reasons: string[]
-  /** Resolves when so many heartbeats were sent. */
-  beat: (count: number) => Promise<void>
-  /** A notification, as from Postgres. */
-  notify: (channel: string, payload?: string) => void
-  /** A heartbeat that is back. */
-  prove: (index: number) => void
+  /** Resolves when `text` was heard so often since the last time. */
+  until: (text: string, count?: number) => Promise<void>
+  /** A notification, as from Postgres, of another session. */
+  notify: (channel: string, payload?: string, processId?: number) => void
+  /** From the first connection to the lease, by what a lone node sends. */
+  hold: () => Promise<void>
 }
 
 interface Faults {
-  /** What becomes of a heartbeat. */
-  send?: () => Promise<void>
   /** What becomes of a statement on the connection that listens. */
-  ask?: (answer: () => Promise<unknown>) => Promise<unknown>
+  ask?: (text: string, answer: () => Promise<unknown>) => Promise<unknown>
+  /** Where the pool answers. */
+  askPool?: () => Promise<string>
+  findAll?: (hashes: string[]) => Promise<Token[]>
 }
 
-/** A listener on a real connection, its heartbeats, its clock and its timers in our hands. */
-async function createListening (t: Test, { send = async () => {}, ask = async answer => await answer() }: Faults = {}): Promise<Listening> {
+const ID = 7
+
+/** A listener on a real connection, its clock and its timers in our hands, and what is sent on it. */
+async function createListening (t: Test, { ask = async (_text, answer) => await answer(), askPool = async () => 'here', findAll = async () => [] }: Faults = {}): Promise<Listening> {
   const clock = { now: 10_000 }
-  const [beats, clients, heard, lines, reasons]: [Listening['beats'], pg.Client[], string[], string[], string[]] = [[], [], [], [], []]
+  const [clients, heard, lines, reasons]: [pg.Client[], string[], string[], string[]] = [[], [], [], []]
   const ended = new Set<pg.Client>()
-  let wanted = 0
-  let tell = (): void => {}
+  const answers: Array<[part: string, name: string, row: object]> = [
+    ['pg_snapshot_xmax', 'question', { xmax: '100' }], ['pg_current_xact_id', 'beat', {}], ['pg_backend_pid', 'hello', { place: 'here', pid: String(ID) }]
+  ]
   class Client extends pg.Client {
     constructor (config?: string | pg.ClientConfig) {
       super(config)
       clients.push(this)
       this.on('end', () => { ended.add(this) })
-      const query = this.query.bind(this) as (text: string) => Promise<unknown>
-      Object.assign(this, { query: async (text: string) => await ask(async () => await query(text)) })
+      const query = this.query.bind(this) as (asked: { text: string }) => Promise<unknown>
+      Object.assign(this, {
+        query: async (asked: { text: string }) => await ask(asked.text, async () => {
+          const [, name, row] = answers.find(([part]) => asked.text.includes(part)) ?? []
+          heard.push(name ?? 'LISTEN')
+          return row === undefined ? await query(asked) : { rows: [row] }
+        })
+      })
     }
   }
   t.intercept(performance, 'now', { value: () => clock.now })
   const tick = holdTimers(t, 'setTimeout')
-  const listener = { clear () { heard.push('clear') }, forget (hash: string) { heard.push(`forget ${hash}`) }, ended () { heard.push('ended') } }
-  const neighbours = { channel: 'neighbours', greet () { heard.push('greet') }, hear (payload: string) { heard.push(`hear ${payload}`) } }
-  const log = { info: (line: string) => { lines.push(`info ${line}`) }, warn ({ err }: { err: Error }, line: string) { lines.push(`warn ${line}`); reasons.push(err.message) }, error () {} }
-  const revocations = createRevocations({ config: { connectionString: await databaseUrl() }, place: 'here' }, async (channel, payload) => {
-    beats.push({ channel, payload })
-    if (beats.length >= wanted) tell()
-    await send()
-  }, listener, neighbours, log as never, Client)
+  const listener = createListener({
+    connection: { config: { connectionString: await databaseUrl() }, place: 'here' },
+    beats: ['beats', 'older beats'],
+    keys: { channel: 'keys', greet () { heard.push('greet') }, hear (payload: string) { heard.push(`key ${payload}`) } },
+    where: "'here'",
+    askPool,
+    findAll: async (_run, hashes) => await findAll(hashes),
+    changes: ['first', 'second'].map(name => ({ clear () { heard.push(`${name} clear`) }, forget (hash: string) { heard.push(`${name} forget ${hash}`) } })),
+    believed: { wasUsed: () => true, refresh: async find => { await find(['a']) } },
+    onEnded: () => { heard.push('ended') },
+    log: { info: (line: string) => { lines.push(`info ${line}`) }, warn ({ err }: { err: Error }, line: string) { lines.push(`warn ${line}`); reasons.push(err.message) } } as never
+  }, Client)
   // A connection that closes keeps no process.
   const stay = setInterval(() => {}, 1000)
   t.teardown(async () => {
-    await revocations.close()
+    await listener.close()
     clearInterval(stay)
   })
-  const notify = (channel: string, payload?: string): void => { clients.at(-1)?.emit('notification', { channel, payload }) }
+  const notify = (channel: string, payload?: string, processId = 0): void => { clients.at(-1)?.emit('notification', { channel, payload, processId }) }
+  let xid = 99
+  async function until (text: string, count = 1): Promise<void> {
+    while (heard.filter(one => one === text).length < count) await turn()
+    heard.length = 0
+  }
   return {
-    revocations,
+    listener,
     clock,
     pass (milliseconds) {
       for (let passed = 0; passed < milliseconds; passed++) {
@@ -516,211 +606,304 @@ async function createListening (t: Test, { send = async () => {}, ask = async an
         tick(1)
       }
     },
-    beats,
     clients,
     ended,
     heard,
     lines,
     reasons,
-    beat: count => new Promise(resolve => {
-      wanted = count
-      tell = resolve
-      if (beats.length >= count) resolve()
-    }),
+    until,
     notify,
-    prove: index => { const { channel, payload } = beats[index] as Listening['beats'][number]; notify(channel, payload) }
+    async hold () {
+      await until('second clear')
+      notify('keys', 'greeting')
+      await until('question')
+      await turn()
+      notify('beats', String(++xid))
+    }
   }
 }
 
-t.test('a heartbeat that is back holds the lease for two seconds from when it was sent, whichever came back last', async t => {
-  const { revocations, clock, pass, lines, heard, beat, prove, notify, beats } = await createListening(t)
-  t.equal(revocations.isTrusted(), false)
-  revocations.start()
-  await beat(1)
-  t.strictSame(heard, ['clear'], 'nobody heard of what changed before')
-  t.equal(revocations.isTrusted(), false, 'sent is not back')
-  notify(beats[0]?.channel ?? '', 'of another')
-  t.equal(revocations.isTrusted(), false, 'not ours')
-  pass(499)
-  t.equal(beats.length, 1)
+t.test('the lease begins with the first notification that arrives while nothing is asked, as none does through a pooler', async t => {
+  const { listener, pass, notify, until, heard, lines } = await createListening(t, {
+    async ask (text, answer) {
+      const rows = await answer()
+      // What a pooler hands on with an answer.
+      notify('beats', '100', ID)
+      return rows
+    }
+  })
+  listener.start()
+  await until('second clear')
   pass(1)
-  t.equal(beats.length, 2, 'twice a second')
-  pass(100)
-  prove(1)
-  t.equal(revocations.isTrusted(), true)
-  prove(0)
-  clock.now = 10_000 + 500 + 1999
-  t.equal(revocations.isTrusted(), true)
-  clock.now++
-  t.equal(revocations.isTrusted(), false)
-  prove(0)
-  prove(1)
-  t.equal(revocations.isTrusted(), false, 'a heartbeat proves once')
-  t.strictSame([lines, heard], [['info hears of revocations from Postgres at here'], ['clear', 'greet', 'ended']], 'said once')
+  await turn()
+  t.strictSame(heard, ['greet'], 'nothing else is asked')
+  notify('keys', 'a?')
+  await until('question')
+  await turn()
+  t.equal(listener.isTrusted(), true)
+  t.strictSame(lines, ['info hears of revocations from Postgres at here'])
 })
 
-t.test('it hears of each token, of all at once, and of its neighbours; what has no payload is not all', async t => {
-  const { revocations, heard, beat, notify } = await createListening(t)
-  revocations.start()
-  await beat(1)
+t.test('a connection on which nothing arrives is replaced a second after the greeting', async t => {
+  const { listener, pass, until, clients, reasons, heard } = await createListening(t)
+  listener.start()
+  await until('second clear')
+  pass(1)
+  t.strictSame(heard, ['greet'])
+  pass(999)
+  t.strictSame(reasons, [])
+  pass(1)
+  t.match(reasons, [/^no notification arrives: does the connection that listens reach the same database/])
+  pass(100)
+  t.equal(clients.length, 2)
+})
+
+t.test('only a new node greets whatever it hears: those that come back at once would be too many', async t => {
+  const { listener, pass, until, clients, heard, notify, hold } = await createListening(t)
+  listener.start()
+  await hold()
+  clients[0]?.emit('end')
+  pass(100)
+  await until('second clear')
+  pass(1)
+  notify('beats', '200')
+  pass(300)
+  t.notOk(heard.includes('greet'))
+  clients[1]?.emit('end')
+  pass(200)
+  await until('second clear')
+  pass(250)
+  t.strictSame(heard, ['greet'], 'where it hears nothing it does')
+})
+
+t.test('what is heard reaches all who must hear of it: each token, all at once, keys, tokens that ended; what has no payload is not all', async t => {
+  const { listener, heard, hold, notify } = await createListening(t)
+  listener.start()
+  await hold()
+  t.strictSame(heard, ['ended'], 'what ended while nobody listened')
   heard.length = 0
   notify('mmc_tokens', 'a')
   notify('mmc_tokens', '*')
-  notify('neighbours', 'b')
+  notify('keys', 'b')
   notify('mmc_tokens')
-  t.strictSame(heard, ['forget a', 'clear', 'hear b', 'forget '])
-})
-
-t.test('a heartbeat that is not back after a second costs the lease, and the connection; one that just came back does not', async t => {
-  const { revocations, pass, clients, lines, beats, beat, prove } = await createListening(t)
-  revocations.start()
-  await beat(1)
-  pass(999)
-  prove(1)
-  pass(1)
-  t.strictSame([revocations.isTrusted(), beats.length], [true, 3], 'a second is not yet too late')
-  prove(0)
-  prove(2)
-  // The one at 1500 never comes back; the next looks are at 2500, which is not too late, and at 3000.
-  pass(1000)
-  prove(4)
-  pass(999)
-  prove(5)
-  t.strictSame([revocations.isTrusted(), clients.length], [true, 1])
-  pass(1)
-  t.equal(revocations.isTrusted(), false)
-  t.match(lines.at(-1), /^warn does not hear of revocations from Postgres at here/)
-  t.strictSame([clients.length, beats.length], [1, 6])
-  pass(1000)
-  await beat(7)
-  t.equal(clients.length, 2)
-  pass(1000)
-  t.strictSame([clients.length, beats.length], [2, 9], 'what waited on the first is forgotten')
+  notify('mmc_tokens', '!')
+  notify('older beats', '101')
+  t.strictSame(heard, ['first forget a', 'second forget a', 'first clear', 'second clear', 'key b', 'first forget ', 'second forget ', 'ended'])
 })
 
 t.test('however the client says that it ended, the lease is lost at once, and once', async t => {
   for (const [reason, say] of [['broken', (client: pg.Client) => client.emit('error', new Error('broken'))], ['the connection ended', (client: pg.Client) => client.emit('end')]] as const) {
     await t.test(reason, async t => {
-      const { revocations, pass, clients, lines, reasons, beats, beat, prove } = await createListening(t)
-      revocations.start()
-      await beat(1)
-      prove(0)
+      const { listener, pass, clients, lines, reasons, hold } = await createListening(t)
+      listener.start()
+      await hold()
       const [client] = clients as [pg.Client]
-      t.equal(revocations.isTrusted(), true)
+      t.equal(listener.isTrusted(), true)
       say(client)
-      t.equal(revocations.isTrusted(), false)
+      t.equal(listener.isTrusted(), false)
       say(client)
       t.strictSame([lines.length, reasons], [2, [reason]])
       pass(1000)
-      t.strictSame([beats.length, clients.length], [1, 2], 'no more heartbeats on it')
-      await beat(2)
-      prove(1)
-      t.equal(revocations.isTrusted(), true)
+      t.equal(clients.length, 2)
+      await hold()
+      t.equal(listener.isTrusted(), true)
       say(client)
-      t.equal(revocations.isTrusted(), true, 'an old client says nothing of the new one')
+      t.equal(listener.isTrusted(), true, 'an old client says nothing of the new one')
     })
   }
 })
 
-t.test('it tries again ever more slowly, up to a second, says so once, and begins anew after success', async t => {
+t.test('what one connection proved or asked is nothing to the next', async t => {
+  const { listener, pass, clients, until, notify, hold, heard } = await createListening(t)
+  listener.start()
+  await hold()
+  clients[0]?.emit('end')
+  pass(100)
+  await until('second clear')
+  notify('keys', 'greeting')
+  await until('question')
+  await turn()
+  clients[0]?.emit('notification', { channel: 'beats', payload: '999', processId: 0 })
+  t.equal(listener.isTrusted(), false)
+  notify('beats', '100')
+  t.equal(listener.isTrusted(), true, 'a beat that the one before would have heard before')
+  t.notOk(heard.includes('beat'))
+})
+
+t.test('it tries again ever more slowly, up to half a minute, says so once, and begins anew after a connection that was sound', async t => {
   let isDown = true
-  const { revocations, pass, clients, lines, beat, prove } = await createListening(t, { async send () { if (isDown) throw new Error('no') } })
+  const { listener, pass, clock, clients, ended, lines, hold } = await createListening(t, {
+    async ask (_text, answer) {
+      if (isDown) throw new Error('no')
+      return await answer()
+    }
+  })
   t.intercept(Math, 'random', { value: () => 0.5 })
-  const pauseIs = async (pause: number): Promise<void> => {
-    await turn()
-    const before = clients.length
+  const pauseIs = async (pause: number, before: number): Promise<void> => {
     pass(pause - 1)
     t.equal(clients.length, before)
     pass(1)
     t.equal(clients.length, before + 1, `${pause} ms`)
   }
-  revocations.start()
-  for (const [before, pause] of [75, 150, 300, 600, 750, 750].entries()) {
-    await beat(before + 1)
-    await pauseIs(pause)
+  listener.start()
+  const seen = [75, 150, 300, 600, 1200, 2400, 4800, 9600, 19_200, 22_500, 22_500]
+  for (const [index, pause] of seen.entries()) {
+    while (ended.size <= index) await turn()
+    await pauseIs(pause, index + 1)
   }
   t.equal(lines.length, 1)
   isDown = false
-  await beat(7)
-  prove(6)
-  isDown = true
-  pass(500)
-  await pauseIs(75)
-  t.match(lines, [/^warn does/, /^info hears/, /^warn does/])
+  await hold()
+  clients.at(-1)?.emit('end')
+  await pauseIs(22_500, seen.length + 1)
+  await hold()
+  clock.now += 2001
+  clients.at(-1)?.emit('end')
+  await pauseIs(75, seen.length + 2)
+  t.match(lines, [/^warn does/, /^info hears/, /^warn does/, /^info hears/, /^warn does/])
 })
 
 t.test('it starts once, also while it waits to try again, and after it was closed it is silent', async t => {
-  let isDown = false
-  const { revocations, pass, clients, beats, beat, prove } = await createListening(t, { async send () { if (isDown) throw new Error('no') } })
-  revocations.start()
-  revocations.start()
-  await beat(1)
+  const { listener, pass, clients, heard, hold } = await createListening(t)
+  listener.start()
+  listener.start()
+  await hold()
   t.equal(clients.length, 1)
-  isDown = true
-  pass(500)
-  await turn()
-  revocations.start()
+  clients[0]?.emit('end')
+  listener.start()
   t.equal(clients.length, 1)
-  isDown = false
   pass(1000)
-  await beat(3)
-  prove(2)
-  t.equal(revocations.isTrusted(), true)
-  const closing = revocations.close()
-  t.equal(revocations.isTrusted(), false)
+  await hold()
+  t.equal(listener.isTrusted(), true)
+  const closing = listener.close()
+  t.equal(listener.isTrusted(), false)
   await closing
+  heard.length = 0
   pass(5000)
   await turn()
-  t.strictSame([clients.length, beats.length], [2, 3])
+  t.strictSame([clients.length, heard], [2, []])
 })
 
 t.test('closed while it waits to try again, it does not', async t => {
-  const { revocations, pass, clients, beat } = await createListening(t, { async send () { throw new Error('no') } })
-  revocations.start()
-  await beat(1)
-  await turn()
-  await revocations.close()
-  pass(5000)
-  t.equal(clients.length, 1)
-})
-
-t.test('a connection that can not listen is given up and closed, and another is tried', async t => {
-  let isDeaf = true
-  const { revocations, pass, clients, ended, reasons, beat } = await createListening(t, {
-    async ask (answer) {
-      if (isDeaf) throw new Error('no LISTEN')
-      return await answer()
-    }
-  })
-  revocations.start()
+  const { listener, pass, clients, ended } = await createListening(t, { async ask () { throw new Error('no') } })
+  listener.start()
   while (ended.size === 0) await turn()
-  t.strictSame([reasons, clients.length], [['no LISTEN'], 1])
-  isDeaf = false
-  pass(1000)
-  await beat(1)
-  t.equal(clients.length, 2)
+  await listener.close()
+  pass(60_000)
+  t.equal(clients.length, 1)
 })
 
 t.test('closed while it begins to listen, it sends nothing', async t => {
   let closing: Promise<void> | undefined
-  const { revocations, pass, beats, clients, ended } = await createListening(t, {
-    async ask (answer) {
+  const { listener, pass, heard, clients, ended } = await createListening(t, {
+    async ask (text, answer) {
       const rows = await answer()
-      closing = revocations.close()
+      if (text.includes('LISTEN')) closing = listener.close()
       return rows
     }
   })
-  revocations.start()
+  listener.start()
   while (ended.size === 0) await turn()
   await closing
   pass(5000)
-  t.strictSame([beats.length, clients.length], [0, 1])
+  t.strictSame([heard, clients.length], [['hello', 'LISTEN'], 1])
 })
 
 t.test('its connection is closed with it', async t => {
-  const { revocations, clients, ended, beat } = await createListening(t)
-  revocations.start()
-  await beat(1)
-  await revocations.close()
+  const { listener, clients, ended, hold } = await createListening(t)
+  listener.start()
+  await hold()
+  await listener.close()
   t.strictSame([...ended], clients)
+})
+
+t.test('an answer of the pool from another place is an error, and ends the lease, until both are at one place', async t => {
+  const { listener, pass, clients, ended, lines, hold, until } = await createListening(t)
+  listener.check('elsewhere')
+  listener.start()
+  listener.check('elsewhere')
+  await hold()
+  listener.check('here')
+  t.equal(listener.isTrusted(), true)
+  t.throws(() => { listener.check('elsewhere') }, { code: 'MMC_TOKENS_DATABASE' })
+  t.equal(listener.isTrusted(), false)
+  pass(100)
+  t.equal(clients.length, 2)
+  for (let n = 0; n < 2; n++) t.throws(() => { listener.check('elsewhere') }, 'also while it connects')
+  listener.check('here')
+  await until('second clear')
+  t.equal(clients.length, 2)
+  for (let n = 3; n < 9; n++) {
+    t.throws(() => { listener.check('elsewhere') })
+    pass(1000)
+    t.equal(clients.length, n, 'within a second')
+    await until('second clear')
+  }
+  clients.at(-1)?.emit('end')
+  listener.check('elsewhere')
+  t.equal(lines.length, 2)
+  while (ended.size < 8) await turn()
+})
+
+/** Lets time pass, second by second, as fast as what it brings about is answered, the lease held. */
+async function passSeconds ({ pass, notify, heard }: Listening, seconds: number, xid = 1000): Promise<void> {
+  for (let half = 0; half < 2 * seconds; half++) {
+    pass(500)
+    for (let n = 0; n < 10; n++) await turn()
+    notify('beats', String(xid + half))
+  }
+  heard.length = 0
+}
+
+t.test('while what is known is used, the pool is asked once a second where it is; no answer ends nothing, another place does', async t => {
+  let place: string | Error = new Error('exhausted')
+  let asked = 0
+  const listening = await createListening(t, {
+    async askPool () {
+      asked++
+      if (place instanceof Error) throw place
+      return place
+    }
+  })
+  const { listener, hold, pass, reasons } = listening
+  listener.start()
+  await hold()
+  await passSeconds(listening, 10)
+  t.strictSame([asked, listener.isTrusted()], [10, true])
+  place = 'here'
+  await passSeconds(listening, 1, 2000)
+  t.equal(listener.isTrusted(), true)
+  place = 'elsewhere'
+  pass(1000)
+  for (let n = 0; n < 10; n++) await turn()
+  t.equal(listener.isTrusted(), false)
+  t.match(reasons, [/both must be the same primary/])
+})
+
+t.test('what is believed is asked for again on the same connection; what Postgres refuses is a warning, what it does not answer a dead connection', async t => {
+  let error: Error | undefined
+  const asked: string[][] = []
+  const listening = await createListening(t, {
+    async findAll (hashes) {
+      asked.push(hashes)
+      if (error !== undefined) throw error
+      return []
+    }
+  })
+  const { listener, hold, lines, reasons } = listening
+  listener.start()
+  await hold()
+  await passSeconds(listening, 2)
+  t.strictSame([asked, lines.length], [[['a'], ['a']], 1])
+  error = Object.assign(new Error('no such table'), { code: '42P01' })
+  await passSeconds(listening, 3, 2000)
+  t.strictSame([listener.isTrusted(), reasons], [true, ['no such table']], 'said once')
+  error = undefined
+  await passSeconds(listening, 1, 3000)
+  error = Object.assign(new Error('no lock'), { code: '55P03' })
+  await passSeconds(listening, 1, 4000)
+  t.strictSame([listener.isTrusted(), reasons], [true, ['no such table', 'no lock']])
+  error = new Error('Query read timeout')
+  await passSeconds(listening, 1, 5000)
+  t.strictSame([listener.isTrusted(), reasons.at(-1)], [false, 'Query read timeout'])
 })
