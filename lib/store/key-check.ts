@@ -15,8 +15,8 @@ export interface KeyCheck {
 }
 
 /**
- * Tells the operator where a node that runs signs with a secret that this one does not know. Whoever comes asks (`<fingerprint>?`), and
- * those who sign with another secret answer (`<fingerprint>`), so that both can judge. Nothing is stored: a node that has gone is not compared with.
+ * Tells the operator where another node signs with a secret that this one does not have. A node that starts asks
+ * (`<fingerprint>?`), and those that sign with another secret answer (`<fingerprint>`), so that both can judge.
  * @param fingerprints of the secrets of this node; it signs with the first
  */
 export function createKeyCheck (schema: string, fingerprints: readonly string[], notify: Notify, log: Log): KeyCheck {
@@ -45,15 +45,17 @@ export function createKeyCheck (schema: string, fingerprints: readonly string[],
 
   return {
     channel,
-    greet () { say(`${own}?`) },
+    greet () { void say(`${own}?`) },
     hear (payload) {
       const fingerprint = payload.replace('?', '')
       if (fingerprint === own) return
-      if (payload !== fingerprint) answer()
+      if (payload !== fingerprint) void answer()
       const now = performance.now()
       if (fingerprints.includes(fingerprint) || now - warnedAt < INTERVAL) return
       warnedAt = now
-      log.warn('another node signs tokens with a secret that this node does not know, and they are refused here: give all nodes the same option "secret"; to replace it, let all verify with the new one before any signs with it')
+      log.warn('another node signs tokens with a secret that this node does not know, and they are refused here: ' +
+        'give all nodes the same option "secret"; to replace it, let all verify with the new one before any signs ' +
+        'with it')
     }
   }
 }

@@ -35,9 +35,10 @@ export interface Lease {
 }
 
 /**
- * Proves that a connection hears changes, at a cost for Postgres that grows with the number of nodes: all ask, one beats. A beat whose
- * transaction id is not below `xmax` was committed after the question was answered, and notifications arrive in the order of commits: so
- * whatever was committed before the question was sent has been heard when the beat arrives.
+ * Proves that a connection hears changes, at a cost for Postgres that grows with the number of nodes: all ask, one
+ * beats. A beat whose transaction id is not below `xmax` was committed after the question was answered, and
+ * notifications arrive in the order of commits: so whatever was committed before the question was sent has been heard
+ * when the beat arrives.
  */
 export function createLease ({ ask, beat, onHeld, onDead }: Line): Lease {
   const open: Question[] = []

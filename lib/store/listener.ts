@@ -1,32 +1,28 @@
 import pg from 'pg'
 import { DatabaseError } from '../errors.js'
 import type { Believed, ChangeListener, Log, Token } from '../types.js'
-import { closeInTime, codeOf, type Connection, type Run, runOn } from './connection.js'
+import { closeInTime, codeOf, type Connection, type Run } from './connection.js'
 import type { KeyCheck } from './key-check.js'
-import { createLease, draw, FIRST_BEAT, type Lease, SILENCE } from './lease.js'
+import { draw, FIRST_BEAT, SILENCE } from './lease.js'
+import { createLine, type Line } from './line.js'
 import { CHANNEL, ENDED } from './migrations.js'
 
 /** Milliseconds from one look at what is believed to the next. */
 const LOOK = 1000
-/** The first pause before connecting again, the longest, and the longest where the pool reaches another place, in milliseconds. */
+/** Before connecting again, in milliseconds: at first, at most, and at most where the pool may be elsewhere. */
 const PAUSE = { first: 50, longest: 30_000, elsewhere: 1000 }
 /** A connection that held the lease for so long was sound, in milliseconds. */
 const SOUND = 2000
 
-/**
- * A connection that listens looks idle, which servers from version 14 on may mind. What waits for a lock would hold up all that comes
- * after it.
- */
-const SETTINGS = `SELECT set_config(name, CASE name WHEN 'lock_timeout' THEN '500' ELSE '0' END, false) FROM pg_settings
-  WHERE name IN ('idle_session_timeout', 'lock_timeout', 'statement_timeout', 'transaction_timeout');
-  SET default_transaction_isolation = 'read committed'`
+const SILENT = 'no notification arrives: does the listening connection reach the same database, without a pooler?'
 
-interface Line { client: pg.Client, run: Run, lease: Lease, where?: string, heldAt?: number, timer?: NodeJS.Timeout }
+/** `where` it listens is known once it does. */
+interface Current { line: Line, where?: string, heldAt?: number, timer?: NodeJS.Timeout }
 
 interface Parts {
   /** Direct: a pooler that lends connections by transaction swallows notifications. */
   connection: Pick<Connection, 'config' | 'place'>
-  /** Channels for beats: all are listened to, the first is beaten on. Secret, or any user of the database could act as a node. */
+  /** Channels for beats: all are listened to, the first is beaten on. Secret, or any user could act as a node. */
   beats: readonly string[]
   keys: KeyCheck
   /** SQL for where it is answered. */
@@ -58,14 +54,13 @@ export interface Listener {
 }
 
 /**
- * Hears of ended and changed tokens on a connection of its own (LISTEN), holds the lease that proves it, and asks again on that connection
- * for what is believed. A connection that fails is replaced; what it proved ends with it.
+ * Hears of ended and changed tokens on a connection of its own (LISTEN), which proves that it does, and asks again on
+ * it for what is believed. A connection that fails is replaced; what it proved ends with it.
  * @param Client handed in by tests that need a client to fail
  */
 export function createListener (parts: Parts, Client = pg.Client): Listener {
   const { connection, beats, keys, where, askPool, findAll, changes, believed, onEnded, log } = parts
-  const listen = [SETTINGS, ...[CHANNEL, keys.channel, ...beats].map(channel => `LISTEN ${pg.escapeIdentifier(channel)}`)].join('; ')
-  let current: Line | undefined
+  let current: Current | undefined
   /** Where the line before `current` listened, if it was at work, but perhaps elsewhere. */
   let before: string | undefined
   let timer: NodeJS.Timeout | undefined
@@ -73,67 +68,38 @@ export function createListener (parts: Parts, Client = pg.Client): Listener {
   let isHealthy: boolean | undefined
   let canRefresh = true
 
-  function open (): Line {
-    const client = new Client({
-      ...connection.config,
-      application_name: 'fastify-mmc-tokens listener',
-      keepAlive: true,
-      connectionTimeoutMillis: SILENCE,
-      query_timeout: SILENCE
-    })
-    const run = runOn(client)
-    const fail = (error: unknown): void => { lose(line, error as Error) }
-    const lease = createLease({
-      async ask () {
-        const [row] = await run({ text: 'SELECT pg_snapshot_xmax(pg_current_snapshot())::text AS xmax' }) as [{ xmax: string }]
-        return BigInt(row.xmax)
-      },
-      beat: async () => await run({ text: 'SELECT pg_notify($1, pg_current_xact_id()::text)::text', values: [beats[0]] }),
-      onHeld: () => { hold(line) },
-      onDead: fail
-    })
-    const line: Line = { client, run, lease }
-    client.on('error', fail)
-    client.on('end', () => { fail(new Error('the connection ended')) })
-    return line
-  }
-
   async function connect (): Promise<void> {
-    const line = current = open()
-    const { client, run, lease } = line
+    const line = createLine({
+      config: connection.config,
+      Client,
+      where,
+      channels: [CHANNEL, keys.channel],
+      beats,
+      onNotification: hear,
+      onHearing () {
+        clearTimeout(fresh.timer)
+        lookLater(fresh)
+      },
+      onHeld: () => { hold(fresh) },
+      onDead: error => { lose(fresh, error) }
+    })
+    const fresh: Current = current = { line }
     try {
-      await client.connect()
-      const [{ place, pid }] = await run({ text: `SELECT ${where} AS place, pg_backend_pid()::text AS pid` }) as [{ place: string, pid: string }]
-      let isWaiting = false
-      client.on('notification', ({ channel, payload = '', processId }) => {
-        // A pooler would hand on what comes while a query runs, and swallow the rest: none runs before the lease starts.
-        if (isWaiting) start(line)
-        isWaiting = false
-        if (beats.includes(channel)) lease.hear(payload, String(processId) === pid)
-        else hear(channel, payload)
-      })
-      await run({ text: listen })
-      if (line !== current) return
-      line.where = place
+      const place = await line.connect()
+      if (fresh !== current) return
+      fresh.where = place
       // Nobody heard of what changed before.
-      for (const change of changes) change.clear()
-      isWaiting = true
-      line.timer = setTimeout(greet, gains === 0 ? 0 : FIRST_BEAT * draw(), line).unref()
+      hear(CHANNEL, '*')
+      fresh.timer = setTimeout(greet, gains === 0 ? 0 : FIRST_BEAT * draw(), fresh).unref()
     } catch (error) {
-      lose(line, error as Error)
+      lose(fresh, error as Error)
     }
   }
 
   /** Where nothing is heard by itself, this is. */
-  function greet (line: Line): void {
+  function greet (fresh: Current): void {
     keys.greet()
-    line.timer = setTimeout(lose, SILENCE, line, new Error('no notification arrives: does the connection that listens reach the same database, and no pooler in between?'), true).unref()
-  }
-
-  function start (line: Line): void {
-    clearTimeout(line.timer)
-    line.timer = setTimeout(look, LOOK, line).unref()
-    line.lease.start()
+    fresh.timer = setTimeout(lose, SILENCE, fresh, new Error(SILENT), true).unref()
   }
 
   function hear (channel: string, payload: string): void {
@@ -143,73 +109,77 @@ export function createListener (parts: Parts, Client = pg.Client): Listener {
     else for (const change of changes) change.forget(payload)
   }
 
-  function hold (line: Line): void {
+  function hold (held: Current): void {
     gains++
-    line.heldAt ??= performance.now()
+    held.heldAt ??= performance.now()
     if (isHealthy !== true) log.info(`hears of revocations from Postgres at ${connection.place}`)
     isHealthy = true
     onEnded()
   }
 
-  async function look (line: Line): Promise<void> {
+  async function look (looking: Current): Promise<void> {
     // No answer ends nothing: the pool of the host may be exhausted.
     if (believed.wasUsed()) askPool().then(check).catch(() => {})
     try {
-      await believed.refresh(async hashes => {
-        const tokens = await findAll(line.run, hashes)
+      const ended = await believed.refresh(async hashes => {
+        const tokens = await findAll(looking.line.run, hashes)
         canRefresh = true
         return tokens
       })
+      for (const hash of ended) hear(CHANNEL, hash)
     } catch (err) {
       // Only what Postgres answered leaves the connection sound.
-      if (codeOf(err) === '') lose(line, err as Error)
-      else if (canRefresh) log.warn({ err }, 'could not ask again for known tokens: each is looked up when it was known for a minute')
+      if (codeOf(err) === '') lose(looking, err as Error)
+      else if (canRefresh) log.warn({ err }, 'could not ask again for known tokens: each is looked up after a minute')
       canRefresh = false
     }
-    if (line === current) line.timer = setTimeout(look, LOOK, line).unref()
+    if (looking === current) lookLater(looking)
+  }
+
+  function lookLater (looking: Current): void {
+    looking.timer = setTimeout(() => { void look(looking) }, LOOK).unref()
   }
 
   function check (place: string): void {
     const expected = current?.where ?? before
     if (expected === undefined || place === expected) return
-    const error = new DatabaseError(`Postgres at ${connection.place}, which tells of revocations, is not the one that has the tokens: both must be the same primary`)
+    const error = new DatabaseError(`the pool and the listener at ${connection.place} must reach one primary`)
     if (current?.where !== undefined) lose(current, error, true)
     throw error
   }
 
-  function lose (line: Line, error: Error, isElsewhere = false): void {
-    if (line !== current) return
-    stop()
-    line.client.end().catch(() => {})
-    before = isElsewhere ? line.where : undefined
-    if (performance.now() - (line.heldAt ?? Infinity) > SOUND) failures = 0
-    if (isHealthy !== false) log.warn({ err: error }, `does not hear of revocations from Postgres at ${connection.place}; every request asks it until it does`)
+  function lose (lost: Current, error: Error, isElsewhere = false): void {
+    if (lost !== current) return
+    stop()?.close().catch(() => {})
+    before = isElsewhere ? lost.where : undefined
+    if (performance.now() - (lost.heldAt ?? Infinity) > SOUND) failures = 0
+    if (isHealthy !== false) {
+      const asked = 'every request asks it until it does'
+      log.warn({ err: error }, `does not hear of revocations from Postgres at ${connection.place}; ${asked}`)
+    }
     isHealthy = false
     const pause = Math.min(PAUSE.first * 2 ** ++failures, isElsewhere ? PAUSE.elsewhere : PAUSE.longest)
-    timer = setTimeout(connect, pause * (0.5 + Math.random() / 2)).unref()
+    timer = setTimeout(() => { void connect() }, pause * (0.5 + Math.random() / 2)).unref()
   }
 
-  function stop (): void {
+  function stop (): Line | undefined {
+    const line = current?.line
     clearTimeout(timer)
     clearTimeout(current?.timer)
-    current?.lease.end()
     current = undefined
+    return line
   }
 
   return {
-    isTrusted: at => current?.lease.isHeld(at) === true,
+    isTrusted: at => current?.line.isHeld(at) === true,
     gains: () => gains,
     check,
     start () {
-      if (current === undefined && timer === undefined) connect()
+      if (current === undefined && timer === undefined) void connect()
     },
     async close () {
-      const client = current?.client
-      stop()
-      if (client === undefined) return
-      // If it has gone silent, it is no reason for the process to stay.
-      (client as pg.Client & { unref: () => void }).unref()
-      await closeInTime(client.end(), log)
+      const line = stop()
+      if (line !== undefined) await closeInTime(line.close(), log)
     }
   }
 }

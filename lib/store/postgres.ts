@@ -18,6 +18,7 @@ interface EndedRow { hash: string, name: string, role: string, ended_at: string,
 
 interface Row { hash: string, name: string, role: string, requested_by: string, issue_date: string, valid_until: string, last_used: string }
 
+/** All columns but the first two are null where there is no token. */
 interface FindRow extends Row { is_standby: string, place: string }
 
 export interface PostgresStoreOptions extends MigrateOptions {
@@ -58,10 +59,12 @@ export function createPostgresStore ({ postgres, listen, fingerprints, beats, lo
     INSERT INTO ${schema}.tokens (hash, name, role, requested_by, issue_date, valid_until, last_used)
     VALUES ($1, $2, $3, $4, $5, $6, $7) ON CONFLICT DO NOTHING RETURNING hash::text`)
   // One row always, so that "no such token" is told from a server that can't know: a standby may lag behind.
-  const find = statement<FindRow>('find', `
+  const findWhere = (condition: string): string => `
     SELECT pg_is_in_recovery()::text AS is_standby, ${where} AS place, token.*
-    FROM (VALUES (1)) AS always LEFT JOIN (SELECT ${columns} FROM ${schema}.tokens WHERE hash = $1) AS token ON true`)
-  const findAll = `SELECT ${columns} FROM ${schema}.tokens WHERE hash = ANY ($1)`
+    FROM (VALUES (1)) AS always LEFT JOIN (SELECT ${columns} FROM ${schema}.tokens WHERE ${condition}) AS token ON true`
+  const findOne = statement<FindRow>('find', findWhere('hash = $1'))
+  const many = findWhere('hash = ANY ($1)')
+  const findMany = statement<FindRow>('finds', many)
   const askPlace = statement<{ place: string }>('place', `SELECT ${where} AS place`)
   const page = statement<Row>('page', `
     SELECT ${columns} FROM ${schema}.tokens AS token WHERE (token.issue_date, token.hash) > ($1, $2)
@@ -114,8 +117,17 @@ export function createPostgresStore ({ postgres, listen, fingerprints, beats, lo
     UPDATE ${schema}.tokens AS token SET last_used = at FROM used WHERE token.hash = used.hash AND token.last_used < at`)
   const notify = statement('notify', 'SELECT pg_notify($1, $2)::text')
 
+  function toTokens (rows: FindRow[]): Token[] {
+    const [first] = rows as [FindRow]
+    listener?.check(first.place)
+    if (first.is_standby !== 'false') {
+      throw new DatabaseError(`Postgres at ${connection.place} is a standby: it may not have the newest revocations`)
+    }
+    return rows.filter(({ hash }) => hash !== null).map(toToken)
+  }
+
   return {
-    async start (cache, onEnded = () => {}) {
+    async start (cache, onEnded = () => {}, others = []) {
       startBy = performance.now() + PATIENCE
       await bringUpToDate(direct, options, startBy)
       if (direct !== connection) await bringUpToDate(connection, { ...options, migrate: false }, startBy)
@@ -125,8 +137,8 @@ export function createPostgresStore ({ postgres, listen, fingerprints, beats, lo
         keys: createKeyCheck(options.schema, fingerprints, notify, log),
         where,
         askPool: async () => String((await askPlace())[0]?.place),
-        findAll: async (run, hashes) => (await run<Row>({ text: findAll, values: [hashes] })).map(toToken),
-        changes: [cache],
+        findAll: async (run, hashes) => toTokens(await run<FindRow>({ text: many, values: [hashes] })),
+        changes: [cache, ...others],
         believed: cache,
         onEnded,
         log
@@ -145,10 +157,10 @@ export function createPostgresStore ({ postgres, listen, fingerprints, beats, lo
       return new Map((await bootstrap(JSON.stringify(tokens))).map(({ hash, outcome }) => [hash, outcome]))
     },
     async find (hash) {
-      const [row] = await find(hash) as [FindRow]
-      listener?.check(row.place)
-      if (row.is_standby !== 'false') throw new DatabaseError(`Postgres at ${connection.place} is a standby: it may not know of the newest tokens and revocations`)
-      return row.hash === null ? null : toToken(row)
+      return toTokens(await findOne(hash))[0] ?? null
+    },
+    async findAll (hashes) {
+      return toTokens(await findMany(hashes))
     },
     async * list ({ after, pageSize = PAGE, state, unusedSince }, now) {
       const isActive = state && state === 'active'

@@ -27,8 +27,6 @@ export interface CachedToken {
   lastUsed: number
 }
 
-export type Known = CachedToken
-
 /** Times are milliseconds of the clock. */
 interface Entry { token: CachedToken | null, until: number, againAt: number, isUsed: boolean }
 
@@ -104,24 +102,23 @@ export function createCache (isTrusted: (at: number) => boolean, clock: () => nu
       const asked = clock()
       const due = new Map<string, Entry & { token: CachedToken }>()
       for (const { key, value } of entries.items.values()) {
-        if (!value.isUsed || value.againAt > asked || value.until <= asked || !exists(value) || due.size >= REFRESH_SIZE) continue
+        if (!value.isUsed || value.againAt > asked || value.until <= asked || !exists(value)) continue
         value.isUsed = false
         value.againAt = asked + AGAIN_AFTER.failure
-        due.set(key, value)
+        due.set(key as string, value)
+        if (due.size === REFRESH_SIZE) break
       }
-      if (due.size === 0) return
+      if (due.size === 0) return []
       const found = new Map((await find([...due.keys()])).map(token => [token.hash, token]))
-      for (const [hash, entry] of due) {
+      return [...due].filter(([hash, entry]) => {
         // What changed meanwhile is known to be void, or was asked for later.
-        if (entries.get(hash) !== entry) continue
+        if (entries.get(hash) !== entry) return false
         const token = found.get(hash)
-        if (token !== undefined && MEMBERS.every(member => token[member] === entry.token.token[member])) {
-          entry.until = asked + EXISTS_FOR
-          entry.againAt = asked + AGAIN_AFTER.answer
-        } else {
-          entries.delete(hash)
-        }
-      }
+        if (MEMBERS.some(member => token?.[member] !== entry.token.token[member])) return true
+        entry.until = asked + EXISTS_FOR
+        entry.againAt = asked + AGAIN_AFTER.answer
+        return false
+      }).map(([hash]) => hash)
     }
   }
 }

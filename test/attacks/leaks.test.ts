@@ -710,9 +710,10 @@ const HOSTILE = ['a', '&', '&%=', '&%zz=', '&token=x', '&token=', '&token[', '&t
 t.test('the work is linear in the length of a line, and a malformed key throws nothing', t => {
   const cost = (text: string): number => {
     const times = Array.from({ length: 7 }, () => {
-      const begun = performance.now()
+      const begun = process.cpuUsage()
       for (let count = 0; count < 20; count++) redact(text)
-      return performance.now() - begun
+      const { user, system } = process.cpuUsage(begun)
+      return (user + system) / 1000
     })
     return Math.min(...times)
   }

@@ -93,7 +93,7 @@ t.test('what requireRole throws is for the host to answer: its error handler get
   })
   const { token } = await issue({ role: 'connectionManager' })
   t.strictSame((await app.inject({ url: '/', headers: bearer(token) })).json(), {
-    host: { code: 'NOT_ALLOWED', message: 'This takes the role admin or editor or viewer', headers: { 'www-authenticate': 'Bearer realm="cedalo", error="insufficient_scope"' } }
+    host: { code: 'NOT_ALLOWED', message: 'Requires one of these roles: admin, editor, viewer', headers: { 'www-authenticate': 'Bearer realm="cedalo", error="insufficient_scope"' } }
   })
 })
 

@@ -1,6 +1,7 @@
 import type { FastifyRequest } from 'fastify'
 import t from 'tap'
-import { type Session, challenge, createRequireRole, createSession as create, requireAdmin as requireAdminOrToken, toPrincipal } from '../../lib/http/authorize.js'
+import { type Session, createRequireRole, createSession as create, requireAdmin as requireAdminOrToken, toPrincipal } from '../../lib/http/authorize.js'
+import { challenge } from '../../lib/http/send-error.js'
 import type { ApplicationTokens } from '../../lib/index.js'
 import type { Log, Token, TokenPrincipal, TokensPluginOptions } from '../../lib/types.js'
 import { NEW_TOKEN, createBareHost } from '../support/bare-host.js'
@@ -55,7 +56,7 @@ t.test('an admin is who has that role, among others too; a token counts alone', 
 
 t.test('where tokens must not manage tokens none does, an admin with a session does', async t => {
   for (const role of ['admin', 'viewer']) {
-    await t.rejects(requireAdminOrToken(request({ token: token(role) }), () => user('admin'), false), { code: 'NOT_ALLOWED', message: 'Tokens must not manage tokens here: log in' })
+    await t.rejects(requireAdminOrToken(request({ token: token(role) }), () => user('admin'), false), { code: 'NOT_ALLOWED', message: 'Tokens may not manage tokens here: log in' })
   }
   t.strictSame(await requireAdminOrToken(request(), () => user('admin'), false), user('admin'))
 })
@@ -65,7 +66,7 @@ t.test('a page of another site can not act with a session, and can look; a token
     ['POST', 'same-site', true], ['POST', 'same-origin', true], ['POST', 'none', true], ['DELETE', undefined, true]] as const) {
     const asking = requireAdmin(request({ method, ...site !== undefined && { site } }), () => user('admin'))
     if (isAllowed) t.match(await asking, user('admin'), `${method} ${site}`)
-    else await t.rejects(asking, { code: 'NOT_ALLOWED', message: 'A page of another site must not manage tokens' })
+    else await t.rejects(asking, { code: 'NOT_ALLOWED', message: 'Cross-site requests may not manage tokens' })
   }
   t.match(await requireAdmin(request({ method: 'POST', site: 'cross-site', token: token('admin') }), () => null), toPrincipal(token('admin')))
 })
@@ -82,10 +83,10 @@ t.test('requireRole lets in who has one of the roles, or is an admin, and says t
     code: 'UNAUTHORIZED', statusCode: 401, message: 'Log in, or present a token', headers: { 'www-authenticate': 'Bearer realm="here"' }, data: { session: false }
   })
   for (const session of [user('viewer'), user()]) {
-    t.strictSame(await refusal(guard(session, 'editor', 'other')()), { code: 'NOT_ALLOWED', statusCode: 403, message: 'This takes the role admin or editor or other', headers: {} })
+    t.strictSame(await refusal(guard(session, 'editor', 'other')()), { code: 'NOT_ALLOWED', statusCode: 403, message: 'Requires one of these roles: admin, editor, other', headers: {} })
   }
   t.strictSame(await refusal(guard(user('admin'), 'admin')({ token: token('viewer') })), {
-    code: 'NOT_ALLOWED', statusCode: 403, message: 'This takes the role admin', headers: { 'www-authenticate': 'Bearer realm="here", error="insufficient_scope"' }
+    code: 'NOT_ALLOWED', statusCode: 403, message: 'Requires one of these roles: admin', headers: { 'www-authenticate': 'Bearer realm="here", error="insufficient_scope"' }
   })
 })
 
@@ -108,10 +109,10 @@ t.test('requireRole takes roles and lists of them; without one it throws when th
   const [viewer, other] = [await issue(), await issue({ role: 'connectionManager' })]
   for (const url of ['/list', '/both']) {
     t.equal((await app.inject({ url, headers: bearer(viewer.token) })).body, 'in')
-    t.match((await app.inject({ url, headers: bearer(other.token) })).json(), { code: 'NOT_ALLOWED', message: 'This takes the role admin or editor or viewer' })
+    t.match((await app.inject({ url, headers: bearer(other.token) })).json(), { code: 'NOT_ALLOWED', message: 'Requires one of these roles: admin, editor, viewer' })
   }
   for (const roles of [[], [[]], [''], [undefined], [null], [5], [['editor', '']], [{}]]) {
-    t.throws(() => app.tokens.requireRole(...roles as string[]), { code: 'MMC_TOKENS_GUARD', message: /^requireRole must be called with one role or more/ }, JSON.stringify(roles))
+    t.throws(() => app.tokens.requireRole(...roles as string[]), { code: 'MMC_TOKENS_GUARD', message: /^requireRole must be called with one or more roles/ }, JSON.stringify(roles))
   }
 })
 
@@ -130,7 +131,7 @@ t.test('a role that tokens can not have is warned of once, and people who have i
   for (const role of ['robot', 'edtor', 'edtor', 'admin']) {
     app.get(`/${lines.length}${role}${Math.random()}`, { preHandler: app.tokens.requireRole(role) }, async () => 'in')
   }
-  t.strictSame(lines, ['requireRole("edtor"): a token can\'t have this role, only admin, robot: correct it, unless people have it'])
+  t.strictSame(lines, ['requireRole("edtor"): tokens can\'t have this role, only admin, robot; correct it, unless users have it'])
   app.addHook('onRequest', async request => { Object.assign(request, { user: { username: 'me', roles: ['edtor'] } }) })
   app.get('/', { preHandler: app.tokens.requireRole('edtor') }, async () => 'in')
   t.equal((await app.inject('/')).body, 'in')
@@ -143,8 +144,8 @@ t.test('who issues or revokes in code says who they are: anything else is a 400 
   const { hash } = await issue()
   const { issue: make, revoke } = app.tokens as { [name in 'issue' | 'revoke']: (...args: unknown[]) => ReturnType<ApplicationTokens[name]> }
   for (const who of [undefined, null, 5, '', ' ', 'a\ud800', 'a\0b']) {
-    await t.rejects(make({ ...NEW_TOKEN, requestedBy: who }), { statusCode: 400, code: 'INVALID', message: /^requestedBy must be the name of who/ }, JSON.stringify(who))
-    await t.rejects(revoke(hash, { revokedBy: who }), { statusCode: 400, code: 'INVALID', message: /^revokedBy must be the name of who/ }, JSON.stringify(who))
+    await t.rejects(make({ ...NEW_TOKEN, requestedBy: who }), { statusCode: 400, code: 'INVALID', message: /^requestedBy must be a non-empty string/ }, JSON.stringify(who))
+    await t.rejects(revoke(hash, { revokedBy: who }), { statusCode: 400, code: 'INVALID', message: /^revokedBy must be a non-empty string/ }, JSON.stringify(who))
   }
   t.match(await app.tokens.issue({ ...NEW_TOKEN, requestedBy: 'Ægir 🦑' }), { requestedBy: 'Ægir 🦑' })
   t.equal(await app.tokens.revoke(hash, { revokedBy: 'Ægir' }), true)
@@ -165,12 +166,12 @@ t.test('a session of another shape is nobody, and warned of once; nobody is no w
     user = bad
     for (let n = 0; n < 2; n++) t.equal((await app.inject('/api/tokens')).statusCode, 401)
     t.equal(lines.length, 1)
-    t.match(lines[0], `no user, so nobody is logged in: ${option ? 'what the option "session" answers' : 'request.user (set the option "session")'} must be { username, roles }, such as`)
+    t.match(lines[0], `invalid user, so nobody is logged in: ${option ? 'the result of the option "session"' : 'request.user (set the option "session")'} must be null or { username, roles }, such as`)
   }
 })
 
 for (const [what, status, location] of [['403', 403], ['a redirect to its login page', 302, '/login'], ['a 303', 303, '/login']] as const) {
-  t.test(`a guard that answers ${what} before the token is looked at is hinted at once; a redirect to https is not`, async t => {
+  t.test(`a guard that answers ${what} before the token is checked is hinted at once; a redirect to https is not`, async t => {
     const lines: string[] = []
     const { app, addTokens, issue } = await createBareHost(t, { logger: { level: 'warn', stream: { write (line: string) { lines.push((JSON.parse(line) as { msg: string }).msg) } } } })
     await addTokens()
@@ -188,6 +189,6 @@ for (const [what, status, location] of [['403', 403], ['a redirect to its login 
     t.strictSame(lines, [])
     for (let n = 0; n < 2; n++) t.equal((await app.inject({ url: '/', headers })).statusCode, status)
     t.equal(lines.length, 1)
-    t.ok(lines[0]?.startsWith(`a request with a token was answered ${status} before the token was looked at`))
+    t.ok(lines[0]?.startsWith(`a guard answered ${status} before the token of the request was checked`))
   })
 }

@@ -123,9 +123,9 @@ t.test('registered in a child, twice, or beside a decorator "tokens" of the host
   const inChild = Fastify()
   t.teardown(() => inChild.close())
   await t.rejects(async () => { await inChild.register(async child => { await child.register(tokensPlugin, OFFLINE) }) }, {
-    code, message: 'fastify-mmc-tokens is registered in a child of the host, where its hook would miss all other routes: register it at the root, with the option "prefix" for a base path'
+    code, message: 'fastify-mmc-tokens is registered in a child of the host, where its hooks miss other routes: register it at the root, with the option "prefix" for a base path'
   })
-  const message = 'app.tokens is there already: register fastify-mmc-tokens once, and have no decorator "tokens" of your own'
+  const message = 'app.tokens exists already: register fastify-mmc-tokens once, and add no decorator "tokens"'
   const twice = Fastify()
   t.teardown(() => twice.close())
   await twice.register(tokensPlugin, OFFLINE)
@@ -140,7 +140,7 @@ t.test('a route of the host at ours is named in a sentence, and the log has what
   t.teardown(() => app.close())
   app.get('/base/api/tokens', async () => 'mine')
   await t.rejects(async () => { await app.register(tokensPlugin, { ...OFFLINE, prefix: '/base' }) }, {
-    code: 'MMC_TOKENS_HOST', message: 'the host has a route of its own at /base/api/tokens, or below: remove it, or move ours with the option "prefix"', cause: { code: 'FST_ERR_DUPLICATED_ROUTE' }
+    code: 'MMC_TOKENS_HOST', message: 'the host already has a route at or below /base/api/tokens: remove it, or move those of the plugin with the option "prefix"', cause: { code: 'FST_ERR_DUPLICATED_ROUTE' }
   })
 })
 

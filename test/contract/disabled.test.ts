@@ -14,7 +14,7 @@ import { type Database, createDatabase } from '../support/database.js'
 import { collectEvents } from '../support/events.js'
 import { createHost } from '../support/host.js'
 
-t.test('disabled from the start the four routes answer 404, whatever is sent, and nothing connects', async t => {
+t.test('disabled from the start the four routes answer 404, whatever is sent, and nothing connects', { buffered: true }, async t => {
   let connections = 0
   const server = createServer(socket => {
     connections++
@@ -41,7 +41,7 @@ t.test('disabled from the start the four routes answer 404, whatever is sent, an
   t.not(connections, 0, 'this test would notice')
 })
 
-t.test('enable() connects and migrates where nothing was, and rejects and stays disabled where that fails', async t => {
+t.test('enable() connects and migrates where nothing was, and rejects and stays disabled where that fails', { buffered: true }, async t => {
   const { app, login } = await buildHost(t, { tokens: { enabled: false } })
   await app.tokens.enable()
   t.equal(app.tokens.enabled, true)
@@ -341,3 +341,6 @@ t.test('close() waits for the start under way, stops once, and leaves tokens dis
   await t.rejects(lifecycle.enable(), { code: 'NOT_FOUND' }, 'nothing connects once it is closed')
   t.strictSame(steps, ['started', 'stopped'])
 })
+
+// At the end of the file, so that those that say "buffered" run beside each other, and all others alone.
+t.jobs = 3

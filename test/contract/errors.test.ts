@@ -8,6 +8,7 @@ import tokensPlugin from '../../lib/index.js'
 import { SECRET, bearer, buildHost } from '../support/build-host.js'
 import { createDatabase } from '../support/database.js'
 import { collectEvents } from '../support/events.js'
+import { until } from '../support/until.js'
 
 const GOOD = { name: 'a', role: 'viewer', validUntil: '2999-01-01T00:00:00Z' }
 
@@ -84,7 +85,7 @@ t.test('a host may name its requests as it likes: events have the name as text',
     await app.inject({ url: '/api/viewer', headers: bearer(`${token}x`) })
     const answer = await app.inject({ method: 'DELETE', url: `/api/tokens/${hash}`, headers })
     if (!t.equal(answer.statusCode, 200, typeof id)) return
-    while (all.at(-1)?.type !== 'token.revoked') await new Promise(resolve => { setImmediate(resolve) })
+    await until(() => all.at(-1)?.type === 'token.revoked')
     t.match(all.slice(-2), [{ type: 'authentication.rejected', requestId: String(id) }, { type: 'token.revoked', requestId: String(id) }])
   }
 })
@@ -109,7 +110,7 @@ t.test('on a Unix socket nobody has an address: it is null in every event', asyn
   await ask('POST', '/api/tokens', token, { name: 'new', role: 'viewer', validUntil: '2999-01-01T00:00:00Z' })
   await ask('GET', '/api/tokens', `${token}x`)
   await ask('DELETE', `/api/tokens/${(await app.tokens.list())[1]?.hash}`, token)
-  while (all.length < 4) await new Promise(resolve => { setImmediate(resolve) })
+  await until(() => all.length >= 4)
   t.strictSame(all.slice(1).map(({ type, address }) => [type, address]), [['token.issued', null], ['authentication.rejected', null], ['token.revoked', null]])
 })
 

@@ -8,6 +8,7 @@ import { FORGED, NEW_TOKEN } from '../support/bare-host.js'
 import { bearer, buildHost } from '../support/build-host.js'
 import { collectEvents } from '../support/events.js'
 import { holdTimers } from '../support/timers.js'
+import { until } from '../support/until.js'
 
 const ENDED = { hash: 'h', name: 'n', role: 'viewer', at: '', actor: null, address: null, requestId: null, isPurged: false }
 const ISO = /^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z$/
@@ -242,7 +243,7 @@ t.test('until it closes a node looks once a minute for what nobody told of', asy
   const events = collectEvents()
   const { app, database } = await buildHost(t, { tokens: { onEvent: events.onEvent } })
   // It has looked since it hears of them.
-  while (app.tokens.health().lease !== 'held') await turn()
+  await until(() => app.tokens.health().lease === 'held')
   await database.query("INSERT INTO ended (hash, name, role, ended_at) VALUES ('x', 'untold', 'viewer', now())")
   pass(60_000)
   t.match(await events.until(1), [{ name: 'untold' }])

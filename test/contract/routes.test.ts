@@ -439,9 +439,9 @@ t.test('a parameter that is no good is a 400 that says what it must be, for admi
   const hash = '0'.repeat(64)
   const cursor = (text: string): string => Buffer.from(text).toString('base64url')
   const cases = {
-    'limit must be a whole number from 1 to 1000': ['limit=0', 'limit=1001', 'limit=-1', 'limit=1.5', 'limit=x', 'limit=', 'limit=1&limit=2', 'limit=1e9'],
+    'limit must be an integer from 1 to 1000, the page size': ['limit=0', 'limit=1001', 'limit=-1', 'limit=1.5', 'limit=x', 'limit=', 'limit=1&limit=2', 'limit=1e9'],
     'state must be active or expired': ['state=x', 'state=', 'state=active&state=expired', 'state=Active'],
-    'cursor must be what the Link to the next had': [
+    'cursor must be a cursor from the header Link': [
       'cursor=', 'cursor=x', `cursor=${cursor('2026-01-01')}`, `cursor=${cursor(`2026-13-01T00:00:00.000Z${hash}`)}`, `cursor=${cursor(`0000-01-01T00:00:00.000Z${hash}`)}`, `cursor=${cursor(`2026-01-01T00:00:00.000Z${hash}'--`)}`, `cursor=${cursor(` 2026-01-01T00:00:00.000Z${hash}`)}`, 'cursor=a&cursor=b'
     ],
     'unusedSince must be an RFC 3339 date-time': ['unusedSince=', 'unusedSince=yesterday', 'unusedSince=2026-01-01', 'unusedSince=2026-02-30T00:00:00Z', 'unusedSince=2026-01-01T00:00:00', 'unusedSince=1', 'unusedSince=0000-01-01T00:00:00Z', 'unusedSince=9999-12-31T23:59:59-01:00', 'unusedSince=9999-12-31T23:59:00-00:01']
@@ -543,10 +543,10 @@ t.test('a new token may live as long as "maxLifetime" allows, to the second; lon
   t.equal((await create('an hour', inSeconds(3600))).statusCode, 200)
   const refused = await create('longer', inSeconds(3605))
   t.equal(refused.statusCode, 400)
-  t.match(refused.json(), { code: 'INVALID', message: /^validUntil must be at most 3600 seconds ahead, that is no later than \d{4}-\d\d-\d\dT[\d:.]+Z$/ })
+  t.match(refused.json(), { code: 'INVALID', message: /^validUntil must be at most 3600 seconds ahead, no later than \d{4}-\d\d-\d\dT[\d:.]+Z$/ })
   t.equal((await create('for ever', '9999-12-31T23:59:59Z')).statusCode, 400)
   await t.rejects(app.tokens.issue({ name: 'by code', role: 'viewer', validUntil: inSeconds(3605), requestedBy: 'test' }), { code: 'INVALID' })
-  t.throws(() => app.tokens.sign({ name: 'minted', role: 'viewer', validUntil: inSeconds(3605) }), { code: 'INVALID' })
+  t.throws(() => app.tokens.mint({ name: 'minted', role: 'viewer', validUntil: inSeconds(3605) }), { code: 'INVALID' })
   t.strictSame((await app.tokens.list()).map(({ name }) => name), ['an hour'])
 })
 
@@ -570,7 +570,7 @@ t.test('where tokens must not manage tokens, each of the four routes is 403 to e
     for (const secret of [token, viewer.token]) {
       const answer = await app.inject({ ...route, headers: { ...headers, ...bearer(secret) } })
       t.match([answer.statusCode, answer.json(), answer.headers['www-authenticate']],
-        [403, { code: 'NOT_ALLOWED', message: 'Tokens must not manage tokens here: log in' }, /error="insufficient_scope"/], `${route.method} ${route.url}`)
+        [403, { code: 'NOT_ALLOWED', message: 'Tokens may not manage tokens here: log in' }, /error="insufficient_scope"/], `${route.method} ${route.url}`)
     }
   }
   t.equal((await app.inject({ url: '/api/editor', headers: bearer(token) })).statusCode, 200, 'other routes do not mind')

@@ -6,12 +6,14 @@ import { type Listener, createListener } from '../../lib/store/listener.js'
 import type { Token } from '../../lib/types.js'
 import { type TestHost, bearer, buildHost } from '../support/build-host.js'
 import { type Database, createDatabase, createSeparateDatabase, databaseUrl } from '../support/database.js'
+import { measure } from '../support/measure.js'
 import { type NodeProcess, startNode } from '../support/node-process.js'
 import { startPostgres } from '../support/postgres.js'
 import { type Proxy, createProxy } from '../support/proxy.js'
 import { holdTimers } from '../support/timers.js'
+import { until } from '../support/until.js'
 
-t.test('a token made on one node works on all; one revoked on any, or deleted with SQL, is refused by all', async t => {
+t.test('a token made on one node works on all; one revoked on any, or deleted with SQL, is refused by all', { buffered: true }, async t => {
   const one = await buildHost(t)
   const nodes = [one, await buildHost(t, { database: one.database }), await buildHost(t, { database: one.database })]
   const statuses = async (token: string): Promise<number[]> =>
@@ -34,7 +36,7 @@ t.test('a token made on one node works on all; one revoked on any, or deleted wi
 
   async function refusedByAll (token: string): Promise<void> {
     const answered = performance.now()
-    for (;;) {
+    for (;; await sleep(2)) {
       const begun = performance.now() - answered
       const now = await statuses(token)
       if (now.every(status => status === 401)) return
@@ -44,7 +46,7 @@ t.test('a token made on one node works on all; one revoked on any, or deleted wi
   }
 })
 
-t.test('switching tokens off is a switch of one process', async t => {
+t.test('switching tokens off is a switch of one process', { buffered: true }, async t => {
   const one = await buildHost(t)
   const two = await buildHost(t, { database: one.database })
   const { token } = await one.issue()
@@ -53,7 +55,7 @@ t.test('switching tokens off is a switch of one process', async t => {
   t.equal((await two.app.inject({ url: '/api/viewer', headers: bearer(token) })).statusCode, 200)
 })
 
-t.test('of three node processes, the one that answers the DELETE refuses the token at once, the others never later than 2 s after', async t => {
+t.test('of three node processes, the one that answers the DELETE refuses the token at once, the others never later than 2 s after', { buffered: true }, async t => {
   const { url } = await createSeparateDatabase(t)
   const nodes = await Promise.all(Array.from({ length: 3 }, async () => await startNode(t, url)))
 
@@ -135,7 +137,7 @@ async function use ({ app }: TestHost, token: string): Promise<number> {
 async function lastAccepted (node: TestHost, token: string): Promise<number> {
   const answered = performance.now()
   let last = 0
-  while (performance.now() - answered < 3000) {
+  for (; performance.now() - answered < 3000; await sleep(2)) {
     const begun = performance.now()
     const status = await use(node, token)
     if (status === 401) break
@@ -165,8 +167,8 @@ async function createCounting (t: Test): Promise<{ node: Node, count: (work: () 
   return {
     node,
     async count (work) {
-      for (let tries = 0; tries < 5; tries++) {
-        while (!isHeld()) await turn()
+      for (;;) {
+        await until(isHeld)
         queries = 0
         let wasHeld = true
         let isDone: boolean | void
@@ -178,12 +180,11 @@ async function createCounting (t: Test): Promise<{ node: Node, count: (work: () 
         }
         if (isDone !== false && wasHeld && isHeld()) return queries
       }
-      throw new Error('the lease was never held for long enough')
     }
   }
 }
 
-t.test('while the lease is held, a known token costs no query, and a thousand requests at once with one that nobody knows cost one', async t => {
+t.test('while the lease is held, a known token costs no query, and a thousand requests at once with one that nobody knows cost one', { buffered: true }, async t => {
   const { node, count } = await createCounting(t)
   let token = ''
   t.equal(await count(async () => {
@@ -197,20 +198,22 @@ t.test('while the lease is held, a known token costs no query, and a thousand re
   t.equal(await count(async () => { for (let n = 0; n < 100; n++) t.equal(await use(node, forged), 401) }), 0, 'a forgery never reaches Postgres')
 })
 
-t.test('a revoked token that is hammered costs one query a second at most', async t => {
+t.test('a revoked token that is hammered costs one query a second at most', { buffered: true }, async t => {
   const { node, count } = await createCounting(t)
   const { token, hash } = await node.issue()
   await use(node, token)
   await node.database.query('DELETE FROM tokens WHERE hash = $1', [hash])
-  while (await use(node, token) !== 401);
+  await until(async () => await use(node, token) === 401)
+  let seconds = 0
   const queries = await count(async () => {
     const started = performance.now()
     while (performance.now() - started < 1500) t.equal(await use(node, token), 401)
+    seconds = (performance.now() - started) / 1000
   })
-  t.ok(queries <= 2, `${queries} queries`)
+  t.ok(queries <= 1 + Math.floor(seconds), `${queries} queries in ${seconds} s`)
 })
 
-t.test('what changes elsewhere is heard of: revoked, changed, deleted with SQL, truncated', async t => {
+t.test('what changes elsewhere is heard of: revoked, changed, deleted with SQL, truncated', { buffered: true }, async t => {
   const one = await createNode(t)
   const two = await createNode(t, { database: one.database })
   const changes: Record<string, (hash: string) => Promise<unknown>> = {
@@ -225,12 +228,12 @@ t.test('what changes elsewhere is heard of: revoked, changed, deleted with SQL, 
     await change(hash)
     const last = await lastAccepted(one, token)
     // Without being told, it would believe what it knows for a minute.
-    t.ok(last < 1500, `${what}: last accepted ${last} ms after`)
+    t.ok(last < 2000, `${what}: last accepted ${last} ms after`)
   }
   const { token, hash } = await one.issue({ name: 'to be renamed' })
   await use(one, token)
   await one.database.query("UPDATE tokens SET role = 'editor' WHERE hash = $1", [hash])
-  while ((await one.app.inject({ url: '/api/editor', headers: bearer(token) })).statusCode !== 200) await turn()
+  await until(async () => (await one.app.inject({ url: '/api/editor', headers: bearer(token) })).statusCode === 200)
   t.pass('a new role is in force')
 })
 
@@ -244,7 +247,7 @@ const FAULTS: Record<string, (proxy: Proxy) => void> = {
   }
 }
 for (const [fault, strike] of Object.entries(FAULTS)) {
-  t.test(`${fault}: a token revoked meanwhile is never accepted later than 2 s after the answer, and the lease comes back`, async t => {
+  t.test(`${fault}: a token revoked meanwhile is never accepted later than 2 s after the answer, and the lease comes back`, { buffered: true }, async t => {
     const other = await buildHost(t)
     const node = await createNode(t, { database: other.database })
     const { token, hash } = await other.issue({ name: 'revoked' })
@@ -266,8 +269,8 @@ for (const [fault, strike] of Object.entries(FAULTS)) {
   })
 }
 
-t.test('a backend that is ended costs the lease, which is back at once; what is believed is not carried over', async t => {
-  const node = await createNode(t)
+t.test('a backend that is ended costs the lease, which is back at once; what is believed is not carried over', { buffered: true }, async t => {
+  const node = await createNode(t, { database: await createSeparateDatabase(t) })
   const { token, hash } = await node.issue()
   t.equal(await use(node, token), 200)
   const [lost, held] = [node.becomes('lost'), node.becomes('held')]
@@ -279,15 +282,14 @@ t.test('a backend that is ended costs the lease, which is back at once; what is 
   t.equal(await use(node, token), 401)
 })
 
-t.test('a host closes in time where the connections have gone silent, in the middle of something or not', async t => {
+t.test('a host closes in time where the connections have gone silent, in the middle of something or not', { buffered: true }, async t => {
   for (const isBusy of [true, false]) {
     const node = await createNode(t)
     const { token } = await node.issue()
     if (isBusy) t.equal(await use(node, token), 200)
     node.proxy.set('swallow up')
-    const started = performance.now()
-    await node.app.close()
-    t.ok(performance.now() - started < 9000, `${performance.now() - started} ms, where Docker waits for 10 s`)
+    const { took } = await measure(async () => { await node.app.close() })
+    t.ok(took < 5000, `${took} ms, where Docker waits for 10 s`)
   }
 })
 
@@ -429,13 +431,13 @@ async function createServer (t: Test) {
 async function createListeningNode (t: Test, { database, pids }: Awaited<ReturnType<typeof createServer>>): Promise<TestHost & { ear: number }> {
   const host = await buildHost(t, { database })
   await host.app.listen({ port: 0, host: '127.0.0.1' })
-  while (host.app.tokens.health().lease !== 'held') await turn()
+  await until(() => host.app.tokens.health().lease === 'held')
   const listening = await database.query("SELECT pid FROM pg_stat_activity WHERE application_name = 'fastify-mmc-tokens listener' ORDER BY backend_start DESC LIMIT 1")
   t.ok((await pids()).includes(listening[0]?.pid as number))
   return { ...host, ear: listening[0]?.pid as number }
 }
 
-t.test('a Postgres that is frozen before a node hears of a revocation: the token is accepted from memory for 2 s at most, and never when it thaws', async t => {
+t.test('a Postgres that is frozen before a node hears of a revocation: the token is accepted from memory for 2 s at most, and never when it thaws', { buffered: true }, async t => {
   const server = await createServer(t)
   const [other, node] = [await createListeningNode(t, server), await createListeningNode(t, server)]
   const { token, hash } = await other.issue()
@@ -453,11 +455,11 @@ t.test('a Postgres that is frozen before a node hears of a revocation: the token
 
   server.thaw()
   t.not(await use(node, token), 200, 'its very first answer')
-  while (node.app.tokens.health().lease !== 'held') await turn()
+  await until(() => node.app.tokens.health().lease === 'held')
   t.strictSame([await use(node, token), await use(node, good.token)], [401, 200])
 })
 
-t.test('a revocation that a frozen Postgres does not answer: both nodes believe nothing when the lease has ended, and the next one counts', async t => {
+t.test('a revocation that a frozen Postgres does not answer: both nodes believe nothing when the lease has ended, and the next one counts', { buffered: true }, async t => {
   const server = await createServer(t)
   const nodes = [await createListeningNode(t, server), await createListeningNode(t, server)] as const
   const { token, hash } = await nodes[0].issue()
@@ -469,11 +471,11 @@ t.test('a revocation that a frozen Postgres does not answer: both nodes believe 
   await Promise.all(nodes.map(async node => { await isBelievedUntilTheLeaseEnds(t, node, [token], frozen) }))
   await revoking
   server.thaw()
-  for (const { app } of nodes) while (app.tokens.health().lease !== 'held') await turn()
+  for (const { app } of nodes) await until(() => app.tokens.health().lease === 'held')
   await nodes[0].app.tokens.revoke(hash)
   const answered = performance.now()
   t.equal(await use(nodes[0], token), 401)
-  for (;;) {
+  for (;; await sleep(2)) {
     const begun = performance.now() - answered
     const status = await use(nodes[1], token)
     if (status === 401) break
@@ -485,7 +487,7 @@ t.test('a revocation that a frozen Postgres does not answer: both nodes believe 
 async function isBelievedUntilTheLeaseEnds (t: Test, node: TestHost, tokens: string[], since: number): Promise<void> {
   let last = 0
   const statuses = new Set<number>()
-  while (performance.now() - since < 3000) {
+  for (; performance.now() - since < 3000; await sleep(2)) {
     const begun = performance.now()
     const answers = await Promise.all(tokens.map(async token => await use(node, token)))
     for (const status of answers) statuses.add(status)
@@ -496,7 +498,7 @@ async function isBelievedUntilTheLeaseEnds (t: Test, node: TestHost, tokens: str
   t.strictSame([...statuses], [500])
 }
 
-t.test('a node process that is stopped while a token is revoked lets nobody in by it when it goes on', async t => {
+t.test('a node process that is stopped while a token is revoked lets nobody in by it when it goes on', { buffered: true }, async t => {
   const { url } = await createSeparateDatabase(t)
   const [other, node] = await Promise.all([startNode(t, url), startNode(t, url)])
   const { token, hash } = await other.issue('stopped')
@@ -581,7 +583,7 @@ async function createListening (t: Test, { ask = async (_text, answer) => await 
     askPool,
     findAll: async (_run, hashes) => await findAll(hashes),
     changes: ['first', 'second'].map(name => ({ clear () { heard.push(`${name} clear`) }, forget (hash: string) { heard.push(`${name} forget ${hash}`) } })),
-    believed: { wasUsed: () => true, refresh: async find => { await find(['a']) } },
+    believed: { wasUsed: () => true, refresh: async find => (await find(['a'])).map(({ hash }) => hash) },
     onEnded: () => { heard.push('ended') },
     log: { info: (line: string) => { lines.push(`info ${line}`) }, warn ({ err }: { err: Error }, line: string) { lines.push(`warn ${line}`); reasons.push(err.message) } } as never
   }, Client)
@@ -653,7 +655,7 @@ t.test('a connection on which nothing arrives is replaced a second after the gre
   pass(999)
   t.strictSame(reasons, [])
   pass(1)
-  t.match(reasons, [/^no notification arrives: does the connection that listens reach the same database/])
+  t.match(reasons, [/^no notification arrives: does the listening connection reach the same database/])
   pass(100)
   t.equal(clients.length, 2)
 })
@@ -877,7 +879,7 @@ t.test('while what is known is used, the pool is asked once a second where it is
   pass(1000)
   for (let n = 0; n < 10; n++) await turn()
   t.equal(listener.isTrusted(), false)
-  t.match(reasons, [/both must be the same primary/])
+  t.match(reasons, [/must reach one primary$/])
 })
 
 t.test('what is believed is asked for again on the same connection; what Postgres refuses is a warning, what it does not answer a dead connection', async t => {
@@ -907,3 +909,5 @@ t.test('what is believed is asked for again on the same connection; what Postgre
   await passSeconds(listening, 1, 5000)
   t.strictSame([listener.isTrusted(), reasons.at(-1)], [false, 'Query read timeout'])
 })
+// At the end of the file, so that those that say "buffered" run beside each other, and all others alone.
+t.jobs = 3

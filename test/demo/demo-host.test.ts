@@ -4,12 +4,11 @@ import { type EventEmitter, once } from 'node:events'
 import { createRequire } from 'node:module'
 import { type AddressInfo, createServer } from 'node:net'
 import { text } from 'node:stream/consumers'
-import { fileURLToPath } from 'node:url'
 import t, { type Test } from 'tap'
-import { bearer, buildHost, NO_COVERAGE } from '../support/build-host.js'
+import { bearer, buildHost } from '../support/build-host.js'
 import { createSeparateDatabase } from '../support/database.js'
+import { argumentsFor } from '../support/program.js'
 
-const START = fileURLToPath(new URL('../support/start.ts', import.meta.url))
 const MMC_401 = { code: 'UNAUTHORIZED', message: String, data: { session: false } }
 
 t.test('the lines that npm start prints, run as they stand, log in, create a token, use it, revoke it and are refused', async t => {
@@ -171,7 +170,7 @@ async function startDemo (t: Test, environment: NodeJS.ProcessEnv) {
   const { port } = reserved.address() as AddressInfo
   await once(reserved.close(), 'close')
   const unset = { CEDALO_MC_PROXY_BASE_PATH: undefined, CEDALO_MC_USERNAME: undefined, CEDALO_MC_PASSWORD: undefined, TOKENS_ENABLED: undefined }
-  const child = spawn(process.execPath, ['--import', 'tsx', START], { env: { ...process.env, ...NO_COVERAGE, ...unset, CEDALO_MC_PROXY_PORT: String(port), ...environment } })
+  const child = spawn(process.execPath, argumentsFor('test/support/start.ts'), { env: { ...process.env, ...unset, CEDALO_MC_PROXY_PORT: String(port), ...environment } })
   const closed = once(child, 'close')
   t.teardown(() => end(child, closed, 'SIGKILL'))
   let output = ''

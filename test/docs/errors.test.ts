@@ -153,9 +153,10 @@ const walk: Record<string, (t: Test, host: Host) => Promise<string>> = {
     await addTokens()
     return await startError(async () => { app.get('/api/tokens', async () => 'mine') })
   },
-  'request.user is a decorator with a getter alone': async (_t, { app, addTokens }) => {
-    app.decorateRequest('user', { getter: () => 'me' })
-    return await startError(addTokens)
+  async 'request.user is a decorator with a getter alone' (_t, host) {
+    host.app.decorateRequest('user', { getter: () => 'me' })
+    await host.addTokens()
+    return await answer(host, { headers: bearer((await host.issue()).token) })
   },
   async 'session answers another shape, such as { name, role }' (_t, host) {
     await host.addTokens({ session: () => ({ name: 'me', role: 'admin' }) as never })
@@ -209,11 +210,11 @@ async function seeGuard (t: Test, host: Host): Promise<string> {
   host.app.get('/', async () => ({ message: 'in' }))
   const headers = bearer((await host.issue()).token)
   t.match(await answer(host, { url: '/' }), /^401\nthe guard/)
-  t.notMatch(host.log.join('\n'), 'looked at', 'a request without a token is no sign of it')
+  t.notMatch(host.log.join('\n'), 'was checked', 'a request without a token is no sign of it')
   const said = await answer(host, { url: '/', headers })
   t.match(said, /^401\nthe guard/)
   await answer(host, { url: '/', headers })
-  t.equal(host.log.filter(line => line.includes('looked at')).length, 1, 'told once')
+  t.equal(host.log.filter(line => line.includes('was checked')).length, 1, 'told once')
   return said
 }
 
@@ -239,7 +240,7 @@ t.test('docs/errors.md has every error of lib/errors.ts, by its status, code and
   for (const [, message = ''] of page.matchAll(/^\| \d{3} \| `\w+` \| `(.*?)` \|/gm)) t.match(lib, pattern(message))
 })
 
-t.test('a token that was looked at and refused, and one that nobody refused, are no sign of an earlier guard', async t => {
+t.test('a token that was checked and refused, and one that nobody refused, are no sign of an earlier guard', async t => {
   const host = await bareHost(t)
   await host.addTokens()
   host.app.get('/', async (_request, reply) => await reply.code(401).send({ message: 'for a reason of its own' }))
@@ -250,5 +251,5 @@ t.test('a token that was looked at and refused, and one that nobody refused, are
   t.match(await answer(host, { url: '/', headers: bearer(token) }), /^401\nThe token is not valid/)
   await host.app.tokens.disable()
   await answer(host, { url: '/', headers: bearer(token) })
-  t.notMatch(host.log.join('\n'), 'looked at')
+  t.notMatch(host.log.join('\n'), 'was checked')
 })

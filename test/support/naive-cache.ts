@@ -13,6 +13,6 @@ export function createNaiveCache (): Cache {
     forget: hash => { entries.delete(hash) },
     clear: () => { entries.clear() },
     wasUsed: () => true,
-    async refresh () {}
+    refresh: async () => []
   }
 }

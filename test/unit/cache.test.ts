@@ -12,6 +12,7 @@ import type { Claims, Signer, Store, Token } from '../../lib/types.js'
 import { type TestHost, bearer, buildHost } from '../support/build-host.js'
 import { type Database, createSeparateDatabase } from '../support/database.js'
 import { createNaiveCache } from '../support/naive-cache.js'
+import { until } from '../support/until.js'
 
 const known = (name: string): CachedToken => ({ token: { name, hash: name, validUntil: '', role: 'viewer', requestedBy: '', issueDate: '', lastUsed: '' }, endsAt: Infinity, expires: '', lastUsed: 0 })
 
@@ -38,10 +39,11 @@ t.test('a token that is known is there at once; what is not known, or while chan
 async function looks (cache: Cache, ...answers: Array<(hashes: string[]) => Token[] | Promise<Token[]>>): Promise<string[][]> {
   const asked: string[][] = []
   for (const answer of answers) {
-    await cache.refresh(async hashes => {
+    const ended = await cache.refresh(async hashes => {
       asked.push(hashes)
       return await answer(hashes)
-    }).catch(() => {})
+    }).catch(() => [])
+    ended.forEach(cache.forget)
   }
   return asked
 }
@@ -108,11 +110,11 @@ t.test('an answer about a token that changed meanwhile, or was looked up again, 
     const [a, other] = [known('a'), known('other')]
     await cache.load('a', async () => a)
     now = 30_000
-    await cache.refresh(async () => {
+    t.strictSame(await cache.refresh(async () => {
       cache.forget('a')
       if (isBack) await cache.load('a', async () => other)
       return isBack ? [] : [a.token]
-    })
+    }), [])
     t.equal(cache.get('a'), isBack ? other : undefined)
   }
 })
@@ -244,13 +246,16 @@ async function raceOf (create: () => Cache): Promise<void> {
     }
     await scheduler.waitFor(Promise.all([revoke(), ...Array.from({ length: uses }, use), ...Array.from({ length: uses }, use)]))
     if (cache.get('a')) throw new Error('believed after the revocation was heard of')
-  }), { numRuns: 2000 })
+  }), { numRuns: 1000 })
 }
 
 t.test('no order of lookups and revocations fills the cache with a token that is gone', async t => {
   await raceOf(() => createCache(() => true, () => 0))
   await t.rejects(raceOf(createNaiveCache), 'a naive cache fails the same test')
 })
+
+/** How many races are run, and how many histories of two nodes; more of them by `RACES=10000` and `HISTORIES=500`. */
+const [RACES, HISTORIES] = [Number(process.env.RACES ?? 400), Number(process.env.HISTORIES ?? 15)]
 
 /** Races at once; no more, or their queries would wait for each other and not meet. */
 const AT_ONCE = 3
@@ -294,8 +299,8 @@ async function createNode (t: Test, { url, schema }: Database, create: (store: S
       heard.add(hash)
     }
   })
-  while (!store.isTrusted()) await turn()
-  const tokens = createTokens({ store, cache, signers: [SIGNER], usage, audit: events, issuer: 'cedalo', roles: ['viewer'] })
+  await until(store.isTrusted)
+  const tokens = createTokens({ store, cache, signers: [SIGNER], usage, audit: events, connections: { end () {}, forget () {} }, issuer: 'cedalo', roles: ['viewer'] })
   return { tokens, hasHeard: hash => heard.has(hash) }
 }
 
@@ -317,7 +322,7 @@ async function patiently<T> (work: () => Promise<T>): Promise<T> {
 }
 
 /** How many revocations, on one of two nodes, were followed by a lookup that let the token in, on that node or on the other. */
-async function violations (t: Test, database: Database, races: number, create: (store: Store) => Cache): Promise<[there: number, elsewhere: number]> {
+async function violations (t: Test, database: Database, create: (store: Store) => Cache, isEnough: (races: number, there: number, elsewhere: number) => boolean): Promise<[there: number, elsewhere: number]> {
   const nodes = await Promise.all([createNode(t, database, create), createNode(t, database, create)])
   const [one, other] = nodes
   const violated = [new Set<number>(), new Set<number>()] as const
@@ -330,7 +335,7 @@ async function violations (t: Test, database: Database, races: number, create: (
     async function use (node: 0 | 1): Promise<void> {
       const begunDead = isDead[node]()
       const outcome = await Promise.resolve(nodes[node].tokens.authenticate({ secret: token, hash }, Date.now())).catch((error: unknown) => error)
-      if (!(outcome instanceof Error) && begunDead) violated[node].add(number)
+      if (!(outcome instanceof Error) && !('refused' in (outcome as object)) && begunDead) violated[node].add(number)
     }
     async function revoke (): Promise<void> {
       await jitter()
@@ -346,15 +351,15 @@ async function violations (t: Test, database: Database, races: number, create: (
     await Promise.all([use(0), use(1)])
   }
 
-  for (let number = 0; number < races; number += AT_ONCE) await Promise.all(Array.from({ length: AT_ONCE }, async (_, index) => { await race(number + index) }))
+  for (let number = 0; !isEnough(number, violated[0].size, violated[1].size); number += AT_ONCE) await Promise.all(Array.from({ length: AT_ONCE }, async (_, index) => { await race(number + index) }))
   return [violated[0].size, violated[1].size]
 }
 
-t.test('in a thousand races of lookups and revocations a token is never let in after its revocation was answered or heard of', async t => {
+t.test(`in ${RACES} races of lookups and revocations a token is never let in after its revocation was answered or heard of`, async t => {
   const database = await createSeparateDatabase(t)
-  t.strictSame(await violations(t, database, 1000, store => createCache(store.isTrusted, () => performance.now())), [0, 0])
-  const [there, elsewhere] = await violations(t, database, 300, createNaiveCache)
-  t.ok(there > 0 && elsewhere > 0, `a naive cache does so in ${there} of 300 where it was revoked, in ${elsewhere} elsewhere`)
+  t.strictSame(await violations(t, database, store => createCache(store.isTrusted, () => performance.now()), races => races >= RACES), [0, 0])
+  await violations(t, database, createNaiveCache, (_races, there, elsewhere) => there > 0 && elsewhere > 0)
+  t.pass('a naive cache does so where it was revoked, and elsewhere')
 })
 
 /** How long after a token died elsewhere a node may still accept it, in milliseconds. */
@@ -519,10 +524,7 @@ t.test('whatever happens to two nodes, a dead token is refused: at once where it
     fc.tuple(fc.boolean(), node).map(([isOn, node]) => switchTo(isOn, node))
   ], { maxCommands: 40, size: 'max' })
   const totals = { runs: 0, issued: 0, dead: 0 }
-  // A slow machine tries fewer.
-  const end = performance.now() + 30_000
   await fc.assert(fc.asyncProperty(steps, async steps => {
-    if (performance.now() > end) return
     const [model, real] = [{ tokens: [] as ModelToken[], isEnabled: [true, true] }, await build(t, database)]
     try {
       for (const node of [0, 1]) await issue(node).run(model, real)
@@ -534,6 +536,6 @@ t.test('whatever happens to two nodes, a dead token is refused: at once where it
     totals.runs++
     totals.issued += model.tokens.length
     totals.dead += model.tokens.filter(({ deadSince }) => deadSince !== undefined).length
-  }), { numRuns: 50 })
+  }), { numRuns: HISTORIES })
   t.pass(JSON.stringify(totals))
 })

@@ -1,6 +1,6 @@
 import { randomBytes } from 'node:crypto'
 import { once } from 'node:events'
-import { setImmediate as turn } from 'node:timers/promises'
+import { setImmediate as turn, setTimeout as wait } from 'node:timers/promises'
 import Fastify from 'fastify'
 import pg from 'pg'
 import t, { type Test } from 'tap'
@@ -12,6 +12,7 @@ import { type TestHost, bearer, buildHost } from '../support/build-host.js'
 import { type Database, createSeparateDatabase } from '../support/database.js'
 import { startNode } from '../support/node-process.js'
 import { holdTimers } from '../support/timers.js'
+import { until } from '../support/until.js'
 
 const TOKEN: Token = { name: 'a', hash: 'h', validUntil: '', role: 'viewer', requestedBy: 'x', issueDate: '1970-01-01T00:00:00.000Z', lastUsed: '1970-01-01T00:00:00.000Z' }
 
@@ -50,7 +51,7 @@ t.test('what can not be written is kept, merged and written with the next', asyn
   usage.note('h', 1000)
   fail(true)
   await tick()
-  t.match(warnings, [[{ err: Error }, 'could not write when tokens were last used; it is kept for the next try']])
+  t.match(warnings, [[{ err: Error }, 'could not write lastUsed; will retry']])
   t.equal(usage.apply(TOKEN).lastUsed, '1970-01-01T00:00:01.000Z', 'told meanwhile')
   usage.note('h', 2000)
   usage.note('i', 1000)
@@ -232,7 +233,7 @@ t.test('to write five thousand uses is five statements, notifies nobody and empt
   let lookups = 1
   let flushes = 0
   for (let wasHeld = false; !wasHeld;) {
-    while (!isHeld()) await turn()
+    await until(isHeld)
     t.equal(await use(node, token), 200)
     const watch = setInterval(() => { wasHeld &&= isHeld() }, 1)
     wasHeld = true
@@ -265,24 +266,32 @@ t.test('kill -9 costs at most 5 s of uses, whenever it comes', async t => {
   const node = await startNode(t, database.url)
   const { token, hash } = await node.issue('used')
   const written = async (): Promise<number> => Date.parse(String((await database.query('SELECT to_json(last_used) AS at FROM tokens WHERE hash = $1', [hash]))[0]?.at))
-
-  // What would be lost if it were killed now.
-  let used = 0
-  let mostLost = 0
   const statuses = new Set<number>()
-  const end = performance.now() + 10_000
-  while (performance.now() < end) {
-    const at = Date.now()
-    statuses.add((await node.use(token)).status)
-    used = at
-    mostLost = Math.max(mostLost, used - await written())
+
+  /** Uses it until that was written and a second of what came later was not: what would have been lost at worst, and the slowest answer. */
+  async function useUntilWritten (): Promise<{ used: number, mostLost: number, slowest: number }> {
+    let [used, mostLost, slowest] = [0, 0, 0]
+    for (let [lost, before, isWritten] = [0, 0, false]; lost <= 5000 && !(isWritten && lost > 1000); before = lost) {
+      await wait(20)
+      const at = Date.now()
+      statuses.add((await node.use(token)).status)
+      used = at
+      lost = used - await written()
+      isWritten ||= lost < before - 1000
+      mostLost = Math.max(mostLost, lost)
+      slowest = Math.max(slowest, Date.now() - at)
+    }
+    return { used, mostLost, slowest }
   }
+  let seen = await useUntilWritten()
+  // The machine was too busy to say.
+  while (seen.mostLost > 5000 && seen.slowest > 500) seen = await useUntilWritten()
   t.strictSame([...statuses], [200])
   node.kill('SIGKILL')
   await t.rejects(node.use(token))
-  const lost = used - await written()
-  t.ok(Math.max(mostLost, lost) <= 5000, `${mostLost} ms at worst, ${lost} ms when it was killed`)
-  t.ok(mostLost > 1000, 'it is not written at each use')
+  const lost = seen.used - await written()
+  t.ok(Math.max(seen.mostLost, lost) <= 5000, `${seen.mostLost} ms at worst, ${lost} ms when it was killed`)
+  t.ok(seen.mostLost > 1000, 'it is not written at each use')
 })
 
 t.test('nodes that write the uses of the same tokens at once, each in an order of its own, do not wait for each other in a circle', async t => {
@@ -345,7 +354,7 @@ t.test('other nodes tell it within 5 s; it is written on close, too, and never r
   t.equal((await two.app.tokens.get(hash))?.lastUsed, issueDate, 'not yet')
   // The writing may take the fifth second.
   pass(4000)
-  while ((await two.app.tokens.get(hash))?.lastUsed === issueDate) await turn()
+  await until(async () => (await two.app.tokens.get(hash))?.lastUsed !== issueDate)
   t.equal((await two.app.tokens.get(hash))?.lastUsed, (await one.app.tokens.get(hash))?.lastUsed)
 
   await one.app.inject({ url: '/api/viewer', headers: bearer(other.token) })
