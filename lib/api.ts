@@ -93,6 +93,16 @@ export interface Health {
   lease: 'held' | 'lost'
 }
 
+/** A token that was authenticated without a request. */
+export interface Authenticated { user: TokenPrincipal, token: Token }
+
+/** What emits `close` when a connection is over, such as a socket or a response. */
+export interface Closable {
+  once: (event: 'close', listener: () => void) => unknown
+  off: (event: 'close', listener: () => void) => unknown
+  readonly closed?: boolean
+}
+
 /** `app.tokens`, for the host's own code. `issue`, `list`, `get` and `revoke` reject while the plugin is disabled. */
 export interface ApplicationTokens {
   /** Whether tokens are enabled in this process. */
@@ -117,6 +127,21 @@ export interface ApplicationTokens {
    * @throws 400 `INVALID` for an invalid hash or `revokedBy`
    */
   revoke: (hash: string, by?: { revokedBy: string }) => Promise<boolean>
+  /**
+   * Authenticates a token that came without a Fastify request, such as in the first message of a socket. `null` for what is
+   * not valid, or not the plugin's, or while disabled. Counts as a use of the token.
+   * @param from for the event of a rejection
+   * @throws if Postgres can't be asked
+   */
+  authenticate: (secret: string, from?: { address?: string, requestId?: string }) => Promise<Authenticated | null>
+  /**
+   * A signal that aborts when the token of a request, or of a result of `authenticate`, is revoked, expires, or gets another
+   * role or name, or when tokens are disabled. Its `reason` is an error with the `code` `MMC_TOKENS_REVOKED`,
+   * `MMC_TOKENS_EXPIRED` or `MMC_TOKENS_DISABLED`. `null` for a request without a token; the same for each call.
+   * @param closable what emits `close` when the signal is not needed any more; a request has its response
+   * @throws `MMC_TOKENS_SIGNAL` for a result of `authenticate` without `closable`
+   */
+  signal: (of: FastifyRequest | Authenticated, closable?: Closable) => AbortSignal | null
   /** The state of this process, without I/O. */
   health: () => Health
   /** Counters and gauges; asks Postgres for the number of tokens. */

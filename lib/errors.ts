@@ -81,6 +81,18 @@ export const DeadlineError = operatorError<[milliseconds: number]>(
 /** Too many lookups are pending. */
 export const OverloadError = createError<[]>('MMC_TOKENS_OVERLOAD', 'Too many lookups of tokens at once', 500)
 
+/** The reason of a signal: the token was revoked, or has another role or name. */
+export const TokenRevokedError = operatorError<[]>('MMC_TOKENS_REVOKED', 'The token was revoked')
+
+/** The reason of a signal: the token expired. */
+export const TokenExpiredError = operatorError<[]>('MMC_TOKENS_EXPIRED', 'The token expired')
+
+/** The reason of a signal: tokens were disabled. */
+export const TokensDisabledError = operatorError<[]>('MMC_TOKENS_DISABLED', 'Tokens were disabled')
+
+/** `signal` was called without what emits `close`. */
+export const SignalError = operatorError('MMC_TOKENS_SIGNAL')
+
 /** The plugin can't work where or how it was registered. */
 export const HostError = operatorError('MMC_TOKENS_HOST')
 

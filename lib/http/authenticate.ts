@@ -4,6 +4,7 @@ import type { CachedToken } from '../tokens/cache.js'
 import type { Outcome, Refusal, Tokens } from '../tokens/tokens.js'
 import type { Origin } from '../types.js'
 import { toPrincipal } from './authorize.js'
+import type { Connections } from './connections.js'
 import { findCredential, restoreCredential } from './credential.js'
 import { createGuardCheck } from './host.js'
 import { originOf } from './origin.js'
@@ -23,6 +24,7 @@ interface Parts {
   /** Whether responses carry the token's expiry. */
   expiryHeader: boolean
   sendError: SendError
+  connections: Pick<Connections, 'cut'>
   /** The base path of the four routes. */
   prefix?: string
 }
@@ -47,7 +49,7 @@ const CHANGED: Refusal = { refused: 'invalid', reason: 'its name or role changed
  * if the request also has a valid session. A request without one continues as it came.
  */
 export function addAuthentication (app: FastifyInstance, parts: Parts): void {
-  const { tokens, isEnabled, hook, queryParameter, audit, expiryHeader, sendError, prefix = '' } = parts
+  const { tokens, isEnabled, hook, queryParameter, audit, expiryHeader, sendError, connections, prefix = '' } = parts
   const fourRoutes = [`${prefix}/api/tokens`, `${prefix}/api/tokens/:tokenHash`]
   const find = (request: FastifyRequest): void => { findCredential(request, queryParameter, tokens.recognize) }
   const checkLog = createLogCheck(app.log, queryParameter)
@@ -112,6 +114,7 @@ export function addAuthentication (app: FastifyInstance, parts: Parts): void {
       }
       tokens.count('accepted')
       accept(request, reply, outcome)
+      if (isUpgrade(request)) connections.cut(outcome, reply.raw, () => { request.raw.socket.destroy() })
     }
     done()
   }
@@ -134,21 +137,23 @@ export function addAuthentication (app: FastifyInstance, parts: Parts): void {
     done()
   }
 
-  function accept (request: FastifyRequest, reply: FastifyReply, { token, expires }: CachedToken): void {
+  function accept (request: FastifyRequest, reply: FastifyReply, cached: CachedToken): void {
+    const { token, expires } = cached
+    const state = stateOf(request) as RequestState
     request.applicationToken = token
+    state.accepted = { cached, response: reply.raw }
     if (expiryHeader) reply.header(EXPIRY_HEADER, expires)
     // What a handler writes itself, as after `reply.hijack()`, passes no `onSend`.
     if (reply.raw.headersSent) return
     if (expiryHeader) reply.raw.setHeader(EXPIRY_HEADER, expires)
-    if (stateOf(request)?.original) keepRawPrivate(reply.raw)
+    if (state.original) keepRawPrivate(reply.raw)
   }
 
   async function refuse (
     request: FastifyRequest, reply: FastifyReply, refusal: Refusal | Failure, isCounted = false
   ): Promise<void> {
     // @fastify/websocket may not have seen this upgrade yet, and so would never close its socket.
-    const { raw } = request as { raw: FastifyRequest['raw'] & { upgrade?: boolean } }
-    if (raw.upgrade === true) reply.raw.once('finish', () => { raw.socket.destroySoon() })
+    if (isUpgrade(request)) reply.raw.once('finish', () => { request.raw.socket.destroySoon() })
     if (!isCounted) tokens.count(refusal.refused)
     if (refusal.refused === 'failed') {
       await sendError(request, reply, new InternalError({ cause: refusal.reason }))
@@ -189,10 +194,17 @@ function becomePrincipal (request: FastifyRequest, { token }: CachedToken): void
 }
 
 function withdrawPrincipal (request: FastifyRequest): void {
-  const { users } = stateOf(request) as RequestState
+  const state = stateOf(request) as RequestState
+  const { users } = state
   // A session that was restored meanwhile stays.
   if (userOf(request) === users?.after) setUser(request, users?.before)
   request.applicationToken = null
+  state.accepted = null
+}
+
+/** Whether this is an upgrade of HTTP/1.1, whose socket serves nobody else. */
+function isUpgrade ({ raw }: FastifyRequest): boolean {
+  return (raw as { upgrade?: boolean }).upgrade === true
 }
 
 function userOf (request: FastifyRequest): unknown {

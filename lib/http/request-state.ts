@@ -1,5 +1,6 @@
 import type { FastifyInstance, FastifyRequest } from 'fastify'
-import type { Credential, TokenPrincipal } from '../types.js'
+import type { CachedToken } from '../tokens/cache.js'
+import type { Closable, Credential, TokenPrincipal } from '../types.js'
 
 /** All that the plugin remembers of a request. */
 export interface RequestState {
@@ -13,12 +14,16 @@ export interface RequestState {
   isJudged: boolean
   /** `request.user` before it became the token's principal, and after. */
   users: { before: unknown, after: unknown } | null
+  /** The token that was accepted, and the response, whose `close` ends the request. */
+  accepted: { cached: CachedToken, response: Closable } | null
+  /** The signal that the host asked for. */
+  signal: AbortSignal | null
   /** The admin who calls one of the four routes. */
   admin: TokenPrincipal | null
 }
 
 const NOTHING: RequestState = {
-  isDisabled: false, credential: null, original: null, isJudged: false, users: null, admin: null
+  isDisabled: false, credential: null, original: null, isJudged: false, users: null, accepted: null, signal: null, admin: null
 }
 
 const STATE = Symbol('fastify-mmc-tokens.request')

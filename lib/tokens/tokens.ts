@@ -65,19 +65,29 @@ export interface Tokens {
   revoke: (hash: string, origin?: Origin) => Promise<boolean>
 }
 
+/** Ends what tokens hold open. */
+interface Connections {
+  /** The token was revoked. */
+  end: (hash: string) => void
+  /** The token may have changed. */
+  forget: (hash: string) => void
+}
+
 interface Parts {
   store: Pick<Store, 'find' | 'insert' | 'list' | 'remove'>
   cache: Cache
   signers: readonly [Signer, ...Signer[]]
   usage: Usage
   audit: Audit
+  connections: Connections
   issuer: string
   roles: readonly string[]
   /** The maximum lifetime of a new token, in seconds. */
   maxLifetime?: number | undefined
 }
 
-export function createTokens ({ store, cache, signers, usage, audit, issuer, roles, maxLifetime }: Parts): Tokens {
+export function createTokens (parts: Parts): Tokens {
+  const { store, cache, signers, usage, audit, connections, issuer, roles, maxLifetime } = parts
   const authentications = { accepted: 0, unknown: 0, expired: 0, invalid: 0, several: 0, failed: 0 }
   const counts: Counts = { authentications, cacheHits: 0, lookups: 0 }
   /** When the claims of a verified credential expire, by its digest. No change of its row affects them. */
@@ -169,8 +179,12 @@ export function createTokens ({ store, cache, signers, usage, audit, issuer, rol
       const hash = parseHash(given)
       try {
         const isEnded = await store.remove(hash, origin)
+        connections.end(hash)
         if (isEnded) audit.ended()
         return isEnded
+      } catch (error) {
+        connections.forget(hash)
+        throw error
       } finally {
         // Also if the outcome is unknown.
         cache.forget(hash)

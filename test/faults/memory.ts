@@ -32,6 +32,7 @@ const store: Store = {
   isTrusted: () => true,
   insert: async () => true,
   find: async hash => good.has(hash) ? { name: hash, hash, validUntil: '2999-01-01T00:00:00.000Z', role: 'viewer', requestedBy: 'test', issueDate: iso, lastUsed: iso } satisfies Token : null,
+  findAll: async () => [],
   lease: () => ({ isHeld: true, losses: 0 }),
   bootstrap: async () => new Map(),
   list: async function * () {},
@@ -45,7 +46,7 @@ const store: Store = {
 const log = Fastify({ logger: false }).log
 const usage = createUsage(store, log)
 const events = { issued () {}, ended () {} }
-const tokens = createTokens({ store, cache: createCache(() => true, () => performance.now()), signers: [signer], usage, audit: events, issuer: 'cedalo', roles: ['viewer'] })
+const tokens = createTokens({ store, cache: createCache(() => true, () => performance.now()), signers: [signer], usage, audit: events, connections: { end () {}, forget () {} }, issuer: 'cedalo', roles: ['viewer'] })
 
 const gc = (globalThis as { gc?: () => void }).gc
 if (gc === undefined) throw new Error('run with --expose-gc')
