@@ -19,8 +19,8 @@ const SIZE = 65_536
  *
  * The algorithm is shift-and (Baeza-Yates and Gonnet, 1992), two characters per step. A bit of `state` is set while
  * the last characters match a pattern up to that place. Each pattern has one more place, for any character, since it
- * may end with the first of the two. All patterns together have 32 places at most. Characters beyond Latin-1 may
- * cause matches that are none.
+ * may end with the first of the two. All patterns together have 32 places at most, and no match may lie within another.
+ * Characters beyond Latin-1 may cause matches that are none.
  */
 export function createFinder (patterns: readonly Pattern[]): Finder {
   const buffer = Buffer.alloc(SIZE)
@@ -87,6 +87,8 @@ export function createFinder (patterns: readonly Pattern[]): Finder {
       halves = length > SIZE ? new Uint16Array(Math.ceil(length / 2)) : pairs
       bytes = length > SIZE ? Buffer.from(halves.buffer) : buffer
       bytes.write(text, 'latin1')
+      // The other half of the last pair.
+      bytes[length] = 0
     },
     next (from) {
       // No match begins before it.

@@ -91,7 +91,7 @@ export function createRedact (parameter: string, issuer: string): Redact {
           break
         case 'c':
           count += 4
-          start = at - 6
+          start = text.startsWith(header, at - 6) ? at - 6 : at
           if (count > MANY) end = endOf(STRINGS, text, start)
           else if (query !== undefined || !isHeader(text, start)) end = endOfToken(text, start)
           break
