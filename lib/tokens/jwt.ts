@@ -21,6 +21,12 @@ export function fingerprint (secret: string): string {
   return Buffer.from(hkdfSync('sha256', secret, '', 'fastify-mmc-tokens fingerprint', 8)).toString('hex')
 }
 
+/** The channel for the beats of nodes with this secret, which nobody else may know. */
+export function beatChannel (secret: string, schema: string): string {
+  const bytes = Buffer.from(hkdfSync('sha256', secret, '', `fastify-mmc-tokens beat ${schema}`, 24))
+  return `mmc_tokens_${bytes.toString('hex')}`
+}
+
 /** SHA-256 of the whole token string, lower-case hex. */
 export function digest (secret: string): string {
   return hash('sha256', secret, 'hex')

@@ -44,7 +44,7 @@ interface Plant { signers?: [Signer], find?: (store: Store, credential: string) 
 async function attack (t: Test, count: number, plant: Plant = {}): Promise<Outcome> {
   const { url: postgres, schema } = await createDatabase(t)
   const log = Fastify().log
-  const real = createPostgresStore({ postgres, schema, listen: undefined, migrate: true, fingerprints: [], log })
+  const real = createPostgresStore({ postgres, schema, listen: undefined, migrate: true, fingerprints: [], beats: ['beat'], log })
   t.teardown(() => real.close())
   let presented = ''
   const outcome: Outcome = { accepted: [], forgeriesLookedUp: [], lookedUp: 0, kinds: new Set() }

@@ -18,13 +18,13 @@ t.test('unwritten uses, a waiting task, a waiting listener and an idle pool do n
   t.equal(await run(`
     import { createTask } from './lib/operations/task.ts'
     import { createConnection } from './lib/store/connection.ts'
-    import { createRevocations } from './lib/store/revocations.ts'
+    import { createListener } from './lib/store/listener.ts'
     import { createUsage } from './lib/tokens/usage.ts'
     const never = async () => { console.log('called') }
     createTask({ job: never, interval: 2 ** 30 }).start()
     // 4 s, after which it would fail and wait again.
     createUsage({ async touch () { throw new Error() } }, { warn () {} }).note('h', 0)
-    createRevocations({ config: { host: '127.0.0.1', port: 1 }, place: '' }, never, {}, { channel: '' }, { warn () {} }).start()
+    createListener({ connection: { config: { host: '127.0.0.1', port: 1 }, place: '' }, beats: [], keys: { channel: '' }, log: { warn () {} } }).start()
     const { withClient } = createConnection({ connectionString: process.env.DATABASE_URL, idleTimeoutMillis: 0 }, console)
     console.log((await withClient(async run => await run({ text: 'SELECT 1 AS one' }), 2 ** 30))[0].one)
   `), '1')
