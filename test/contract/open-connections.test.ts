@@ -97,7 +97,7 @@ const ENDS: Record<string, [code: string, end: End]> = {
   TRUNCATE: ['MMC_TOKENS_REVOKED', async (_node, _token, { query }) => await query('TRUNCATE tokens')],
   'another role': ['MMC_TOKENS_REVOKED', async (_node, { hash }, { query }) => await query("UPDATE tokens SET role = 'editor' WHERE hash = $1", [hash])],
   'another name': ['MMC_TOKENS_REVOKED', async (_node, { hash }, { query }) => await query("UPDATE tokens SET name = 'another' WHERE hash = $1", [hash])],
-  'a valid_until that SQL shortened': ['MMC_TOKENS_EXPIRED', async (_node, { hash }, { query }) => await query("UPDATE tokens SET valid_until = now() WHERE hash = $1", [hash])]
+  'a valid_until that SQL shortened': ['MMC_TOKENS_EXPIRED', async (_node, { hash }, { query }) => await query('UPDATE tokens SET valid_until = now() WHERE hash = $1', [hash])]
 }
 
 for (const [what, [code, end]] of Object.entries(ENDS)) {
