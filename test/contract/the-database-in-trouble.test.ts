@@ -163,7 +163,7 @@ t.test('a server in recovery may not know of the newest revocation: 500, never a
   for (const { token } of [known, unknown]) {
     lines.length = 0
     t.strictSame((await app.inject({ url: '/api/viewer', headers: bearer(token) })).json(), INTERNAL)
-    t.match(JSON.parse(lines[0] ?? '{}'), { err: { message: /^Postgres at .* is a standby: it may not know of the newest tokens and revocations$/ } })
+    t.match(JSON.parse(lines[0] ?? '{}'), { err: { message: /^Postgres at .* is a standby: it may not have the newest revocations$/ } })
   }
 })
 
@@ -477,7 +477,10 @@ t.test('a node waits its turn to migrate, however short the timeouts of its role
   t.ok((await booting).app.tokens.enabled)
 })
 
-t.test('a row that is locked for longer than the timeouts of the role is waited for within the deadline', async t => {
+/** Its signal handler meets the real clock while it waits, and decides that its time has not come. */
+const skip = process.env.FAKETIME !== undefined && 'NO TIMEOUTS: under libfaketime those of Postgres never come while it waits for a lock'
+
+t.test('a row that is locked for longer than the timeouts of the role is waited for within the deadline', { skip }, async t => {
   for (const setting of ['lock_timeout', 'statement_timeout']) {
     const database = await createWith(t, { [setting]: '40ms' })
     const host = await buildHost(t, { database })
