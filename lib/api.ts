@@ -20,12 +20,10 @@ export interface PostgresClient {
 }
 
 /** What we use of a `Pool` of `pg`. The package need not be the same copy as ours. */
-export interface PostgresPool {
+export interface PostgresPool extends Pick<PostgresClient, 'on' | 'off'> {
   connect: (callback: (error: unknown, client?: PostgresClient) => void) => unknown
   end: () => Promise<void>
   readonly totalCount: number
-  on: (event: 'error', listener: (error: Error) => void) => unknown
-  off: (event: 'error', listener: (error: Error) => void) => unknown
 }
 
 /** A configuration for `pg`, such as `{ host, port, user, password, database, ssl, max }`. */
@@ -82,7 +80,7 @@ export interface TokensPluginOptions extends Partial<DataOptions> {
   bootstrap?: string
   /** Whether a `bootstrap` file or entry that is no good rejects the start. Otherwise it is an error in the log. Default `false`. */
   bootstrapStrict?: boolean
-  /** Hears of every act once, on one of the nodes. What it throws is logged, and harms nothing. Default: the log alone tells of them. */
+  /** Called at least once per event, on one node: again, with the same `id`, where it fails. Default: none. */
   onEvent?: (event: TokenEvent) => unknown
   /** How long a new token may live, in seconds; a later `validUntil` is a 400. Default: as long as it likes. */
   maxLifetime?: number
@@ -94,17 +92,18 @@ export interface TokensPluginOptions extends Partial<DataOptions> {
   expiryHeader?: boolean
 }
 
-/** Who asks for something, as far as it is known. */
+/** Who asks for something, and from which address, as far as it is known. */
 export interface Origin {
   /** A user name, or `token:<name>`. */
   actor: string | null
-  /** The address of the client. */
   address: string | null
   requestId: string | null
 }
 
 /** What happened to a token; what is not known is `null`. */
 export interface TokenEvent extends Origin {
+  /** A UUID, the same where the event is reported again. */
+  id: string
   /** `token.issued` also by `bootstrap`, `token.revoked` also with SQL; `token.expired-purged` by `purgeExpiredAfter`. */
   type: 'token.issued' | 'token.revoked' | 'token.expired-purged' | 'authentication.rejected'
   /** When, in UTC, ISO 8601. */
@@ -112,9 +111,10 @@ export interface TokenEvent extends Origin {
   name: string | null
   hash: string | null
   role: string | null
-  /** Of a rejection: why, which the client is not told. */
+  /** Who acted, as Postgres says: nobody can choose it. `actor`, `address` and `requestId` are what that user says. */
+  databaseUser: string | null
+  /** Of a rejection: why, which the client is not told, and how many since the last came too fast to be reported. */
   reason?: string
-  /** Of a rejection: how many of them were not told of since the last, since they came too fast. */
   suppressed?: number
 }
 

@@ -35,13 +35,13 @@ const register: FastifyPluginAsync<TokensPluginOptions> = async (app, options) =
   const cache = createCache(store.isTrusted, () => performance.now())
   const usage = createUsage(store, log)
   const audit = createAudit({ store, onEvent: settings.onEvent, log })
-  const purge = createPurge({ store, seconds: settings.purgeExpiredAfter, onPurged: audit.ended, log })
+  const purge = createPurge({ store, seconds: settings.purgeExpiredAfter, onPurged: audit.report, log })
   const signers = await createSigners(app, secrets.map(deriveKey), issuer)
   const tokens = createTokens({ store, cache, signers, usage, audit, issuer, roles, maxLifetime: settings.maxLifetime })
 
   const lifecycle = createLifecycle({
     async start () {
-      await store.start(cache, audit.ended)
+      await store.start(cache, audit.hear)
       await bootstrap({ store, audit, roles, log, file: settings.bootstrap, isStrict: settings.bootstrapStrict }, Date.now())
       audit.start()
       purge.start()

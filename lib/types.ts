@@ -1,5 +1,5 @@
 import type { FastifyBaseLogger } from 'fastify'
-import type { Origin, Token } from './api.js'
+import type { Origin, Token, TokenEvent } from './api.js'
 
 export type * from './api.js'
 
@@ -31,8 +31,8 @@ export interface Signer {
   verify: (secret: string) => Claims
 }
 
-/** A token that ended, and by whom; `purged` where it had expired. */
-export interface Ended extends Origin { hash: string, name: string, role: string, at: string, isPurged: boolean }
+/** An event of the outbox, and how often it could not be reported. */
+export interface StoredEvent extends TokenEvent { attempts: number }
 
 /** What a list is asked for. Times are as in a token. */
 export interface Filter {
@@ -61,17 +61,17 @@ export type BootstrapOutcome = 'stored' | 'taken' | 'twin'
 export interface Store {
   /**
    * Connects, brings the tables up to date (any number of nodes may do so at once), and tells of changes from then on.
-   * @param onEnded called when tokens may have ended that nobody told of
+   * @param onActed called when events may wait that no node knows of
    */
-  start: (listener: ChangeListener, onEnded?: () => void) => Promise<void>
+  start: (listener: ChangeListener, onActed?: () => void) => Promise<void>
   /** Whether the listener hears of every change by anybody within two seconds. */
   isTrusted: () => boolean
   /** The proof that changes are heard of: whether it holds, and how often it was lost. */
   lease: () => { isHeld: boolean, losses: number }
   /** Tells whether it was stored: not when the name is taken. */
-  insert: (token: Token) => Promise<boolean>
+  insert: (token: Token, origin: Origin) => Promise<boolean>
   /** Stores tokens, each unless its hash is there, or once was stored so: then it has no outcome. Any number of nodes may do so at once. */
-  bootstrap: (tokens: readonly Token[]) => Promise<ReadonlyMap<string, BootstrapOutcome>>
+  bootstrap: (tokens: readonly Token[], origin: Origin) => Promise<ReadonlyMap<string, BootstrapOutcome>>
   find: (hash: string) => Promise<Token | null>
   /** Tokens, oldest first, in pages; nothing is held between them. `now` decides what has expired. */
   list: (filter: Filter, now: number) => AsyncIterable<Token[]>
@@ -79,8 +79,12 @@ export interface Store {
   remove: (hash: string, origin: Origin) => Promise<boolean>
   /** Removes some of what expired before this time; tells how many. One node at a time: none where another is at it. */
   purge: (before: string) => Promise<number>
-  /** Some of the tokens that ended and were not told of: each is given to one caller. */
-  takeEnded: () => Promise<Ended[]>
+  /** Events of the outbox, oldest first: nobody else is given them for a minute from the call on. */
+  claimEvents: (limit: number) => Promise<StoredEvent[]>
+  /** Takes an event out of the outbox. */
+  dropEvent: (id: string) => Promise<void>
+  /** Gives events back, to be claimed again in some minutes, after so many attempts more. */
+  deferEvents: (ids: readonly string[], by: { attempts: number, minutes: number }) => Promise<void>
   /** How many tokens there are of each role, by whether they have expired. */
   count: (now: number) => Promise<Array<{ role: string, state: 'active' | 'expired', count: number }>>
   /** Moves `lastUsed` forward, by hash; tokens that are gone stay gone. */

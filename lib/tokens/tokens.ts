@@ -23,11 +23,9 @@ export type Counts = Pick<Metrics, 'authentications' | 'cacheHits' | 'lookups'>
 /** Where nobody knows who asks. */
 export const UNKNOWN_ORIGIN: Origin = { actor: null, address: null, requestId: null }
 
-/** Receives acts that are to be reported. */
 interface Audit {
-  issued: (token: Token, origin: Origin) => void
-  /** Tokens ended. */
-  ended: () => void
+  /** Reports the acts that wait. */
+  report: () => void
 }
 
 /** The rules. Time is an argument, in milliseconds since 1970. */
@@ -132,8 +130,8 @@ export function createTokens ({ store, cache, signers, usage, audit, issuer, rol
       const { token: secret, entry: { name, hash, validUntil, role } } = mint(input, now)
       const issueDate = new Date(now).toISOString()
       const token: Token = { name, hash, validUntil, role, requestedBy, issueDate, lastUsed: issueDate }
-      if (!await store.insert(token)) throw new ConflictError()
-      audit.issued(token, origin)
+      if (!await store.insert(token, origin)) throw new ConflictError()
+      audit.report()
       return { token: secret, ...token }
     },
 
@@ -156,7 +154,7 @@ export function createTokens ({ store, cache, signers, usage, audit, issuer, rol
       const hash = parseHash(given)
       try {
         const isEnded = await store.remove(hash, origin)
-        if (isEnded) audit.ended()
+        if (isEnded) audit.report()
         return isEnded
       } finally {
         // Also where nobody can tell whether it was done.

@@ -81,6 +81,7 @@ t.test('a host may name its requests as it likes: events have the name as text',
   for (id of [12345678901234567890n, 7, 'x', true]) {
     const headers = await login()
     const { token, hash } = await issue()
+    while (all.at(-1)?.type !== 'token.issued') await new Promise(resolve => { setImmediate(resolve) })
     await app.inject({ url: '/api/viewer', headers: bearer(`${token}x`) })
     const answer = await app.inject({ method: 'DELETE', url: `/api/tokens/${hash}`, headers })
     if (!t.equal(answer.statusCode, 200, typeof id)) return
@@ -110,7 +111,7 @@ t.test('on a Unix socket nobody has an address: it is null in every event', asyn
   await ask('GET', '/api/tokens', `${token}x`)
   await ask('DELETE', `/api/tokens/${(await app.tokens.list())[1]?.hash}`, token)
   while (all.length < 4) await new Promise(resolve => { setImmediate(resolve) })
-  t.strictSame(all.slice(1).map(({ type, address }) => [type, address]), [['token.issued', null], ['authentication.rejected', null], ['token.revoked', null]])
+  t.strictSame(all.map(({ type, address }) => [type, address]).sort(), [['authentication.rejected', null], ['token.issued', null], ['token.issued', null], ['token.revoked', null]])
 })
 
 t.test('a node whose clock is ahead does not leave lastUsed in the future', async t => {
