@@ -1,11 +1,19 @@
-import { NotEnabledError } from './errors.js'
+import type { FastifyRequest } from 'fastify'
+import { InternalError, NotEnabledError, SignalError } from './errors.js'
+import { toPrincipal } from './http/authorize.js'
+import type { Connections } from './http/connections.js'
+import { stateOf } from './http/request-state.js'
 import type { Lifecycle } from './lifecycle.js'
+import type { Audit } from './operations/audit.js'
+import type { CachedToken } from './tokens/cache.js'
 import { parseActor } from './tokens/new-token.js'
-import { type Tokens, UNKNOWN_ORIGIN } from './tokens/tokens.js'
-import type { ApplicationTokens, Metrics, Store, Token } from './types.js'
+import { type Outcome, type Tokens, UNKNOWN_ORIGIN } from './tokens/tokens.js'
+import type { ApplicationTokens, Credential, Metrics, Store, Token } from './types.js'
 
 interface Parts {
   tokens: Tokens
+  connections: Pick<Connections, 'signal' | 'endAll'>
+  audit: Pick<Audit, 'rejected'>
   lifecycle: Lifecycle
   store: Pick<Store, 'isTrusted' | 'lease' | 'count'>
   usage: { lag: () => Metrics['usage'] }
@@ -13,22 +21,68 @@ interface Parts {
 }
 
 /** Builds `app.tokens`. */
-export function createApplicationTokens ({ tokens, lifecycle, store, usage, requireRole }: Parts): ApplicationTokens {
+export function createApplicationTokens (parts: Parts): ApplicationTokens {
+  const { tokens, connections, audit, lifecycle, store, usage, requireRole } = parts
+  /** The results of `authenticate`. */
+  const results = new WeakMap<object, CachedToken>()
+
   function requireEnabled (): void {
     if (!lifecycle.isEnabled) throw new NotEnabledError()
+  }
+
+  async function judge (credential: Credential): Promise<Outcome> {
+    try {
+      return await tokens.authenticate(credential, Date.now())
+    } catch (cause) {
+      tokens.count('failed')
+      throw new InternalError({ cause })
+    }
+  }
+
+  function signalOf (request: FastifyRequest): AbortSignal | null {
+    const state = stateOf(request)
+    if (!state?.accepted) return null
+    state.signal ??= connections.signal(state.accepted.cached, state.accepted.response)
+    return state.signal
   }
 
   return {
     get enabled () { return lifecycle.isEnabled },
     health: () => ({ enabled: lifecycle.isEnabled, lease: store.isTrusted() ? 'held' : 'lost' }),
     enable: lifecycle.enable,
-    async disable () { lifecycle.disable() },
+    async disable () {
+      lifecycle.disable()
+      connections.endAll()
+    },
     requireRole,
+    async authenticate (secret, { address = null, requestId = null } = {}) {
+      const credential = lifecycle.isEnabled && typeof secret === 'string' ? tokens.recognize(secret) : null
+      if (credential === null) return null
+      const outcome = await judge(credential)
+      if (!lifecycle.isEnabled) return null
+      if ('refused' in outcome) {
+        tokens.count(outcome.refused)
+        audit.rejected(outcome.reason, { hash: credential.hash, ...outcome.token }, { actor: null, address, requestId })
+        return null
+      }
+      tokens.count('accepted')
+      const { token } = outcome
+      const result = { user: toPrincipal(token), token }
+      results.set(result, outcome)
+      return result
+    },
+    signal (of, closable) {
+      const cached = results.get(of)
+      if (cached === undefined) return signalOf(of as FastifyRequest)
+      if (closable !== undefined) return connections.signal(cached, closable)
+      throw new SignalError('signal(result, closable) must get what emits "close", such as the socket, ' +
+        'so that the signal can be released')
+    },
     async issue (token) {
       requireEnabled()
       return await tokens.issue(token, Date.now())
     },
-    sign: token => tokens.sign(token, Date.now()),
+    mint: token => tokens.mint(token, Date.now()),
     async list () {
       requireEnabled()
       const list: Token[] = []

@@ -1,45 +1,45 @@
 import createError from '@fastify/error'
 
-/** Every error that a client may be told: its message holds nothing internal, its `cause` is for the log. */
+/** An error that a client may see: its message reveals nothing internal, its `cause` is for the log. */
 export class TokensError extends Error {
   declare readonly code: string
   declare readonly statusCode: number
-  /** The token that was refused, for the log. */
-  declare token?: { name: string, role: string }
 }
 
-// Errors of the hot path carry no stack: making one costs more than all the rest of a refusal.
-function clientError<Arg extends unknown[] = [options?: ErrorOptions]> (statusCode: number, code: string, message: string) {
-  return createError(code, message, statusCode, TokensError as unknown as ErrorConstructor, false) as unknown as new (...args: Arg) => TokensError
+// Guards throw these for every request that they refuse, so they capture no stack.
+function clientError<Arg extends unknown[] = [options?: ErrorOptions]> (
+  statusCode: number, code: string, message: string
+) {
+  return createError<string, number, Arg>(code, message, statusCode, TokensError as unknown as ErrorConstructor, false)
 }
 
-/** 400: the message names the property and says what it must be. */
+/** 400: the message names the property and what it must be. */
 export const InvalidError = clientError<[string]>(400, 'INVALID', '%s')
 
-/** 400: says what a property must be, as its schema describes it. */
+/** 400: what a property must be, by the description of its schema. */
 export function mustBe (property: string, { description }: { description?: string }): TokensError {
   return new InvalidError(`${property} must be ${String(description)}`)
 }
 
-/** 400: two credentials of ours in one request (RFC 6750 §2). */
+/** 400: several tokens in one request (RFC 6750 §2). */
 export const TwoCredentialsError = clientError(400, 'INVALID', 'A request must carry one token, not several')
 
-/** 401: no credential of ours and no session. */
+/** 401: no token and no session. */
 export const UnauthorizedError = clientError(401, 'UNAUTHORIZED', 'Log in, or present a token')
 
-/** 401: a credential of ours that does not hold. Why is known to the log alone, as `reason`. */
+/** 401: an invalid token. Only the log has the reason. */
 export const InvalidTokenError = clientError(401, 'UNAUTHORIZED', 'The token is not valid')
 
 /** 403: authenticated, not allowed. */
 export const NotAllowedError = clientError<[string]>(403, 'NOT_ALLOWED', '%s')
 
-/** 404: the plugin is switched off. */
+/** 404: the plugin is disabled. */
 export const NotEnabledError = clientError(404, 'NOT_FOUND', 'Plugin not enabled')
 
 /** 404: no token has this hash. */
 export const NotFoundError = clientError(404, 'NOT_FOUND', 'No token has this hash')
 
-/** 406: no representation that the request accepts. */
+/** 406: the request accepts no version that is served. */
 export const NotAcceptableError = clientError<[string]>(406, 'NOT_ACCEPTABLE', '%s')
 
 /** 409: the name is taken. */
@@ -49,33 +49,52 @@ export const ConflictError = clientError(409, 'CONFLICT', 'A token with this nam
 export const TooLargeError = clientError(413, 'INVALID', 'The body is too large')
 
 /** 415: the body is not JSON. */
-export const UnsupportedMediaTypeError = clientError(415, 'INVALID', 'The body must be JSON in UTF-8, with content-type application/json')
+export const UnsupportedMediaTypeError = clientError(
+  415, 'INVALID', 'The body must be JSON in UTF-8, with content-type application/json'
+)
 
 /** 500: anything unexpected. */
 export const InternalError = clientError(500, 'INTERNAL_ERROR', 'Internal error')
 
-// What a host developer meets at start, and an operator in the log. They have no status: none is made for a client.
-function operatorError<Arg extends unknown[] = [message: string, options?: ErrorOptions]> (code: string, message = '%s') {
+// For the host's developer at startup, and for the operator in the log. They never reach a client, so they have no
+// status.
+function operatorError<Arg extends unknown[] = [message: string, options?: ErrorOptions]> (
+  code: string, message = '%s'
+) {
   return createError<Arg>(code, message, 0)
 }
 
-/** The plugin was registered with an option that it can't take. */
+/** An option is invalid. */
 export const OptionError = operatorError('MMC_TOKENS_INVALID_OPTION')
 
-/** A file of the option `bootstrap`, or an entry of it, is no good; the message names it. */
+/** The bootstrap file or an entry of it is invalid; the message names it. */
 export const BootstrapError = operatorError('MMC_TOKENS_BOOTSTRAP')
 
 /** Postgres can't be used; the message names host, port and database. */
 export const DatabaseError = operatorError('MMC_TOKENS_DATABASE')
 
 /** A call to Postgres did not end in time. */
-export const DeadlineError = operatorError<[milliseconds: number]>('MMC_TOKENS_DEADLINE', 'Postgres did not answer within %d ms')
+export const DeadlineError = operatorError<[milliseconds: number]>(
+  'MMC_TOKENS_DEADLINE', 'Postgres did not answer within %d ms'
+)
 
-/** More lookups are under way than any load explains. */
+/** Too many lookups are pending. */
 export const OverloadError = createError<[]>('MMC_TOKENS_OVERLOAD', 'Too many lookups of tokens at once', 500)
 
-/** The plugin was registered in a way or a place where it can't do its work. */
+/** The reason of a signal: the token was revoked, or has another role or name. */
+export const TokenRevokedError = operatorError<[]>('MMC_TOKENS_REVOKED', 'The token was revoked')
+
+/** The reason of a signal: the token expired. */
+export const TokenExpiredError = operatorError<[]>('MMC_TOKENS_EXPIRED', 'The token expired')
+
+/** The reason of a signal: tokens were disabled. */
+export const TokensDisabledError = operatorError<[]>('MMC_TOKENS_DISABLED', 'Tokens were disabled')
+
+/** `signal` was called without what emits `close`. */
+export const SignalError = operatorError('MMC_TOKENS_SIGNAL')
+
+/** The plugin can't work where or how it was registered. */
 export const HostError = operatorError('MMC_TOKENS_HOST')
 
-/** A guard was asked for without a role, or with what is none. */
+/** `requireRole` was called without a role, or with an invalid one. */
 export const GuardError = operatorError('MMC_TOKENS_GUARD')

@@ -1,7 +1,7 @@
 import { NotEnabledError } from './errors.js'
 
 interface Steps {
-  /** Connects, and starts what runs in the background. May be called again after it failed. */
+  /** Connects and starts background work. May be called again after a failure. */
   start: () => Promise<void>
   /** Ends what `start` began. */
   stop: () => Promise<void>
@@ -11,7 +11,7 @@ interface Steps {
 export interface Lifecycle {
   readonly isEnabled: boolean
   /**
-   * Starts what has not started yet: calls at the same time share one start. Stays disabled where it fails.
+   * Concurrent calls share one start. Stays disabled if it fails.
    * @throws NotEnabledError once the host closes
    */
   enable: () => Promise<void>
@@ -41,7 +41,7 @@ export function createLifecycle ({ start, stop }: Steps): Lifecycle {
 
   async function close (): Promise<void> {
     disable()
-    // A start under way would leave its connections behind. Whoever called `enable` gets its error.
+    // A pending start would leave its connections open. The caller of `enable` gets its error.
     await starting?.catch(() => {})
     await stop()
   }
@@ -52,7 +52,7 @@ export function createLifecycle ({ start, stop }: Steps): Lifecycle {
       if (closing !== undefined) throw new NotEnabledError()
       isWanted = true
       await (starting ??= startOnce())
-      // `disable` or `close` may have been called meanwhile.
+      // `disable` or `close` may have been called since.
       isEnabled = isWanted
     },
     disable,

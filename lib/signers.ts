@@ -7,14 +7,17 @@ const REQUIRED_CLAIMS = ['role', 'iat', 'exp', 'iss', 'jti']
 /**
  * HS256 with the plugin's keys (RFC 7515): the first signs, all verify.
  *
- * Each is a registration of `@fastify/jwt` in a child of the host, under a namespace of its own, so that the host can register its own
- * `@fastify/jwt` before or after. An array of secrets does not work there, a function breaks `sign`, and options at `verify` build a new
- * verifier each call: hence one registration per key. Expiry is left to the rules, to which time is an argument.
+ * Each is a registration of `@fastify/jwt` in a child of the host, with its own namespace, so that the host can
+ * register `@fastify/jwt`, too, before or after. One registration per key: an array of secrets does not work, a
+ * function breaks `sign`, and options at `verify` build a new verifier per call. Expiry is left to the rules, which
+ * take time as an argument.
  */
-export async function createSigners (app: FastifyInstance, keys: Buffer[], issuer: string): Promise<[Signer, ...Signer[]]> {
+export async function createSigners (
+  app: FastifyInstance, keys: Buffer[], issuer: string
+): Promise<[Signer, ...Signer[]]> {
   const signers: Signer[] = []
   await app.register(async child => {
-    // Hides a decorator of the host, whatever it is: @fastify/jwt would add to it.
+    // Hides the host's decorator: @fastify/jwt would add to it.
     child.decorate('jwt', Object.create(null) as JWT)
     for (const [index, secret] of keys.entries()) {
       const namespace = `mmcTokens${index}`
@@ -24,8 +27,8 @@ export async function createSigners (app: FastifyInstance, keys: Buffer[], issue
         sign: { algorithm: 'HS256' },
         verify: { algorithms: ['HS256'], allowedIss: issuer, requiredClaims: REQUIRED_CLAIMS, ignoreExpiration: true }
       })
-      const { sign, verify } = (child.jwt as unknown as Record<string, JWT>)[namespace] as JWT
-      signers.push({ sign: claims => sign(claims), verify: secret => verify<Claims>(secret) })
+      const signer = (child.jwt as unknown as Record<string, JWT>)[namespace] as JWT
+      signers.push({ sign: claims => signer.sign(claims), verify: secret => signer.verify<Claims>(secret) })
     }
   })
   return signers as [Signer, ...Signer[]]

@@ -1,10 +1,20 @@
 /**
- * How a token is presented, for `components.securitySchemes` of a host's OpenAPI document. A host with another `queryParameter` changes
- * the name.
+ * How a token is presented, for `components.securitySchemes` of a host's OpenAPI document. A host with another
+ * `queryParameter` changes the name.
  */
 export const securitySchemes = {
-  applicationToken: { type: 'http', scheme: 'bearer', bearerFormat: 'JWT', description: 'An application token in the header `Authorization`' },
-  applicationTokenInQuery: { type: 'apiKey', in: 'query', name: 'token', description: 'An application token in the URL, for what can not send a header' }
+  applicationToken: {
+    type: 'http',
+    scheme: 'bearer',
+    bearerFormat: 'JWT',
+    description: 'An application token in the header `Authorization`'
+  },
+  applicationTokenInQuery: {
+    type: 'apiKey',
+    in: 'query',
+    name: 'token',
+    description: 'An application token in the URL, for clients that can not send headers'
+  }
 } as const
 
 /** Either of them will do, on every route of the host: for `security` of its OpenAPI document. */

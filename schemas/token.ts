@@ -3,7 +3,10 @@ import { type Static, type TProperties, Type } from '@sinclair/typebox'
 /** The roles of the MMC, from most to fewest rights. */
 export const ROLES = ['admin', 'editor', 'viewer', 'connectionManager', 'monitoringViewer'] as const
 
-/** What all examples tell of: one token, as it is asked for and answered. Its claims say the same, and `hash` is its SHA-256. */
+/**
+ * What all examples tell of: one token, as it is asked for and answered. Its claims say the same, and `hash` is its
+ * SHA-256.
+ */
 const EXAMPLE = {
   token: [
     'eyJhbGciOiJIUzI1NiIsInR5cCI6IkpXVCJ9',
@@ -19,7 +22,10 @@ const EXAMPLE = {
   issueDate: '2099-01-01T11:11:25.113Z'
 }
 
-/** What JSON Schema calls the format `date-time`, which validators without formats refuse to compile. */
+/** A hash, as it is stored. */
+export const HASH = '^[0-9a-f]{64}$'
+
+/** The format `date-time` of JSON Schema, as a pattern: validators without formats refuse to compile that. */
 export const TIME = '^\\d{4}-\\d{2}-\\d{2}T\\d{2}:\\d{2}:\\d{2}\\.\\d{3}Z$'
 
 const time = (description: string, example: string) => Type.String({
@@ -28,8 +34,10 @@ const time = (description: string, example: string) => Type.String({
   examples: [example]
 })
 
-/** The first example of each property. */
-const example = (properties: TProperties) => Object.fromEntries(Object.entries(properties).map(([name, { examples }]) => [name, examples[0]]))
+/** An object of the first example of each property. */
+function example (properties: TProperties) {
+  return Object.fromEntries(Object.entries(properties).map(([name, { examples }]) => [name, (examples as string[])[0]]))
+}
 
 const properties = {
   name: Type.String({ description: 'Unique name', examples: [EXAMPLE.name] }),
@@ -39,15 +47,21 @@ const properties = {
   }),
   validUntil: time('When it expires, a whole second', EXAMPLE.validUntil),
   role: Type.String({ description: 'What its holder may do', examples: [EXAMPLE.role] }),
-  requestedBy: Type.String({ description: 'Who created it: a user name, or token:<name>', examples: [EXAMPLE.requestedBy] }),
+  requestedBy: Type.String({
+    description: 'Who created it: a user name, or token:<name>', examples: [EXAMPLE.requestedBy]
+  }),
   issueDate: time('When it was created', EXAMPLE.issueDate),
   lastUsed: time('When it was last used; equals issueDate before the first use', EXAMPLE.issueDate)
 }
 
-/** What everybody who may see tokens sees of one: seven properties, in this order, never the secret. */
-export const TokenSchema = Type.Object(properties, { description: 'An application token, without its secret', examples: [example(properties)] })
+/** The public record of a token: seven properties, in this order, never the secret. */
+export const TokenSchema = Type.Object(properties, {
+  description: 'An application token, without its secret', examples: [example(properties)]
+})
 
-export const TokensSchema = Type.Array(TokenSchema, { description: 'Application tokens, oldest first', examples: [[example(properties)]] })
+export const TokensSchema = Type.Array(TokenSchema, {
+  description: 'Application tokens, oldest first', examples: [[example(properties)]]
+})
 
 export type Token = Static<typeof TokenSchema>
 
@@ -56,25 +70,35 @@ const issued = {
   ...properties
 }
 
-/** The answer to the request that creates a token, and the only place where the secret ever stands. */
-export const IssuedTokenSchema = Type.Object(issued, { description: 'A new application token with its secret', examples: [example(issued)] })
+/** The response to the request that creates a token; the secret is returned only there. */
+export const IssuedTokenSchema = Type.Object(issued, {
+  description: 'A new application token with its secret', examples: [example(issued)]
+})
 
 export type IssuedToken = Static<typeof IssuedTokenSchema>
 
-// Each description continues the sentence "<property> must be …" of a 400. The rules behind the types are in lib/tokens.
+// Each description continues the sentence "<property> must be …" of a 400. The rules are in lib/tokens.
 export function createTokenSchema (roles: readonly string[]) {
   const properties = {
     name: Type.String({
-      description: 'a string of well-formed Unicode with 1 to 255 characters after trimming, at least one of them visible, without control characters, line separators and invisible characters that deceive',
+      description: 'a string of well-formed Unicode with 1 to 255 characters after trimming, ' +
+        'at least one of them visible, without control characters, line separators and deceiving invisible characters',
       examples: [EXAMPLE.name]
     }),
-    role: Type.String({ enum: roles, description: `one of ${roles.join(', ')}`, examples: [roles.includes(EXAMPLE.role) ? EXAMPLE.role : roles.at(-1)] }),
+    role: Type.String({
+      enum: roles,
+      description: `one of ${roles.join(', ')}`,
+      examples: [roles.includes(EXAMPLE.role) ? EXAMPLE.role : roles.at(-1)]
+    }),
     validUntil: Type.String({
-      description: 'a time in the future, up to the year 9999, with a zone: an RFC 3339 date-time such as 2099-12-31T10:05:00Z',
+      description: 'a time in the future, up to the year 9999, with a zone: ' +
+        'an RFC 3339 date-time such as 2099-12-31T10:05:00Z',
       examples: ['2099-12-31T10:05:00Z', '2099-12-31 10:05:00000Z']
     })
   }
-  return Type.Object(properties, { description: 'an object with name, role and validUntil', examples: [example(properties)] })
+  return Type.Object(properties, {
+    description: 'an object with name, role and validUntil', examples: [example(properties)]
+  })
 }
 
 /** With the roles of the MMC. */
@@ -82,24 +106,35 @@ export const CreateTokenSchema = createTokenSchema(ROLES)
 
 export type CreateToken = Static<typeof CreateTokenSchema>
 
-/** What a list may be asked for. */
+/** The query of a list. */
 export const ListQuerySchema = Type.Object({
-  // Not an integer: TypeBox would take 1.5 and 1e9 for 1.
-  limit: Type.Optional(Type.String({ pattern: '^([1-9][0-9]{0,2}|1000)$', description: 'a whole number from 1 to 1000: how many to list, with a Link to the next' })),
-  cursor: Type.Optional(Type.String({ description: 'what the Link to the next had' })),
-  state: Type.Optional(Type.String({ enum: ['active', 'expired'], pattern: '^(active|expired)$', description: 'active or expired' })),
-  unusedSince: Type.Optional(Type.String({ description: 'an RFC 3339 date-time such as 2099-12-31T10:05:00Z: to list what was last used before' }))
+  // A string, since TypeBox converts 1.5 and 1e9 to the integer 1.
+  limit: Type.Optional(Type.String({
+    pattern: '^([1-9][0-9]{0,2}|1000)$',
+    description: 'an integer from 1 to 1000, the page size: the header Link has the next page'
+  })),
+  cursor: Type.Optional(Type.String({ description: 'a cursor from the header Link' })),
+  state: Type.Optional(Type.String({
+    enum: ['active', 'expired'], pattern: '^(active|expired)$', description: 'active or expired'
+  })),
+  unusedSince: Type.Optional(Type.String({
+    description: 'an RFC 3339 date-time such as 2099-12-31T10:05:00Z: lists tokens last used before it'
+  }))
 })
 
 export type ListQuery = Static<typeof ListQuerySchema>
 
-/** An entry of the file of the option `bootstrap`. It holds no secret. */
+/** An entry of a bootstrap file, without a secret. */
 export const BootstrapEntrySchema = Type.Object({
   ...CreateTokenSchema.properties,
   role: Type.String({ description: 'one of the roles' }),
-  hash: Type.String({ pattern: '^[0-9a-f]{64}$', description: 'the SHA-256 of the token in 64 lower-case hexadecimal digits' })
+  hash: Type.String({ pattern: HASH, description: 'the SHA-256 of the token in 64 lower-case hexadecimal digits' })
 }, { additionalProperties: false, description: 'an object with name, role, validUntil and hash, and nothing else' })
 
+export type BootstrapEntry = Static<typeof BootstrapEntrySchema>
+
 export const TokenParamsSchema = Type.Object({
-  tokenHash: Type.String({ description: 'The hash of the token, in any letter case', examples: properties.hash.examples as string[] })
+  tokenHash: Type.String({
+    description: 'The hash of the token, in any letter case', examples: properties.hash.examples as string[]
+  })
 })

@@ -1,14 +1,15 @@
 import type { FastifyRequest } from 'fastify'
 import { GuardError, NotAllowedError, UnauthorizedError } from '../errors.js'
 import { isActor } from '../tokens/new-token.js'
+import { challenge } from './send-error.js'
 import type { ApplicationTokens, Log, Token, TokenPrincipal, TokensPluginOptions } from '../types.js'
 
 type User = TokenPrincipal | null | undefined
 
-/** The user who is logged in with the host's session, or `null`; without a promise where the host answers without one. */
+/** The user of the host's session, or `null`; a promise only where the host returns one. */
 export type Session = (request: FastifyRequest) => TokenPrincipal | null | Promise<TokenPrincipal | null>
 
-/** @param ask the host's own way to know; what it answers is checked, since it decides who is an admin */
+/** @param ask the host's function; its result is checked, since it decides who is an admin */
 export function createSession (ask: NonNullable<TokensPluginOptions['session']> = hostUser, log: Log): Session {
   let isWarned = false
 
@@ -16,8 +17,9 @@ export function createSession (ask: NonNullable<TokensPluginOptions['session']> 
     if (isPrincipal(user)) return user
     if (user && !isWarned) {
       isWarned = true
-      const source = ask === hostUser ? 'request.user (set the option "session")' : 'what the option "session" answers'
-      log.warn(`no user, so nobody is logged in: ${source} must be { username, roles }, such as { username: "me", roles: ["admin"] }, or null`)
+      const source = ask === hostUser ? 'request.user (set the option "session")' : 'the result of the option "session"'
+      log.warn(`invalid user, so nobody is logged in: ${source} must be null or { username, roles }, ` +
+        'such as { username: "me", roles: ["admin"] }')
     }
     return null
   }
@@ -41,81 +43,79 @@ function isPrincipal (user: unknown): user is TokenPrincipal {
   return isActor(username) && Array.isArray(roles)
 }
 
-/** Who acts with this token. A token that is named after a person is never taken for that person. */
+/** The principal of a token. A token named after a person is never taken for that person. */
 export function toPrincipal (token: Token): TokenPrincipal {
   return { username: `token:${token.name}`, roles: [token.role] }
 }
 
-// In a child of the host that was there before us it is undefined until our hook runs.
+// Not decorated in a child that the host made before it registered the plugin.
 function hasToken (request: FastifyRequest): request is FastifyRequest & { applicationToken: Token } {
   return Boolean(request.applicationToken)
 }
 
-/** The token that the request was made with alone, where there is one, else the session. */
+/** The token's principal, if the request has a token; otherwise the session's. */
 async function principalOf (request: FastifyRequest, session: Session): Promise<TokenPrincipal | null> {
   return hasToken(request) ? toPrincipal(request.applicationToken) : await session(request)
 }
 
-/**
- * The header of every 401, and of a 403 to a token (RFC 6750 §3).
- * @param isToken whether the request presents a credential of ours
- */
-export function challenge (statusCode: number, isToken: boolean, realm: string): { 'www-authenticate'?: string } {
-  if (statusCode === 401) return { 'www-authenticate': `Bearer realm="${realm}"${isToken ? ', error="invalid_token"' : ''}` }
-  if (statusCode === 403 && isToken) return { 'www-authenticate': `Bearer realm="${realm}", error="insufficient_scope"` }
-  return {}
-}
-
 interface GuardParts {
   session: Session
-  /** The issuer. */
   realm: string
-  /** Those that a token can have. */
+  /** Those that tokens can have. */
   roles: readonly string[]
   log: Log
 }
 
-/** Roles that are warned of: a guard may be made for each request. */
+/** Warnings about roles: a guard may be made for each request. */
 const MAX_WARNED = 100
 
-/** Makes guards of the host's own routes. What they throw has all that an error handler needs, Fastify's included. */
-export function createRequireRole ({ session, realm, roles: known, log }: GuardParts): ApplicationTokens['requireRole'] {
+/** Makes guards for the host's routes. Their errors carry what any error handler needs, Fastify's included. */
+export function createRequireRole (parts: GuardParts): ApplicationTokens['requireRole'] {
+  const { session, realm, roles: known, log } = parts
   const warned = new Set(known)
 
   return (...given) => {
     const roles = [...new Set(given.flat())]
-    // Fastify calls with a request what it is handed in place of a guard.
+    // Where the call was forgotten, Fastify passes a request.
     if (roles.length === 0 || !roles.every(role => typeof role === 'string' && role !== '')) {
-      throw new GuardError('requireRole must be called with one role or more, each a string that is not empty, and what it returns is the guard: preHandler: app.tokens.requireRole("editor")')
+      throw new GuardError('requireRole must be called with one or more roles, non-empty strings, and returns the guard: ' +
+        'preHandler: app.tokens.requireRole("editor")')
     }
     for (const role of roles) {
       if (warned.has(role) || warned.size >= known.length + MAX_WARNED) continue
       warned.add(role)
-      log.warn(`requireRole("${role}"): a token can't have this role, only ${known.join(', ')}: correct it, unless people have it`)
+      log.warn(`requireRole("${role}"): tokens can't have this role, only ${known.join(', ')}; ` +
+        'correct it, unless users have it')
     }
     const needed = [...new Set(['admin', ...roles])]
     return async request => {
       const principal = await principalOf(request, session)
       if (principal?.roles.some(role => needed.includes(role)) === true) return
-      const error = principal === null ? new UnauthorizedError() : new NotAllowedError(`This takes the role ${needed.join(' or ')}`)
-      throw Object.assign(error, { headers: challenge(error.statusCode, hasToken(request), realm) }, principal === null && { data: { session: false } })
+      const missing = `Requires one of these roles: ${needed.join(', ')}`
+      const error = principal === null ? new UnauthorizedError() : new NotAllowedError(missing)
+      const headers = challenge(error.statusCode, hasToken(request), realm)
+      throw Object.assign(error, { headers }, principal === null && { data: { session: false } })
     }
   }
 }
 
 /**
  * The admin who makes this request.
- * @param mayBeToken whether a token will do
+ * @param mayBeToken whether a token is accepted
  * @throws UnauthorizedError, NotAllowedError
  */
-export async function requireAdmin (request: FastifyRequest, session: Session, mayBeToken: boolean): Promise<TokenPrincipal> {
+export async function requireAdmin (
+  request: FastifyRequest, session: Session, mayBeToken: boolean
+): Promise<TokenPrincipal> {
   const principal = await principalOf(request, session)
   if (principal === null) throw new UnauthorizedError()
-  if (!mayBeToken && hasToken(request)) throw new NotAllowedError('Tokens must not manage tokens here: log in')
+  if (!mayBeToken && hasToken(request)) throw new NotAllowedError('Tokens may not manage tokens here: log in')
   if (!principal.roles.includes('admin')) throw new NotAllowedError('Only an admin may manage tokens')
-  // A browser sends a session's cookie along whoever made it ask, and says so (Fetch Metadata). Nobody makes it send a token.
-  if (!hasToken(request) && request.method !== 'GET' && request.method !== 'HEAD' && request.headers['sec-fetch-site'] === 'cross-site') {
-    throw new NotAllowedError('A page of another site must not manage tokens')
+  // A browser sends the session cookie with cross-site requests, and marks them (Fetch Metadata). It adds no token by
+  // itself.
+  const isCrossSite = request.headers['sec-fetch-site'] === 'cross-site'
+  if (isCrossSite && !hasToken(request) && request.method !== 'GET' && request.method !== 'HEAD') {
+    throw new NotAllowedError('Cross-site requests may not manage tokens')
   }
   return principal
 }

@@ -3,28 +3,32 @@ import type { TObject } from '@sinclair/typebox'
 import type { FastifyInstance, FastifyRequest } from 'fastify'
 import { InvalidError, mustBe, type TokensError, UnsupportedMediaTypeError } from '../errors.js'
 
-/** Stands in for a body that can't be read, until it is its turn to be judged. */
+/** Stands in for an invalid body until its turn comes. */
 class Unreadable {
   constructor (readonly reason: TokensError) {}
 }
 
-const UNREADABLE_JSON = 'The body must be valid JSON in UTF-8, without the properties __proto__ and constructor.prototype'
+const UNREADABLE_JSON =
+  'The body must be valid JSON in UTF-8, without the properties __proto__ and constructor.prototype'
 
 /**
- * Makes the parsers of `app` never fail. Fastify parses before a session is restored, so an error of theirs would tell anybody what
- * only an admin may know.
+ * Makes the parsers of `app` never fail: Fastify parses before a session is restored, and their errors are for admins
+ * only.
  */
 export function deferBodyErrors (app: FastifyInstance): void {
-  // A malformed content type is refused before any parser runs.
+  // Fastify refuses a malformed content type before any parser runs.
   app.addHook('onRequest', (request, _reply, done) => {
     const type = request.raw.headers['content-type']
-    if (type !== undefined) request.raw.headers['content-type'] = isJson(type) ? 'application/json' : 'application/octet-stream'
+    if (type !== undefined) {
+      request.raw.headers['content-type'] = isJson(type) ? 'application/json' : 'application/octet-stream'
+    }
     done()
   })
   app.removeAllContentTypeParsers()
   const parse = app.getDefaultJsonParser('error', 'error')
   app.addContentTypeParser('application/json', { parseAs: 'buffer' }, (request, body: Buffer, done) => {
-    parse(request, body.toString(), (failure, value) => {
+    // By callback, it returns no promise.
+    void parse(request, body.toString(), (failure, value) => {
       done(null, failure === null && isUtf8(body) ? value : new Unreadable(new InvalidError(UNREADABLE_JSON)))
     })
   })
@@ -35,15 +39,15 @@ export function deferBodyErrors (app: FastifyInstance): void {
 
 const CHARSETS = /;\s*charset\s*=\s*("?)([^\s;"]*)\1/gi
 
-/** Whether a content type is JSON that can be read as UTF-8. */
+/** Whether a content type is JSON in a subset of UTF-8. */
 function isJson (contentType: string): boolean {
   return /^\s*application\/json\s*(;|$)/i.test(contentType) &&
     [...contentType.matchAll(CHARSETS)].every(([, , charset = '']) => /^(utf-?8|us-ascii)$/i.test(charset))
 }
 
 /**
- * Judges the body of a request for a new token.
- * @throws UnsupportedMediaTypeError, InvalidError, which names the property and says what it must be
+ * Checks the body of a request for a new token.
+ * @throws UnsupportedMediaTypeError, InvalidError, which names the property and what it must be
  */
 export function checkBody (request: FastifyRequest, schema: TObject): void {
   if (request.body instanceof Unreadable) throw request.body.reason
@@ -51,7 +55,7 @@ export function checkBody (request: FastifyRequest, schema: TObject): void {
 }
 
 /**
- * Throws what validation found, now that it is its turn.
+ * Throws what validation found.
  * @throws InvalidError
  */
 export function checkInput ({ validationError }: FastifyRequest, schema: TObject): void {

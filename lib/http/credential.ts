@@ -1,83 +1,49 @@
-import type { FastifyInstance, FastifyRequest } from 'fastify'
+import type { FastifyRequest } from 'fastify'
+import type { Tokens } from '../tokens/tokens.js'
 import type { Credential } from '../types.js'
+import { remember, type RequestState, stateOf } from './request-state.js'
 import { urlWithout, withoutSecrets } from './url.js'
 
-/** What a request presents of ours. */
-export interface Presented {
-  /** `null` where there are several, which is refused. */
-  readonly credential: Credential | null
-  /** The query and the URLs as they were, where a credential stood in them. */
-  readonly taken: Taken | null
-  /** Whether our hook came to it: a guard that runs earlier may have answered. */
-  isJudged: boolean
-  /** `request.user` as it was before the token took its place, and since. */
-  users?: { before: unknown, token: unknown }
-}
+type Recognize = Tokens['recognize']
 
-interface Taken { members: Record<string, unknown>, url: string, originalUrl: string | undefined }
-
-/** The credential that a string is, or `null` where it does not claim to be ours. */
-export type Recognize = (secret: string) => Credential | null
-
-const PRESENTED = Symbol('mmc-tokens.presented')
-
-// A child of the host that was there before us has requests of its own, without what we decorate.
-type State = Partial<Record<typeof PRESENTED, Presented | null>>
-
-/** What `findPresented` found; `null` too where nobody looked, on a route that opts out or while the plugin is disabled. */
-export function presentedBy (request: FastifyRequest): Presented | null {
-  return (request as unknown as State)[PRESENTED] ?? null
-}
-
-/** With the white space that HTTP allows around a part of a list (RFC 9110 §5.6.3), and no other. */
+/** With the whitespace that HTTP allows around list members (RFC 9110 §5.6.3). */
 const BEARER = /^[ \t]*bearer +(\S+)[ \t]*$/i
 
-const LEFT_ALONE = new WeakSet<FastifyRequest>()
-
-/** Says that tokens were switched off when the request came by: they stay so for it. */
-export function leaveAlone (request: FastifyRequest): void {
-  LEFT_ALONE.add(request)
-}
-
-export function isLeftAlone (request: FastifyRequest): boolean {
-  return LEFT_ALONE.has(request)
-}
-
-/** Makes room on every request for what it presents. */
-export function decoratePresented (app: FastifyInstance): void {
-  app.decorateRequest(PRESENTED, null)
-}
-
-// Every request of the host passes here, so it is written to allocate little.
 /**
- * Finds the credential of ours that a request presents. One in the query is taken out of it and of the URL, so that nothing that runs
- * later meets it. No I/O.
+ * Finds the plugin's credential in a request, without I/O. A credential in the query is removed from it and from the
+ * URL, so that nothing that runs later sees it.
  */
-export function findPresented (request: FastifyRequest, parameter: string | false, recognize: Recognize): void {
+export function findCredential (request: FastifyRequest, parameter: string | false, recognize: Recognize): void {
+  // Runs for every request of the host: this check is cheap, the route's options are not.
+  if (!mayPresent(request, parameter) || request.routeOptions.config.applicationTokens === false) return
   const found: Credential[] = []
-  // A request that a test made up, such as by `injectWS` of @fastify/websocket, has no raw headers.
+  // Requests that are made up, such as by `injectWS` of @fastify/websocket, have no raw headers.
   const { headers, rawHeaders = ['authorization', String(headers.authorization)] } = request.raw
   addBearers(rawHeaders, recognize, found)
-  const taken = parameter === false ? null : takeFromQuery(request, parameter, recognize, found)
+  const original = parameter === false ? null : takeFromQuery(request, parameter, recognize, found)
   const [credential, second] = found
-  if (credential !== undefined) (request as unknown as State)[PRESENTED] = { credential: second === undefined ? credential : null, taken, isJudged: false }
+  if (credential === undefined) return
+  remember(request, { credential: second === undefined ? credential : 'several', original })
 }
 
-/** Makes the request what it would be without us. */
-export function withdraw (request: FastifyRequest): void {
-  const taken = presentedBy(request)?.taken
-  const state = request as unknown as State
-  state[PRESENTED] = null
-  if (taken === undefined || taken === null) return
-  const { members, url, originalUrl } = taken
-  // The rest of the query may have been converted by the host's schema meanwhile.
-  Object.assign(request.query as object, members)
-  setUrls(request, url, originalUrl)
+function mayPresent ({ raw, query }: FastifyRequest, parameter: string | false): boolean {
+  if (raw.headers.authorization !== undefined) return true
+  return parameter !== false && (query as Record<string, unknown>)[parameter] !== undefined
+}
+
+/** Makes the request what it would be without the plugin. */
+export function restoreCredential (request: FastifyRequest): void {
+  const original = stateOf(request)?.original
+  remember(request, { credential: null, original: null })
+  if (!original) return
+  // The rest of the query may have been converted by the host's schema since.
+  Object.assign(request.query as object, original.members)
+  setUrls(request, original.url, original.originalUrl)
 }
 
 /**
- * `headers` holds the first Authorization header only, and a proxy joins several with commas. One of ours beside any other bearer is
- * several; a comma may also stand in the parameters of another scheme, such as Digest.
+ * `headers` holds only the first Authorization header, and a proxy joins several with commas. One of the plugin's
+ * beside any other bearer is several. Other schemes, such as Digest, have commas in their parameters.
  */
 function addBearers (rawHeaders: string[], recognize: Recognize, found: Credential[]): void {
   let count = 0
@@ -88,7 +54,7 @@ function addBearers (rawHeaders: string[], recognize: Recognize, found: Credenti
       const secret = BEARER.exec(part)?.[1]
       if (secret === undefined) continue
       count++
-      // What is ours is known by the first two: a third changes nothing.
+      // A third changes nothing.
       const credential = found.length < 2 ? recognize(secret) : null
       if (credential !== null) found.push(credential)
     }
@@ -96,26 +62,28 @@ function addBearers (rawHeaders: string[], recognize: Recognize, found: Credenti
   if (count > 1) found.push(...found.slice(0, 1))
 }
 
-function takeFromQuery (request: FastifyRequest, parameter: string, recognize: Recognize, found: Credential[]): Taken | null {
+function takeFromQuery (
+  request: FastifyRequest, parameter: string, recognize: Recognize, found: Credential[]
+): RequestState['original'] {
   const value = (request.query as Record<string, unknown>)[parameter]
   if (value === undefined) return null
   const values = [value].flat().filter(given => typeof given === 'string')
-  const ours = new Set<string>()
+  const secrets = new Set<string>()
   for (const secret of values) {
     const credential = recognize(secret)
     if (credential === null) continue
     found.push(credential)
-    ours.add(secret)
+    secrets.add(secret)
   }
-  if (ours.size === 0) return null
+  if (secrets.size === 0) return null
 
   const { [parameter]: _taken, ...others } = request.query as Record<string, unknown>
-  const [first, ...more] = values.filter(given => !ours.has(given))
+  const [first, ...more] = values.filter(given => !secrets.has(given))
   if (first !== undefined) others[parameter] = more.length > 0 ? [first, ...more] : first
-  const { query, members } = withoutSecrets(others, ours)
+  const { query, members } = withoutSecrets(others, secrets)
   request.query = query
   const { url, originalUrl } = request.raw as { url: string, originalUrl?: string }
-  setUrls(request, urlWithout(url, ours), originalUrl === undefined ? undefined : urlWithout(originalUrl, ours))
+  setUrls(request, urlWithout(url, secrets), originalUrl === undefined ? undefined : urlWithout(originalUrl, secrets))
   return { members: { ...members, [parameter]: value }, url, originalUrl }
 }
 
@@ -123,9 +91,10 @@ function setUrls (request: FastifyRequest, url: string, originalUrl: string | un
   const raw: { url?: string | undefined, originalUrl?: string, headers: Record<string, unknown> } = request.raw
   raw.url = url
   if (originalUrl !== undefined) raw.originalUrl = originalUrl
-  // HTTP/2 has it there as well.
+  // HTTP/2 has it as a header, too.
   if (raw.headers[':path'] !== undefined) raw.headers[':path'] = url
-  // A hook that ran before may have asked for it, and so have fixed it.
+  // Fastify keeps what an earlier hook has read.
   const value = originalUrl ?? url
-  if (request.originalUrl !== value) Object.defineProperty(request, 'originalUrl', { value, configurable: true, enumerable: true })
+  if (request.originalUrl === value) return
+  Object.defineProperty(request, 'originalUrl', { value, configurable: true, enumerable: true })
 }

@@ -1,33 +1,50 @@
-import type { FastifyInstance } from 'fastify'
+import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
 import { HostError } from '../errors.js'
+import { presentsToken, stateOf } from './request-state.js'
 
 /**
- * Checks that the plugin can do its work in this host.
+ * Checks that the plugin can work in this host.
  * @throws HostError, which says how to register it instead
  */
 export function checkHost (app: FastifyInstance): void {
   // Only the root has a server of its own; a child inherits it.
   if (!Object.hasOwn(app, 'server')) {
-    throw new HostError('fastify-mmc-tokens is registered in a child of the host, where its hook would miss all other routes: register it at the root, with the option "prefix" for a base path. fastify-cli makes the application such a child: export fp(app), of fastify-plugin, or start it with -o and skipOverride: true in its options')
+    throw new HostError('fastify-mmc-tokens is registered in a child of the host, where its hooks miss other routes: ' +
+      'register it at the root, with the option "prefix" for a base path. fastify-cli makes the application a child: ' +
+      'export fp(app), of fastify-plugin, or start it with -o and skipOverride: true in its options')
   }
   if (app.hasDecorator('tokens')) {
-    throw new HostError('app.tokens is there already: register fastify-mmc-tokens once, and have no decorator "tokens" of your own')
-  }
-  if (isReadOnly(app, 'user')) {
-    throw new HostError('request.user is a decorator with a getter alone, so that a token can not become the user: decorate it with null and assign it, or add a setter')
+    throw new HostError('app.tokens exists already: register fastify-mmc-tokens once, and add no decorator "tokens"')
   }
 }
 
-/** Why the four routes could not be added, as far as the host has one of them. */
+/** The error where the host has one of the four routes itself. */
 export function explainRoutes (cause: unknown, prefix: string): unknown {
   if ((cause as { code?: string }).code !== 'FST_ERR_DUPLICATED_ROUTE') return cause
-  return new HostError(`the host has a route of its own at ${prefix}/api/tokens, or below: remove it, or move ours with the option "prefix"`, { cause })
+  return new HostError(`the host already has a route at or below ${prefix}/api/tokens: ` +
+    'remove it, or move those of the plugin with the option "prefix"', { cause })
 }
 
-/** Whether a property of requests can't be assigned. Fastify has no public way to ask. */
-function isReadOnly (app: FastifyInstance, property: string): boolean {
-  const symbol = Object.getOwnPropertySymbols(app).find(({ description }) => description === 'fastify.Request')
-  const constructor = symbol && (app as unknown as Record<symbol, { prototype: object } | undefined>)[symbol]
-  const descriptor = constructor && Object.getOwnPropertyDescriptor(constructor.prototype, property)
-  return descriptor?.get !== undefined && descriptor.set === undefined
+/** What guards answer, redirects to a login page included. 301 and 308 add `https:` or a slash, with any token. */
+const GUARD_STATUSES = new Set([401, 403, 302, 303, 307])
+
+/**
+ * Warns once when a guard of the host answers before the token of a request is checked, which its response does not
+ * show.
+ * @param find finds the credential of a request that never reached the plugin's hook
+ */
+export function createGuardCheck (
+  hook: string, find: (request: FastifyRequest) => void
+): (request: FastifyRequest, reply: FastifyReply) => void {
+  let isDone = false
+  return (request, reply) => {
+    if (isDone || !GUARD_STATUSES.has(reply.statusCode)) return
+    if (!presentsToken(request)) find(request)
+    if (!presentsToken(request) || stateOf(request)?.isJudged) return
+    isDone = true
+    request.log.warn(`a guard answered ${reply.statusCode} before the token of the request was checked ` +
+      `in the hook "${hook}": ` +
+      'register fastify-mmc-tokens with await before guards are added at the root, ' +
+      'and set the option "hook" to "onRequest" for guards that run before preHandler')
+  }
 }

@@ -6,14 +6,14 @@ import { parseTime } from '../tokens/new-token.js'
 import type { Tokens } from '../tokens/tokens.js'
 import type { Filter, Token } from '../types.js'
 
-// Postgres knows no year 0.
+// Postgres has no year 0.
 const CURSOR = /^(?<issueDate>(?!0000)\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z)(?<hash>[0-9a-f]{64})$/
 
 const properties = ListQuerySchema.properties
 
 /**
- * What a request asks of a list, once its types were checked.
- * @throws InvalidError, which names the parameter and says what it must be
+ * The filter of a validated query.
+ * @throws InvalidError, which names the parameter and what it must be
  */
 export function parseListQuery ({ state, cursor, unusedSince }: ListQuery): Filter {
   return {
@@ -23,10 +23,12 @@ export function parseListQuery ({ state, cursor, unusedSince }: ListQuery): Filt
   }
 }
 
-/** What follows this token, as a link relative to the request (RFC 8288 §3.1): a proxy may have changed the path. */
+/** A link to the page after this token (RFC 8288 §3.1), relative since a proxy may have changed the path. */
 export function linkToNext ({ limit, state, unusedSince }: ListQuery, { issueDate, hash }: Token): string {
   const cursor = Buffer.from(issueDate + hash).toString('base64url')
-  const query = new URLSearchParams({ ...limit && { limit }, cursor, ...state && { state }, ...unusedSince && { unusedSince } })
+  const query = new URLSearchParams({
+    ...limit && { limit }, cursor, ...state && { state }, ...unusedSince && { unusedSince }
+  })
   return `<?${query.toString()}>; rel="next"`
 }
 
@@ -42,17 +44,19 @@ function parseUnusedSince (value: string): string {
   return new Date(time).toISOString()
 }
 
-/** Answers with lists of tokens. */
+/** Responds with lists of tokens. */
 export function createLists ({ list }: Pick<Tokens, 'list'>) {
   return {
-    /** Awaits the first page, so that a database out of reach is a 500. The others follow as fast as they are read. */
+    /**
+     * Awaits the first page, so that an unreachable database is a 500. The others follow as fast as the client reads.
+     */
     async send (reply: FastifyReply, filter: Filter = {}): Promise<FastifyReply> {
       const pages = list(filter, Date.now())[Symbol.asyncIterator]()
       const first = await pages.next()
       return reply.type('application/json; charset=utf-8').send(Readable.from(toJson(first, pages)))
     },
 
-    /** At most `limit` tokens; `last` is the last of them where there are more. */
+    /** At most `limit` tokens; `last` is the last of them if more follow. */
     async takePage (limit: number, filter: Filter): Promise<{ page: Token[], last: Token | undefined }> {
       const found: Token[] = []
       for await (const some of list({ ...filter, pageSize: limit + 1 }, Date.now())) {
@@ -64,7 +68,7 @@ export function createLists ({ list }: Pick<Tokens, 'list'>) {
   }
 }
 
-/** An array in JSON, page by page. */
+/** A JSON array, page by page. */
 async function * toJson (first: IteratorResult<Token[]>, pages: AsyncIterator<Token[]>): AsyncGenerator<string> {
   let before = '['
   for (let page = first; page.done !== true; page = await pages.next()) {

@@ -3,16 +3,16 @@ import type { FastifyReply } from 'fastify'
 /** A URL with a token in it must not be cached, nor sent to others as a referrer (RFC 6750 §2.3). */
 const PRIVATE = Object.entries({ 'cache-control': 'no-store', 'referrer-policy': 'no-referrer' })
 
-/** What a handler writes itself, as after `reply.hijack()`, passes no `onSend`. Its own headers replace these. */
+/** For handlers that write the response themselves, as after `reply.hijack()`. Their own headers replace these. */
 export function keepRawPrivate (raw: FastifyReply['raw']): void {
   for (const [name, value] of PRIVATE) raw.setHeader(name, value)
 }
 
-/** Marks what Fastify sends, and returns the payload to send. */
+/** For what Fastify sends; returns the payload to send. */
 export function keepPrivate (reply: FastifyReply, payload: unknown): unknown {
   for (const [name, value] of PRIVATE) reply.header(name, value)
   if (Object.prototype.toString.call(payload) !== '[object Response]') return payload
-  // Fastify copies the headers of a `Response` after all hooks. Those of one that was fetched can't be changed.
+  // Fastify copies the headers of a `Response` after all hooks; those of a fetched one are immutable.
   const { body, status, headers } = payload as Response
   const response = new Response(body, { status, headers })
   for (const [name, value] of PRIVATE) response.headers.set(name, value)

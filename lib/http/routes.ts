@@ -3,19 +3,21 @@ import { SerializerSelector } from '@fastify/fast-json-stringify-compiler'
 import { type TypeBoxTypeProvider, TypeBoxValidatorCompiler } from '@fastify/type-provider-typebox'
 import type { FastifyError, FastifyInstance, FastifyRequest, FastifySerializerCompiler } from 'fastify'
 import { ErrorSchema } from '../../schemas/error.js'
-import { createTokenSchema, IssuedTokenSchema, ListQuerySchema, TIME, TokenParamsSchema, TokenSchema, TokensSchema } from '../../schemas/token.js'
 import {
-  ConflictError, InternalError, InvalidError, mustBe, NotAllowedError, NotEnabledError, NotFoundError, TokensError, TooLargeError,
-  TwoCredentialsError, UnauthorizedError, UnsupportedMediaTypeError
+  createTokenSchema, IssuedTokenSchema, ListQuerySchema, TIME, TokenParamsSchema, TokenSchema, TokensSchema
+} from '../../schemas/token.js'
+import {
+  ConflictError, InternalError, InvalidError, mustBe, NotAllowedError, NotEnabledError, NotFoundError, TokensError,
+  TooLargeError, TwoCredentialsError, UnauthorizedError, UnsupportedMediaTypeError
 } from '../errors.js'
 import { isHash } from '../tokens/jwt.js'
 import type { Tokens } from '../tokens/tokens.js'
 import type { Origin, TokenPrincipal } from '../types.js'
 import { requireAdmin, type Session } from './authorize.js'
 import { checkBody, checkInput, deferBodyErrors } from './body.js'
-import { isLeftAlone } from './credential.js'
 import { createLists, linkToNext, parseListQuery } from './list.js'
 import { originOf } from './origin.js'
+import { remember, stateOf } from './request-state.js'
 import type { SendError } from './send-error.js'
 import { checkVersion, mediaTypes, notAcceptable } from './version.js'
 
@@ -29,56 +31,61 @@ interface Parts {
   sendError: SendError
 }
 
-// How the routes describe themselves, for @fastify/swagger. They name no security scheme: it throws where the host did not declare that.
+// For @fastify/swagger. Routes name no security scheme: it throws if the host has not declared it.
 const describeEvery = (served: string[]) => ({
-  tags: ['tokens'], description: `For admins, by session or by token. \`Accept: ${served[0]}\` picks the representation.`
+  tags: ['tokens'],
+  description: `For admins, by session or token. \`Accept: ${served[0]}\` selects the representation.`
 })
 const errorsOfEvery = (served: string[]) => [
-  new TwoCredentialsError(), new UnauthorizedError(), new NotAllowedError('Only an admin may manage tokens'), new NotEnabledError(),
-  notAcceptable(served), new InternalError()
+  new TwoCredentialsError(), new UnauthorizedError(), new NotAllowedError('Only an admin may manage tokens'),
+  new NotEnabledError(), notAcceptable(served), new InternalError()
 ]
-const describe = (...errors: TokensError[]) => Object.fromEntries(errors.map(({ statusCode, code, message }) => [statusCode, {
-  ...ErrorSchema,
-  description: STATUS_CODES[statusCode],
-  examples: [{ code, message, ...statusCode === 401 && { data: { session: false } } }]
-}]))
+function describe (...errors: TokensError[]) {
+  return Object.fromEntries(errors.map(({ statusCode, code, message }) => [statusCode, {
+    ...ErrorSchema,
+    description: STATUS_CODES[statusCode],
+    examples: [{ code, message, ...statusCode === 401 && { data: { session: false } } }]
+  }]))
+}
 
-/** For @fastify/swagger, whose host may transform schemas of another kind, such as zod. Documents have the format of times, too. */
+/** For @fastify/swagger in a host that transforms schemas of another kind, such as zod. Adds the format of times. */
 const config: object = {
   swaggerTransform: ({ schema, url }: { schema: object, url: string }) => ({
     url,
-    schema: JSON.parse(JSON.stringify(schema), (_key, value) => value?.pattern === TIME ? { ...value, format: 'date-time' } : value) as object
+    schema: JSON.parse(JSON.stringify(schema), (_key, value: { pattern?: string } | null): unknown => {
+      return value?.pattern === TIME ? { ...value, format: 'date-time' } : value
+    }) as object
   })
 }
 
-/** What of RFC 7240 asks for an answer without a body. */
+/** `Prefer: return=minimal` (RFC 7240 §4.2). */
 const MINIMAL = /(^|[,;])\s*return\s*=\s*("minimal"|minimal)\s*($|[,;])/i
 
 /**
- * The four routes, for a child of the host that is not wrapped by fastify-plugin: its parsers and its error handler are its own.
+ * The four routes, for a child that fastify-plugin does not wrap: its parsers and error handler must not be the host's.
  */
-export function createRoutes ({ tokens, isEnabled, session, roles, versions, tokensMayManageTokens, sendError }: Parts) {
+export function createRoutes (parts: Parts) {
+  const { tokens, isEnabled, session, roles, versions, tokensMayManageTokens, sendError } = parts
   const lists = createLists(tokens)
   const createToken = createTokenSchema(roles)
   const served = mediaTypes(versions)
   const [common, every] = [describeEvery(served), errorsOfEvery(served)]
-  const admins = new WeakMap<FastifyRequest, TokenPrincipal>()
 
-  /** Judges everything but the body, in the order of the contract, once the host has restored its session. */
-  async function judge (request: FastifyRequest): Promise<void> {
-    if (!isEnabled() || isLeftAlone(request)) throw new NotEnabledError()
-    admins.set(request, await requireAdmin(request, session, tokensMayManageTokens))
+  /** Checks all but the body, in the order of the contract, once the host has restored its session. */
+  async function checkRequest (request: FastifyRequest): Promise<void> {
+    if (!isEnabled() || stateOf(request)?.isDisabled) throw new NotEnabledError()
+    remember(request, { admin: await requireAdmin(request, session, tokensMayManageTokens) })
     checkVersion(request, versions)
   }
 
   function originOfAdmin (request: FastifyRequest): Origin & { actor: string } {
-    const { username: actor } = admins.get(request) as TokenPrincipal
+    const { username: actor } = stateOf(request)?.admin as TokenPrincipal
     return { ...originOf(request, actor), actor }
   }
 
   return async function routes (host: FastifyInstance): Promise<void> {
     const app = host.withTypeProvider<TypeBoxTypeProvider>()
-    // The host may have compilers for schemas of another kind, such as zod.
+    // The host's compilers may be for schemas of another kind, such as zod.
     app.setValidatorCompiler(TypeBoxValidatorCompiler)
     app.setSerializerCompiler(SerializerSelector()() as FastifySerializerCompiler<unknown>)
     deferBodyErrors(host)
@@ -93,7 +100,7 @@ export function createRoutes ({ tokens, isEnabled, session, roles, versions, tok
 
     app.get('/api/tokens', {
       config,
-      preHandler: [judge, async request => { checkInput(request, ListQuerySchema) }],
+      preHandler: [checkRequest, async request => { checkInput(request, ListQuerySchema) }],
       attachValidation: true,
       schema: {
         ...common,
@@ -112,16 +119,19 @@ export function createRoutes ({ tokens, isEnabled, session, roles, versions, tok
 
     app.post('/api/tokens', {
       config,
-      preHandler: [judge, async request => { checkBody(request, createToken) }],
+      preHandler: [checkRequest, async request => { checkBody(request, createToken) }],
       attachValidation: true,
       schema: {
         ...common,
         operationId: 'createApplicationToken',
-        summary: 'Create a token; the answer is the only place where its secret ever stands',
+        summary: 'Create a token; the secret is returned only in this response',
         body: createToken,
         response: {
           200: IssuedTokenSchema,
-          ...describe(...every, mustBe('name', createToken.properties.name), new ConflictError(), new TooLargeError(), new UnsupportedMediaTypeError())
+          ...describe(
+            ...every, mustBe('name', createToken.properties.name), new ConflictError(), new TooLargeError(),
+            new UnsupportedMediaTypeError()
+          )
         }
       }
     }, async request => {
@@ -132,7 +142,7 @@ export function createRoutes ({ tokens, isEnabled, session, roles, versions, tok
 
     app.get('/api/tokens/:tokenHash', {
       config,
-      preHandler: judge,
+      preHandler: checkRequest,
       schema: {
         ...common,
         operationId: 'getApplicationToken',
@@ -149,16 +159,16 @@ export function createRoutes ({ tokens, isEnabled, session, roles, versions, tok
 
     app.delete('/api/tokens/:tokenHash', {
       config,
-      preHandler: judge,
+      preHandler: checkRequest,
       schema: {
         ...common,
         operationId: 'revokeApplicationToken',
-        summary: 'Revoke the token with this hash; the answer lists the tokens that remain',
+        summary: 'Revoke the token with this hash; returns the remaining tokens',
         params: TokenParamsSchema,
         response: {
-          // The others show one token: the one that is gone now.
+          // The example token of the other routes is the revoked one.
           200: { ...TokensSchema, examples: [[]] },
-          204: { type: 'null', description: 'A token was revoked, and the request has `Prefer: return=minimal`; without one it is 404' },
+          204: { type: 'null', description: 'With `Prefer: return=minimal`, if a token was revoked; otherwise 404' },
           ...describe(...every, new NotFoundError())
         }
       }
@@ -173,13 +183,15 @@ export function createRoutes ({ tokens, isEnabled, session, roles, versions, tok
 }
 
 /**
- * Fastify's own errors as ours.
- * @throws what a hook of the host refuses with, such as its rate limit, which its own error handler answers
+ * Translates Fastify's errors.
+ * @throws what a hook of the host throws, such as its rate limit, for the host's error handler
  */
 function translate (error: FastifyError): unknown {
   if (error instanceof TokensError) return error
   if (error.code === 'FST_ERR_CTP_BODY_TOO_LARGE') return new TooLargeError()
-  if (error.code === 'FST_ERR_CTP_INVALID_CONTENT_LENGTH') return new InvalidError('content-length must be the length of the body')
+  if (error.code === 'FST_ERR_CTP_INVALID_CONTENT_LENGTH') {
+    return new InvalidError('content-length must be the length of the body')
+  }
   if (error.statusCode !== undefined) throw error
   return error
 }

@@ -1,12 +1,12 @@
 const ESCAPE = /%[\da-f]{2}/gi
-/** What needs no escape (RFC 3986 §2.3), of which a JWT is made. */
+/** Characters that need no escape (RFC 3986 §2.3); JWTs consist of them. */
 const UNRESERVED = /[\w.~-]/
-/** An escape, or what could be JWTs. */
+/** An escape, or what may be a JWT. */
 const RUN = /%[\da-f]{2}|[\w.-]+/gi
-/** A part of a URL with the mark before it. */
+/** A part of a URL with the delimiter before it. */
 const PART = /[?&;#]?[^?&;#]*/g
 
-/** Takes secrets out of text: whatever stands beside one, its payload is between dots. */
+/** Removes secrets from text: whatever is next to one, its payload is between dots. */
 type Strip = (text: string) => string
 
 function createStrip (secrets: Iterable<string>): Strip {
@@ -19,8 +19,8 @@ function createStrip (secrets: Iterable<string>): Strip {
 }
 
 /**
- * A URL without these secrets, in whatever encoding, and without the parameters that had nothing else. Where a parser of the host found
- * them in another form, it has no query any more.
+ * A URL without these secrets, in any percent-encoding, and without parameters that held nothing else. Where the host's
+ * parser found them in another form, the whole query is removed.
  */
 export function urlWithout (url: string, secrets: Iterable<string>): string {
   const strip = createStrip(secrets)
@@ -42,21 +42,23 @@ export function urlWithout (url: string, secrets: Iterable<string>): string {
   return left === url ? url.replace(/[?#;].*/s, '') : left
 }
 
-/** The members of a query without these secrets, and those that had one, as they were. */
-export function withoutSecrets (query: Record<string, unknown>, secrets: Iterable<string>): { query: Record<string, unknown>, members: Record<string, unknown> } {
+type Query = Record<string, unknown>
+
+/** A query without these secrets, and the original members that had one. */
+export function withoutSecrets (given: Query, secrets: Iterable<string>): { query: Query, members: Query } {
   const strip = createStrip(secrets)
-  const kept: Record<string, unknown> = {}
-  const members: Record<string, unknown> = {}
-  for (const [key, value] of Object.entries(query)) {
+  const query: Query = {}
+  const members: Query = {}
+  for (const [key, value] of Object.entries(given)) {
     const stripped = stripDeeply(value, strip)
     const isKept = strip(key) === key
-    if (isKept) kept[key] = stripped
+    if (isKept) query[key] = stripped
     if (!isKept || stripped !== value) members[key] = value
   }
-  return { query: kept, members }
+  return { query, members }
 }
 
-/** The same value where it has none. */
+/** Returns the same value if it has none. */
 function stripDeeply (value: unknown, strip: Strip): unknown {
   if (typeof value === 'string') return strip(value)
   if (typeof value !== 'object' || value === null) return value

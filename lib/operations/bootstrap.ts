@@ -1,7 +1,7 @@
 import { readFile } from 'node:fs/promises'
-import { type Static, type TSchema } from '@sinclair/typebox'
+import type { TSchema } from '@sinclair/typebox'
 import { Value } from '@sinclair/typebox/value'
-import { BootstrapEntrySchema } from '../../schemas/token.js'
+import { type BootstrapEntry, BootstrapEntrySchema } from '../../schemas/token.js'
 import { BootstrapError, mustBe } from '../errors.js'
 import type { Log, Store, Token } from '../types.js'
 import { parseName, parseRole, parseValidUntil } from '../tokens/new-token.js'
@@ -85,7 +85,7 @@ async function read (file: string): Promise<unknown[]> {
     // As what is no list.
   }
   if (!Array.isArray(entries)) throw new BootstrapError(`the bootstrap file ${file} must be a JSON array of objects with name, role, validUntil and hash`)
-  return entries
+  return entries as unknown[]
 }
 
 function toToken (entry: unknown, roles: readonly string[], now: number): Token {
@@ -95,7 +95,7 @@ function toToken (entry: unknown, roles: readonly string[], now: number): Token 
     const schema = (BootstrapEntrySchema.properties as Record<string, TSchema>)[property]
     throw schema === undefined ? mustBe('it', BootstrapEntrySchema) : mustBe(property, schema)
   }
-  const { name, role, validUntil, hash } = entry as Static<typeof BootstrapEntrySchema>
+  const { name, role, validUntil, hash } = entry as BootstrapEntry
   const issueDate = new Date(now).toISOString()
   return {
     name: parseName(name),

@@ -1,5 +1,5 @@
 /** On `CHANNEL`: somebody else than a node acted, and the event waits in the outbox. */
-export const ENDED = '!'
+export const ACTED = '!'
 
 /** A setting of a transaction: who acts in it, as `originOf` of `outbox.ts` writes it. */
 export const ORIGIN = 'mmc_tokens.origin'
@@ -31,7 +31,7 @@ const record = (schema: string, type: string, token: string): string => `
  *
  * `events` is the outbox: each act until it is reported. Triggers write it in the act's own transaction, with the rights
  * of the owner, so that whoever acts needs none on it. A node that acts says who asked in `ORIGIN`; of all others the
- * channel hears by `ENDED`. Nothing in it may fail, or the act would: texts are cut, and `seq` is not unique, since a
+ * channel hears by `ACTED`. Nothing in it may fail, or the act would: texts are cut, and `seq` is not unique, since a
  * sequence may lie behind replicated rows. Its policy lets grants alone decide where row level security is turned on;
  * that of `tokens` shows a TRUNCATE what it ends. What replication inserts is not issued here; what it deletes ends here.
  *
@@ -91,7 +91,7 @@ export const migrations = (schema: string): string[] => [`
       INSERT INTO ${schema}.ended (hash, name, role, origin) VALUES (OLD.hash, OLD.name, OLD.role, origin);
     END IF;
     IF origin IS NULL THEN
-      PERFORM pg_notify('${CHANNEL}', '${ENDED}');
+      PERFORM pg_notify('${CHANNEL}', '${ACTED}');
     END IF;
     RETURN NULL;
   END $$;
@@ -162,7 +162,7 @@ export const migrations = (schema: string): string[] => [`
         THEN 'token.expired-purged' ELSE 'token.revoked' END`, 'OLD')};
     END IF;
     IF origin[1] IS NULL THEN
-      PERFORM pg_notify('${CHANNEL}', '${ENDED}');
+      PERFORM pg_notify('${CHANNEL}', '${ACTED}');
     END IF;
     RETURN NULL;
   END $$;

@@ -1,21 +1,30 @@
 import { hash, hkdfSync } from 'node:crypto'
+import { HASH } from '../../schemas/token.js'
 import { InvalidError } from '../errors.js'
 import type { Claims, Signer } from '../types.js'
 
-/** The header that all our tokens have, `{"alg":"HS256","typ":"JWT"}`, as it stands in them. */
+/** The header of every token, `{"alg":"HS256","typ":"JWT"}`, encoded. */
 const HEADER = 'eyJhbGciOiJIUzI1NiIsInR5cCI6IkpXVCJ9.'
 
-/** Three base64url parts; an unsigned JWT has an empty third (RFC 7519 §6). */
+/** Three base64url parts; the third of an unsigned JWT is empty (RFC 7519 §6). */
 const JWT = /^[\w-]+\.([\w-]+)\.[\w-]*$/
 
-/** The key that signs, for this purpose alone: a host may sign its own JWTs with the same secret (RFC 5869). */
+const IS_HASH = new RegExp(HASH, 'i')
+
+/** The signing key, derived for this purpose alone (RFC 5869): a host may sign its own JWTs with the same secret. */
 export function deriveKey (secret: string): Buffer {
   return Buffer.from(hkdfSync('sha256', secret, '', 'fastify-mmc-tokens', 32))
 }
 
-/** Names a secret to other nodes, and says nothing else of it: derived for this purpose alone, and cut short. */
+/** Identifies a secret to other nodes without revealing it: derived for this purpose alone, 64 bits. */
 export function fingerprint (secret: string): string {
   return Buffer.from(hkdfSync('sha256', secret, '', 'fastify-mmc-tokens fingerprint', 8)).toString('hex')
+}
+
+/** The channel for the beats of nodes with this secret, which nobody else may know. */
+export function beatChannel (secret: string, schema: string): string {
+  const bytes = Buffer.from(hkdfSync('sha256', secret, '', `fastify-mmc-tokens beat ${schema}`, 24))
+  return `mmc_tokens_${bytes.toString('hex')}`
 }
 
 /** SHA-256 of the whole token string, lower-case hex. */
@@ -23,13 +32,13 @@ export function digest (secret: string): string {
   return hash('sha256', secret, 'hex')
 }
 
-/** Whether this is a digest, in any letter case. */
+/** Whether this is a hash, in any letter case. */
 export function isHash (value: unknown): value is string {
-  return typeof value === 'string' && /^[0-9a-f]{64}$/i.test(value)
+  return typeof value === 'string' && IS_HASH.test(value)
 }
 
 /**
- * A digest as it is stored.
+ * A hash as it is stored.
  * @throws InvalidError
  */
 export function parseHash (value: unknown): string {
@@ -37,7 +46,7 @@ export function parseHash (value: unknown): string {
   return value.toLowerCase()
 }
 
-/** Whether a credential claims to be ours: a JWT whose payload names our issuer. A claim, not a proof. */
+/** Whether a credential is the plugin's: a JWT that names this issuer. A claim, not a proof. */
 export function isOurs (credential: string, issuer: string): boolean {
   const payload = JWT.exec(credential)?.[1]
   if (payload === undefined) return false
@@ -48,11 +57,11 @@ export function isOurs (credential: string, issuer: string): boolean {
   }
 }
 
-/** The claims of a token that one of these signed, or why there are none; its expiry is not judged here. */
+/** The claims of a token that one of these signed, or why it is invalid. Expiry is not checked. */
 export function verify (secret: string, signers: readonly Signer[]): Claims | string {
   if (!secret.startsWith(HEADER)) return 'foreign header'
   const { stackTraceLimit } = Error
-  // To capture a stack that nobody reads would cost more than the verification. Nothing of anybody else runs meanwhile.
+  // Capturing a stack that nobody reads costs more than the verification. No other code runs meanwhile.
   Reflect.set(Error, 'stackTraceLimit', 0)
   try {
     return verifyWithOne(secret, signers)

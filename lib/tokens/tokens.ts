@@ -1,26 +1,34 @@
 import { randomUUID } from 'node:crypto'
 import { LruMap } from 'toad-cache'
-import { ConflictError, InvalidTokenError, type TokensError } from '../errors.js'
-import type { CreateToken, Credential, Filter, IssuedToken, Metrics, Origin, Signer, Store, Token } from '../types.js'
-import type { Cache, Known } from './cache.js'
+import { ConflictError } from '../errors.js'
+import type {
+  BootstrapEntry, CreateToken, Credential, Filter, IssuedToken, Metrics, Origin, Signer, Store, Token
+} from '../types.js'
+import type { Cache, CachedToken } from './cache.js'
 import { digest, isOurs, parseHash, verify } from './jwt.js'
 import { parseActor, parseName, parseRole, parseValidUntil } from './new-token.js'
 import type { Usage } from './usage.js'
 
-/** Digests of which the signature was verified. */
+/** Digests whose signature was verified. */
 const VERIFIED_SIZE = 10_000
 
-/** Why a token is refused, beside what its verification says. */
-export const UNKNOWN = 'unknown or revoked'
-export const EXPIRED = 'expired'
+/** Why a credential is refused. Clients see one answer for all; the reason is for the log. */
+export interface Refusal {
+  refused: 'unknown' | 'expired' | 'invalid' | 'several'
+  reason: string
+  /** The token, where it is known. */
+  token?: Token
+}
 
-/** An `InvalidTokenError` is a refusal. */
-export type Outcome = Known | TokensError
+export type Outcome = CachedToken | Refusal
+
+const UNKNOWN: Refusal = { refused: 'unknown', reason: 'unknown or revoked' }
+const EXPIRED: Refusal = { refused: 'expired', reason: 'expired' }
 
 /** What happened since the process began. */
 export type Counts = Pick<Metrics, 'authentications' | 'cacheHits' | 'lookups'>
 
-/** Where nobody knows who asks. */
+/** Where the requester is unknown. */
 export const UNKNOWN_ORIGIN: Origin = { actor: null, address: null, requestId: null }
 
 interface Audit {
@@ -30,28 +38,38 @@ interface Audit {
 
 /** The rules. Time is an argument, in milliseconds since 1970. */
 export interface Tokens {
-  readonly counts: Counts
-  /** The credential that a string is, or `null` where it does not claim to be ours. */
+  readonly counts: Readonly<Counts>
+  /** Counts what became of a request with a credential of the plugin's. */
+  count: (result: keyof Counts['authentications']) => void
+  /** A credential, or `null` for what is not the plugin's. */
   recognize: (secret: string) => Credential | null
   /**
-   * The token that a credential of ours is, or why it is none; at once, without a promise, where that is known. A refusal is not
-   * thrown: they come in floods.
-   * @param isAgain whether this use of it was judged, and noted, before
+   * The token of a credential, or why it is refused; without a promise where that is known. Rejects when Postgres can't
+   * be asked.
+   * @param isAgain whether this use was judged and recorded before
    */
   authenticate: (credential: Credential, now: number, isAgain?: boolean) => Outcome | Promise<Outcome>
   /** @throws InvalidError, ConflictError */
   issue: (token: CreateToken & { requestedBy: string }, now: number, origin?: Origin) => Promise<IssuedToken>
   /**
-   * A token that is not stored, and what is to be stored of it.
+   * Makes a token without storing it: its secret, and its entry for a bootstrap file.
    * @throws InvalidError
    */
-  sign: (token: CreateToken, now: number) => { token: string, entry: CreateToken & { hash: string } }
+  mint: (token: CreateToken, now: number) => { token: string, entry: BootstrapEntry }
   /** Oldest first, by page. */
   list: (filter: Filter, now: number) => AsyncIterable<Token[]>
-  /** @throws InvalidError for what is no hash */
+  /** @throws InvalidError for an invalid hash */
   get: (hash: string) => Promise<Token | null>
-  /** @throws InvalidError for what is no hash */
+  /** @throws InvalidError for an invalid hash */
   revoke: (hash: string, origin?: Origin) => Promise<boolean>
+}
+
+/** Ends what tokens hold open. */
+interface Connections {
+  /** The token was revoked. */
+  end: (hash: string) => void
+  /** The token may have changed. */
+  forget: (hash: string) => void
 }
 
 interface Parts {
@@ -60,27 +78,30 @@ interface Parts {
   signers: readonly [Signer, ...Signer[]]
   usage: Usage
   audit: Audit
+  connections: Connections
   issuer: string
   roles: readonly string[]
-  /** Of a new token, in seconds. */
+  /** The maximum lifetime of a new token, in seconds. */
   maxLifetime?: number | undefined
 }
 
-export function createTokens ({ store, cache, signers, usage, audit, issuer, roles, maxLifetime }: Parts): Tokens {
-  const counts: Counts = { authentications: { accepted: 0, unknown: 0, expired: 0, invalid: 0, several: 0, failed: 0 }, cacheHits: 0, lookups: 0 }
-  /** When the claims of a credential end, by its digest, which no change of a row makes untrue: signature and issuer held once. */
+export function createTokens (parts: Parts): Tokens {
+  const { store, cache, signers, usage, audit, connections, issuer, roles, maxLifetime } = parts
+  const authentications = { accepted: 0, unknown: 0, expired: 0, invalid: 0, several: 0, failed: 0 }
+  const counts: Counts = { authentications, cacheHits: 0, lookups: 0 }
+  /** When the claims of a verified credential expire, by its digest. No change of its row affects them. */
   const expiries = new LruMap<number>(VERIFIED_SIZE)
 
-  function judge (known: Known | null, now: number, isAgain: boolean): Outcome {
-    if (known === null) return new InvalidTokenError({ cause: UNKNOWN })
-    if (now >= known.endsAt) return Object.assign(new InvalidTokenError({ cause: EXPIRED }), { token: known.token })
+  function judge (known: CachedToken | null, now: number, isAgain: boolean): Outcome {
+    if (known === null) return UNKNOWN
+    if (now >= known.endsAt) return { ...EXPIRED, token: known.token }
     if (isAgain) return known
     known.lastUsed = Math.max(known.lastUsed, now)
     usage.note(known.token.hash, now)
     return known
   }
 
-  /** When the claims of a secret end, in milliseconds since 1970, or why they do not hold. */
+  /** When the claims of a secret expire, in milliseconds since 1970, or why it is invalid. */
   function expiryOf (secret: string, hash: string): number | string {
     const known = expiries.get(hash)
     if (known !== undefined) return known
@@ -91,24 +112,27 @@ export function createTokens ({ store, cache, signers, usage, audit, issuer, rol
     return expiry
   }
 
-  async function find (hash: string, expiry: number): Promise<Known | null> {
+  async function find (hash: string, expiry: number): Promise<CachedToken | null> {
     counts.lookups++
     const token = await store.find(hash)
-    return token && toKnown(usage.apply(token), expiry)
+    return token && toCachedToken(usage.apply(token), expiry)
   }
 
-  function mint ({ name, role, validUntil }: CreateToken, now: number): { token: string, entry: CreateToken & { hash: string } } {
-    const entry = { name: parseName(name), role: parseRole(role, roles), validUntil: parseValidUntil(validUntil, now, maxLifetime) }
-    const token = signers[0].sign({ role, iat: Math.floor(now / 1000), exp: entry.validUntil / 1000, iss: issuer, jti: randomUUID() })
-    return { token, entry: { ...entry, validUntil: new Date(entry.validUntil).toISOString(), hash: digest(token) } }
+  function mint ({ name, role, validUntil }: CreateToken, now: number): ReturnType<Tokens['mint']> {
+    const end = parseValidUntil(validUntil, now, maxLifetime)
+    const entry = { name: parseName(name), role: parseRole(role, roles), validUntil: new Date(end).toISOString() }
+    const claims = { role, iat: Math.floor(now / 1000), exp: end / 1000, iss: issuer, jti: randomUUID() }
+    const token = signers[0].sign(claims)
+    return { token, entry: { ...entry, hash: digest(token) } }
   }
 
   return {
     counts,
+    count (result) { counts.authentications[result]++ },
 
     recognize (secret) {
       const hash = digest(secret)
-      // To read its payload again would cost more than all the rest of a hit.
+      // Reading the payload again would cost more than the rest of a hit.
       return expiries.get(hash) !== undefined || isOurs(secret, issuer) ? { secret, hash } : null
     },
 
@@ -119,9 +143,9 @@ export function createTokens ({ store, cache, signers, usage, audit, issuer, rol
         return judge(known, now, isAgain)
       }
       const expiry = expiryOf(secret, hash)
-      if (typeof expiry === 'string') return new InvalidTokenError({ cause: expiry })
-      // Also where it is no number.
-      if (!(now < expiry)) return new InvalidTokenError({ cause: EXPIRED })
+      if (typeof expiry === 'string') return { refused: 'invalid', reason: expiry }
+      // Also if it is no number.
+      if (!(now < expiry)) return EXPIRED
       return cache.load(hash, async () => await find(hash, expiry)).then(loaded => judge(loaded, now, isAgain))
     },
 
@@ -135,7 +159,7 @@ export function createTokens ({ store, cache, signers, usage, audit, issuer, rol
       return { token: secret, ...token }
     },
 
-    sign: mint,
+    mint,
 
     async * list (filter, now) {
       const { unusedSince } = filter
@@ -154,20 +178,26 @@ export function createTokens ({ store, cache, signers, usage, audit, issuer, rol
       const hash = parseHash(given)
       try {
         const isEnded = await store.remove(hash, origin)
+        connections.end(hash)
         if (isEnded) audit.report()
         return isEnded
+      } catch (error) {
+        connections.forget(hash)
+        throw error
       } finally {
-        // Also where nobody can tell whether it was done.
+        // Also if the outcome is unknown.
         cache.forget(hash)
       }
     }
   }
 }
 
-/** The row may be shortened with SQL, the claim can't be: the earlier of the two wins. Many requests share the record, so it is frozen. */
-function toKnown (token: Token, expiry: number): Known {
+/**
+ * The earlier expiry wins: an operator may shorten the row with SQL. The record is shared by requests, so it is frozen.
+ */
+function toCachedToken (token: Token, expiry: number): CachedToken {
   const endsAt = Math.min(expiry, Date.parse(token.validUntil))
-  const known: Known = {
+  const known: CachedToken = {
     token: Object.freeze({ ...token, get lastUsed () { return new Date(known.lastUsed).toISOString() } }),
     endsAt,
     expires: new Date(endsAt).toUTCString(),

@@ -1,27 +1,27 @@
 import type { Log, Store, Token } from '../types.js'
 
-/** Milliseconds from a use to its writing, which may take another second: other nodes tell it within 5 s. */
+/** Milliseconds from a use to its UPDATE, which may take another second: other nodes see it within 5 s. */
 const INTERVAL = 4000
-/** Tokens whose use waits to be written; of more than these the use is not told. */
+/** Tokens whose use is not written yet; further ones are not recorded. */
 const MAX_WAITING = 100_000
-/** Tokens per statement, so that each is done well within its deadline. */
+/** Tokens per statement, so that each ends well within its deadline. */
 const BATCH = 1000
 
 export interface Usage {
-  /** Remembers that a token was used. */
+  /** Records that a token was used. */
   note: (hash: string, now: number) => void
-  /** The token with what is remembered of its use. */
+  /** The token with its recorded use. */
   apply: (token: Token) => Token
-  /** What is not written, and how long the first of it has waited. */
+  /** How many uses are not written yet, and the age of the oldest. */
   lag: () => { waiting: number, lagSeconds: number }
-  /** Writes what is remembered, for the last time. */
+  /** Writes what is recorded. */
   close: () => Promise<void>
 }
 
 /** `lastUsed`: collected in memory, written within 5 s in one statement for all, never backwards in time. */
 export function createUsage (store: Pick<Store, 'touch'>, log: Log): Usage {
   const waiting = new Map<string, number>()
-  /** When what waits began to, by the monotonic clock. */
+  /** When the oldest was recorded, by the monotonic clock. */
   let since = 0
   let timer: NodeJS.Timeout | undefined
   let flushing: Promise<void> | undefined
@@ -31,7 +31,7 @@ export function createUsage (store: Pick<Store, 'touch'>, log: Log): Usage {
     timer = undefined
     const begun = performance.now()
     try {
-      // What waits now: a token in steady use would keep this busy for ever.
+      // A snapshot: a token in steady use would keep this busy forever.
       const uses = [...waiting]
       for (let start = 0; start < uses.length; start += BATCH) {
         const batch = uses.slice(start, start + BATCH)
@@ -40,7 +40,7 @@ export function createUsage (store: Pick<Store, 'touch'>, log: Log): Usage {
       }
       since = begun
     } catch (error) {
-      log.warn({ err: error }, 'could not write when tokens were last used; it is kept for the next try')
+      log.warn({ err: error }, 'could not write lastUsed; will retry')
     }
     if (waiting.size > 0) schedule()
   }
@@ -53,7 +53,7 @@ export function createUsage (store: Pick<Store, 'touch'>, log: Log): Usage {
   function schedule (): void {
     timer ??= setTimeout(() => {
       timer = undefined
-      return flush()
+      void flush()
     }, INTERVAL).unref()
   }
 

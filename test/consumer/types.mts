@@ -39,7 +39,7 @@ yes<Is<ReturnType<typeof app.tokens.revoke>, Promise<boolean>>>()
 await app.tokens.issue({ name: 'ci', role: 'viewer', validUntil: '2099-01-01T00:00:00Z' })
 
 yes<Is<ReturnType<typeof app.tokens.metrics>, Promise<Metrics>>>()
-yes<Is<keyof ReturnType<typeof app.tokens.sign>, 'token' | 'entry'>>()
+yes<Is<keyof ReturnType<typeof app.tokens.mint>, 'token' | 'entry'>>()
 await app.tokens.revoke(issued.hash, { revokedBy: 'me' })
 await app.register(tokensPlugin, { ...options, maxLifetime: 60, purgeExpiredAfter: 0, bootstrap: 'tokens.json', onEvent: event => { yes<Is<typeof event, TokenEvent>>() } })
 // @ts-expect-error seconds are a number

@@ -11,6 +11,7 @@ import { bearer, buildHost } from '../support/build-host.js'
 import { createDatabase, databaseUrl } from '../support/database.js'
 import { collectEvents } from '../support/events.js'
 import { holdTimers } from '../support/timers.js'
+import { until } from '../support/until.js'
 
 const ISO = /^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z$/
 const UUID = /^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$/
@@ -116,7 +117,7 @@ t.test('what happens while no node runs is reported 10 s after the next start, a
     t.equal((await events.until(3 + 1000 * (turn + 1), 'token.revoked')).length, 3 + 1000 * (turn + 1))
   }
   t.equal(new Set(events.all.map(({ id }) => id)).size, 4003)
-  while ((await database.query('SELECT 1 FROM events')).length > 0);
+  await until(async () => (await database.query('SELECT 1 FROM events')).length === 0)
 })
 
 t.test('a refusal is told with its true reason, and with name and role where the token is known', async t => {
@@ -171,7 +172,7 @@ t.test('a listener that throws, rejects or changes what it is given harms nothin
   const headers = await login()
   for (const name of ['a', 'b']) t.equal((await app.inject({ method: 'POST', url: '/api/tokens', headers, payload: { ...NEW_TOKEN, name } })).json<{ name: string }>().name, name)
   const isWaiting = async (): Promise<boolean> => (await database.query("SELECT 1 FROM events WHERE attempts = 1 AND claimed_until - now() BETWEEN '30 seconds' AND '1 minute'")).length === 2
-  while (!await isWaiting());
+  await until(isWaiting)
   t.strictSame(lines.filter(({ level }) => level === 50).map(({ msg, err }) => [msg, err?.message]), [['onEvent failed; will retry', 'thrown'], ['onEvent failed; will retry', 'rejected']])
   // A minute later.
   await database.query('UPDATE events SET claimed_until = now()')
@@ -180,7 +181,7 @@ t.test('a listener that throws, rejects or changes what it is given harms nothin
   t.strictSame(told.map(({ name }) => name), ['a', 'b', 'a', 'b', 'c'], 'in order')
   t.strictSame(told.slice(2, 4).map(({ id }) => id), told.slice(0, 2).map(({ id }) => id))
   t.strictSame(lines.flatMap(({ event, msg }) => event && msg === 'application token issued' ? [(event as { name?: string }).name] : []), ['a', 'b', 'c'], 'a line each')
-  while ((await database.query('SELECT 1 FROM events')).length > 0);
+  await until(async () => (await database.query('SELECT 1 FROM events')).length === 0)
 })
 
 t.test('an INSERT that outlives its deadline is reported all the same', async t => {
@@ -192,7 +193,7 @@ t.test('an INSERT that outlives its deadline is reported all the same', async t 
   await other.query(`BEGIN; LOCK TABLE ${database.schema}.tokens IN SHARE MODE`)
   await t.rejects(app.tokens.issue({ ...NEW_TOKEN, name: 'late', requestedBy: 'alice' }), { code: 'MMC_TOKENS_DEADLINE' })
   await other.query('COMMIT')
-  while ((await database.query("SELECT 1 FROM tokens WHERE name = 'late'")).length === 0);
+  await until(async () => (await database.query("SELECT 1 FROM tokens WHERE name = 'late'")).length > 0)
   await issue({ name: 'next' })
   t.match(await events.until(2), [{ name: 'late', actor: 'alice' }, { name: 'next' }])
 })

@@ -6,17 +6,17 @@ import { chmod, mkdtemp, readdir, readFile, rm, symlink } from 'node:fs/promises
 import { type AddressInfo, createServer } from 'node:net'
 import { tmpdir } from 'node:os'
 import { dirname, join } from 'node:path'
-import { setTimeout } from 'node:timers/promises'
 import { fileURLToPath } from 'node:url'
 import pg from 'pg'
 import t, { type Test } from 'tap'
-import { bearer, NO_COVERAGE } from '../support/build-host.js'
+import { bearer } from '../support/build-host.js'
 import { type Postgres, startPostgres } from '../support/postgres.js'
+import { argumentsFor } from '../support/program.js'
+import { until } from '../support/until.js'
 
 const DATA = fileURLToPath(new URL('../../.data/', import.meta.url))
-const START = fileURLToPath(new URL('../support/start.ts', import.meta.url))
 
-t.test('two servers at once do not collide, each has a folder of its own under .data/, and what keepAs keeps is there at the next start', async t => {
+t.test('two servers run side by side in separate folders in .data/, and keepAs keeps the data for the next start', async t => {
   const keepAs = nameFor(t)
   const servers = await Promise.all([start(t, { keepAs }), start(t, { keepAs })])
   t.same(await foldersOf(keepAs), [`${keepAs}-1`, `${keepAs}-2`])
@@ -30,7 +30,7 @@ t.test('two servers at once do not collide, each has a folder of its own under .
   t.same(await foldersOf(keepAs), [`${keepAs}-1`, `${keepAs}-2`])
 })
 
-t.test('data survive a crash of Postgres, and it starts again although clients knock all the while', async t => {
+t.test('data survive a crash of Postgres, and it restarts while clients keep connecting', async t => {
   const postgres = await start(t)
   await ask(postgres.url, 'CREATE TABLE kept AS SELECT generate_series(1, 200000) AS n')
   const pid = await postgres.pid()
@@ -51,7 +51,7 @@ t.test('data survive a crash of Postgres, and it starts again although clients k
   t.notOk(existsSync(runtimeOf(postgres)), 'one that was stopped leaves nothing either')
 })
 
-t.test('a throw-away server needs nothing but sh, cp, chown and rm on the PATH, and end() leaves nothing of it behind', async t => {
+t.test('a temporary server needs only sh, cp, chown and rm on the PATH, and end() leaves nothing behind', async t => {
   const { PATH } = process.env
   t.teardown(() => { process.env.PATH = PATH })
   const tools = await temporaryFolder(t)
@@ -71,7 +71,7 @@ t.test('a throw-away server needs nothing but sh, cp, chown and rm on the PATH, 
   t.same(await foldersOf(`${process.pid}-`), [])
 })
 
-t.test('a program that ends, or is ended, without end() takes its throw-away server and the data along', async t => {
+t.test('a temporary server and its data are removed when the program ends or is killed without end()', async t => {
   const program = `
     import { startPostgres } from ${JSON.stringify(new URL('../support/postgres.ts', import.meta.url))}
     await startPostgres()
@@ -79,16 +79,17 @@ t.test('a program that ends, or is ended, without end() takes its throw-away ser
     process.stdin.resume()`
   const temporary = await temporaryFolder(t)
   await Promise.all(([undefined, 'SIGKILL'] as const).map(async signal => {
-    const child = await startChild(t, temporary, ['--input-type=module', '--eval', program], 'started')
+    const child = await startChild(t, temporary, ['--import', 'tsx', '--input-type=module', '--eval', program], 'started')
     const server = await child.findServer(`${child.pid}-`)
     t.same(await child.end(signal), signal === undefined ? [0, null] : [null, signal])
-    t.ok(await isGone(server), `nothing runs on after ${signal ?? 'its last line'}`)
+    await isGone(server)
+    t.pass(`nothing runs on after ${signal ?? 'its last line'}`)
     t.same(await readdir(server.folder), [], 'the data are gone')
     await rm(server.folder, { recursive: true })
   }))
 })
 
-t.test('npm start takes its Postgres along whichever way it ends, and knows its tokens when it starts again', async t => {
+t.test('npm start stops its Postgres however it ends, and still has its tokens after a restart', async t => {
   const name = nameFor(t)
   const temporary = await temporaryFolder(t)
   let token: { token: string, hash: string } | undefined
@@ -102,7 +103,8 @@ t.test('npm start takes its Postgres along whichever way it ends, and knows its 
     // These are the data of whoever works here.
     if (signal === 'SIGTERM') await fetch(`${demo.address}/api/tokens/${token.hash}`, { method: 'DELETE', headers })
     t.same(await demo.end(signal), signal === 'SIGKILL' ? [null, signal] : [0, null])
-    t.ok(await isGone(server), `no Postgres after ${signal}`)
+    await isGone(server)
+    t.pass(`no Postgres after ${signal}`)
   }
 })
 
@@ -155,13 +157,9 @@ async function knock (url: string, { signal }: { signal: AbortSignal }): Promise
 
 interface Server { pid: number, folder: string, runtime: string }
 
-/** Watches a server of another process: whether it and its runtime folder are gone within 10 s. */
-async function isGone ({ pid, runtime }: Server): Promise<boolean> {
-  for (let turn = 0; isRunning(pid) || existsSync(runtime); turn++) {
-    if (turn === 200) return false
-    await setTimeout(50)
-  }
-  return true
+/** Watches a server of another process until it and its runtime folder are gone. */
+async function isGone ({ pid, runtime }: Server): Promise<void> {
+  await until(() => !isRunning(pid) && !existsSync(runtime))
 }
 
 /** A folder for all users, as `/tmp` is: root runs Postgres as another one. */
@@ -174,7 +172,7 @@ async function temporaryFolder (t: Test): Promise<string> {
 
 /** A Node.js process that starts a server, once it has said `ready`; with a process group, as a terminal gives it. */
 async function startChild (t: Test, temporary: string, args: string[], ready: string, environment: NodeJS.ProcessEnv = {}) {
-  const child = spawn(process.execPath, ['--import', 'tsx', ...args], { detached: true, env: { ...process.env, ...NO_COVERAGE, TMPDIR: temporary, DATABASE_URL: undefined, ...environment } })
+  const child = spawn(process.execPath, args, { detached: true, env: { ...process.env, TMPDIR: temporary, DATABASE_URL: undefined, ...environment } })
   const { pid = NaN } = child
   const closed = once(child, 'close')
   t.teardown(() => end('SIGKILL'))
@@ -215,8 +213,8 @@ async function startDemo (t: Test, temporary: string) {
   await once(reserved, 'listening')
   const { port } = reserved.address() as AddressInfo
   await once(reserved.close(), 'close')
-  const demo = await startChild(t, temporary, [START], 'Ctrl-C ends it.', { CEDALO_MC_PROXY_PORT: String(port) })
-  return { ...demo, address: /listens at (\S+)\//.exec(demo.output())?.[1] ?? '' }
+  const demo = await startChild(t, temporary, argumentsFor('test/support/start.ts'), 'Press Ctrl-C to stop.', { CEDALO_MC_PROXY_PORT: String(port) })
+  return { ...demo, address: /is listening at (\S+)\//.exec(demo.output())?.[1] ?? '' }
 }
 
 async function createToken (address: string, name: string) {

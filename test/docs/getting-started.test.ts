@@ -4,13 +4,12 @@ import { copyFile, mkdir, mkdtemp, readFile, rm, symlink } from 'node:fs/promise
 import { type AddressInfo, createServer } from 'node:net'
 import { promisify } from 'node:util'
 import t from 'tap'
-import { NO_COVERAGE } from '../support/build-host.js'
 import { createSeparateDatabase } from '../support/database.js'
 import { lacks } from '../support/tools.js'
 
 const run = promisify(execFile)
 
-t.test('docs/getting-started.md: its blocks, run one after another in a new folder, make a token, use it and revoke it', { skip: lacks('curl', 'sha256sum', 'openssl') }, async t => {
+t.test('docs/getting-started.md: the commands, run one after another in a new folder, create, use and revoke a token', { skip: lacks('curl', 'sha256sum', 'openssl') }, async t => {
   const page = await readFile('docs/getting-started.md', 'utf8')
   const [make = '', start = '', ...rest] = [...page.matchAll(/```sh\n([^]*?)```/g)].map(([, code = '']) => code)
   const host = /```js\n([^]*?)```/.exec(page)?.[1] ?? ''
@@ -36,10 +35,10 @@ t.test('docs/getting-started.md: its blocks, run one after another in a new fold
     start.replace(/^export DATABASE_URL=.*$/m, `export DATABASE_URL='${url}'`).replace('host.mjs &', 'host.mjs > host.log 2>&1 &'), "trap 'kill $HOST; wait' EXIT; HOST=$!",
     'until curl -s -o wait.log http://localhost:3000/; do kill -0 $HOST || { cat host.log; exit 1; }; done', ...rest.flatMap(block => [block, 'echo'])
   ].join('\n').replaceAll('3000', String(port))
-  const { stdout } = await run('sh', ['-c', script], { cwd: folder, env: { ...process.env, ...NO_COVERAGE, NODE_OPTIONS: '' } })
+  const { stdout } = await run('sh', ['-c', script], { cwd: folder, env: { ...process.env, NODE_OPTIONS: '' } })
 
   const { token, hash } = JSON.parse(/^\{"token".*?\}/m.exec(stdout)?.[0] ?? '{}') as { token?: string, hash?: string }
   t.match({ token, hash }, { token: /^[\w-]+\.[\w-]+\.[\w-]+$/, hash: /^[0-9a-f]{64}$/ }, stdout)
-  const [hello = '', unauthorized = ''] = [...page.matchAll(/says? `(.*)`\.$/gm)].map(([, said = '']) => said)
+  const [hello = '', unauthorized = ''] = [...page.matchAll(/prints `(.*)`\.$/gm)].map(([, said = '']) => said)
   t.ok(stdout.includes(`${hello}${hello}\n[]{`) && stdout.trimEnd().includes(unauthorized), stdout)
 })

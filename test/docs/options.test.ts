@@ -1,21 +1,32 @@
 import { readFile } from 'node:fs/promises'
 import Fastify from 'fastify'
 import t from 'tap'
+import ts from 'typescript'
 import tokensPlugin, { type TokensPluginOptions } from '../../lib/index.js'
-import { OptionsSchema } from '../../schemas/options.js'
+import { type Options, OptionsSchema } from '../../schemas/options.js'
 import { SECRET } from '../support/build-host.js'
 import { runBlock } from '../support/docs.js'
 
 const PAGE = await readFile('docs/options.md', 'utf8')
-const TYPES = /interface TokensPluginOptions [^]*?^}/m.exec(await readFile('lib/api.ts', 'utf8'))?.[0] ?? ''
 
-/** The options, by name: their type and whether they are required as lib/api.ts has it, their default as schemas/options.ts has it. */
-const known = new Map<string, { type?: string, isRequired?: boolean, default?: unknown }>([
-  ...Object.entries(OptionsSchema.properties).map(([name, schema]) => [name, { default: (schema as { default?: unknown }).default }] as const),
-  ...[...TYPES.matchAll(/^ {2}(\w+)(\??): (.+)$/gm)].map(([, name = '', mark, type]) => [name, {
-    type, isRequired: mark === '', default: (OptionsSchema.properties as Record<string, { default?: unknown }>)[name]?.default
-  }] as const)
-])
+interface Option { type: string, isRequired: boolean, default: unknown, doc: string }
+
+/** The options as the compiler shows them to an editor, with their defaults. */
+function readOptions (): Map<string, Option> {
+  const { options } = ts.parseJsonConfigFileContent(ts.readConfigFile('tsconfig.json', ts.sys.readFile).config, ts.sys, '.')
+  const program = ts.createProgram(['lib/api.ts'], options)
+  const checker = program.getTypeChecker()
+  const file = program.getSourceFile('lib/api.ts') as ts.SourceFile
+  const symbol = checker.getExportsOfModule(checker.getSymbolAtLocation(file) as ts.Symbol).find(({ name }) => name === 'TokensPluginOptions') as ts.Symbol
+  return new Map(checker.getDeclaredTypeOfSymbol(symbol).getProperties().map(property => {
+    const type = checker.typeToString(checker.getNonNullableType(checker.getTypeOfSymbol(property)), file, ts.TypeFormatFlags.NoTruncation)
+    const isRequired = (property.flags & ts.SymbolFlags.Optional) === 0
+    const schema: { default?: unknown } = OptionsSchema.properties[property.name as keyof Options]
+    return [property.name, { type: type.replaceAll('"', "'"), isRequired, default: schema.default, doc: ts.displayPartsToString(property.getDocumentationComment(checker)).replace(/\s+/g, ' ') }]
+  }))
+}
+
+const known = readOptions()
 
 interface Section { name: string, type: string | undefined, unit: string | undefined, value: string | undefined, isRequired: boolean, text: string, example: string }
 
@@ -29,7 +40,7 @@ function sectionsOf (page: string): Section[] {
 }
 
 /** What such a page has not, or has wrong. */
-function faultsOf (page: string, options = known): string[] {
+function faultsOf (page: string, options: Map<string, Omit<Option, 'doc'>> = known): string[] {
   const sections = new Map(sectionsOf(page).map(section => [section.name, section]))
   const faults = [...sections.keys()].filter(name => !options.has(name)).map(name => `${name}: there is none`)
   for (const [name, option] of options) {
@@ -52,12 +63,19 @@ function isEqual (told: string | undefined, value: unknown): boolean {
   }
 }
 
-t.test('docs/options.md has each option of schemas/options.ts and lib/api.ts, with its type, unit and default, and no others', async t => {
-  t.ok(known.size >= 13 && [...known.values()].every(({ type }) => type !== undefined))
+t.test('editors show what each option does, and its default', async t => {
+  t.strictSame([...known.keys()].sort(), Object.keys(OptionsSchema.properties).sort())
+  for (const [name, { doc, isRequired, default: value }] of known) {
+    t.ok(doc.length > 20, name)
+    if (!isRequired) t.match(doc, typeof value === 'string' && value !== '' ? `Default \`${value}\`` : /Default/, name)
+  }
+})
+
+t.test('docs/options.md has each option of schemas/options.ts, with its type, unit and default, and no others', async t => {
   t.strictSame(faultsOf(PAGE), [])
 })
 
-t.test('a page that lacks an option or says something else of it is found', async t => {
+t.test('the check finds a missing option and a wrong type, unit or default', async t => {
   const broken: Array<[from: string | RegExp, to: string, fault: string]> = [
     [/## `prefix`[^]*?(?=^## )/m, '', 'prefix: missing, or not as the others'],
     ['## `hook`', '## `hoook`', 'hoook: there is none'],

@@ -3,18 +3,20 @@ import { FORGED } from '../support/bare-host.js'
 import { bearer, buildHost } from '../support/build-host.js'
 import { createSeparateDatabase } from '../support/database.js'
 import { createProxy } from '../support/proxy.js'
+import { until } from '../support/until.js'
 
 const ZERO = { accepted: 0, unknown: 0, expired: 0, invalid: 0, several: 0, failed: 0 }
 
-t.test('requests with a token are counted by what became of them, hits and lookups too, and all others are not', async t => {
+t.test('requests with a token are counted by outcome, and so are hits and lookups; other requests are not', async t => {
   const { app, database, issue, login } = await buildHost(t)
   const { token } = await issue()
   const [revoked, expired] = [await issue(), await issue({ name: 'expired', role: 'admin' })]
   await app.tokens.revoke(revoked.hash)
   await database.query("UPDATE tokens SET valid_until = now() - interval '1 hour' WHERE name = 'expired'")
   t.strictSame((await app.tokens.metrics()).authentications, ZERO)
-  while ((await app.tokens.metrics()).lease.held === 0);
+  await until(async () => (await app.tokens.metrics()).lease.held === 1)
 
+  const begun = performance.now()
   const get = async (url: string, headers = {}): Promise<unknown> => await app.inject({ url, headers })
   for (let n = 0; n < 5; n++) await get('/api/viewer', bearer(token))
   await get('/api/editor', bearer(token))
@@ -30,7 +32,7 @@ t.test('requests with a token are counted by what became of them, hits and looku
   t.strictSame([cacheHits, lookups], [6, 3])
   t.strictSame(tokens, [{ role: 'admin', state: 'expired', count: 1 }, { role: 'viewer', state: 'active', count: 1 }])
   t.equal(usage.waiting, 1)
-  t.ok(usage.lagSeconds > 0 && usage.lagSeconds < 5)
+  t.ok(usage.lagSeconds > 0 && usage.lagSeconds <= (performance.now() - begun) / 1000)
 })
 
 t.test('the loss of the lease is counted, and a database out of reach leaves the numbers of this process', async t => {
@@ -38,25 +40,25 @@ t.test('the loss of the lease is counted, and a database out of reach leaves the
   const proxy = await createProxy(t, database.url)
   const { app, issue } = await buildHost(t, { database: { ...database, url: proxy.url } })
   const { token } = await issue()
-  while ((await app.tokens.metrics()).lease.held === 0);
+  await until(async () => (await app.tokens.metrics()).lease.held === 1)
   t.equal((await app.tokens.metrics()).lease.losses, 0)
   proxy.set('refuse')
   proxy.cut()
-  while ((await app.tokens.metrics()).lease.held === 1);
+  await until(async () => (await app.tokens.metrics()).lease.held === 0)
   t.equal((await app.inject({ url: '/api/viewer', headers: bearer(token) })).statusCode, 500)
   const metrics = await app.tokens.metrics()
   t.match(metrics, { authentications: { ...ZERO, failed: 1 }, lease: { held: 0, losses: 1 } })
   t.equal(metrics.tokens, null)
   proxy.set('none')
-  while ((await app.tokens.metrics()).lease.held === 0);
+  await until(async () => (await app.tokens.metrics()).lease.held === 1)
   t.strictSame((await app.tokens.metrics()).lease, { held: 1, losses: 1 })
 })
 
-t.test('a token that is not there is looked up once a second, however often it is presented', async t => {
+t.test('an unknown token is looked up once a second, however often it is presented', async t => {
   const { app, issue } = await buildHost(t)
   const { token, hash } = await issue()
   await app.tokens.revoke(hash)
-  while ((await app.tokens.metrics()).lease.held === 0);
+  await until(async () => (await app.tokens.metrics()).lease.held === 1)
   const { now } = performance
   const begun = now.call(performance)
   t.intercept(performance, 'now', { value: () => begun })
@@ -64,7 +66,7 @@ t.test('a token that is not there is looked up once a second, however often it i
   t.match(await app.tokens.metrics(), { lookups: 1, cacheHits: 19 })
 })
 
-t.test('a token whose own claim has ended is told of as expired, and not looked up', async t => {
+t.test('a token whose claim has expired is counted as expired, without a lookup', async t => {
   const { app, issue } = await buildHost(t)
   const { token } = await issue({ validUntil: new Date(Date.now() + 60_000).toISOString() })
   const later = Date.now() + 61_000
@@ -77,27 +79,27 @@ t.test('health tells whether tokens are on, and whether revocations are heard of
   const { app } = await buildHost(t, { tokens: { enabled: false } })
   t.strictSame([app.tokens.health(), (await app.tokens.metrics()).lease], [{ enabled: false, lease: 'lost' }, { held: 0, losses: 0 }])
   await app.tokens.enable()
-  while (app.tokens.health().lease === 'lost') await new Promise(resolve => { setImmediate(resolve) })
+  await until(() => app.tokens.health().lease === 'held')
   t.strictSame(app.tokens.health(), { enabled: true, lease: 'held' })
   await app.tokens.disable()
   t.strictSame(app.tokens.health(), { enabled: false, lease: 'held' })
 })
 
-t.test('what is written is waited for no more', async t => {
+t.test('uses that were written are no longer counted as waiting', async t => {
   const { app, issue } = await buildHost(t)
   const { token } = await issue()
   t.strictSame((await app.tokens.metrics()).usage, { waiting: 0, lagSeconds: 0 })
   await app.inject({ url: '/api/viewer', headers: bearer(token) })
-  while ((await app.tokens.metrics()).usage.waiting === 1);
+  await until(async () => (await app.tokens.metrics()).usage.waiting === 0)
   t.strictSame((await app.tokens.metrics()).usage, { waiting: 0, lagSeconds: 0 })
 })
 
-t.test('metrics are there while tokens are switched off, without a word to the database', async t => {
+t.test('metrics work while tokens are disabled, without a query', async t => {
   const { app } = await buildHost(t, { tokens: { enabled: false } })
   t.match(await app.tokens.metrics(), { authentications: ZERO, lease: { held: 0, losses: 0 }, tokens: null })
 })
 
-t.test('the demo host tells them in the format of Prometheus, the same ones each time it is asked', async t => {
+t.test('the demo host serves them in the Prometheus format, without counting twice', async t => {
   const { app, issue } = await buildHost(t)
   const { token } = await issue()
   for (let n = 0; n < 3; n++) await app.inject({ url: '/api/viewer', headers: bearer(token) })

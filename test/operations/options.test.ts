@@ -7,6 +7,8 @@ import t, { type Test } from 'tap'
 import tokensPlugin, { type TokensPluginOptions } from '../../lib/index.js'
 import { SECRET, bearer, buildHost } from '../support/build-host.js'
 import { createDatabase, createSeparateDatabase } from '../support/database.js'
+import { withoutRequestLog } from '../support/fastify-version.js'
+import { until } from '../support/until.js'
 
 async function refusal (options: object): Promise<{ code: string, message: string }> {
   const app = Fastify()
@@ -20,32 +22,32 @@ async function refusal (options: object): Promise<{ code: string, message: strin
   }
 }
 
-t.test('an option that can not be taken is refused at registration with a sentence that says what to write instead', async t => {
+t.test('an invalid option rejects the registration with an error that says what is valid', async t => {
   const good = { postgres: 'postgres://nobody@127.0.0.1:1/x', secret: SECRET, enabled: false }
   const mustBe: Record<string, [sentence: string, ...bad: unknown[]]> = {
     postgres: ['a connection string such as postgres://user:password@host:5432/database, a configuration object for pg, or a Pool of pg', undefined, '', 5, null, new pg.Client()],
     listen: ['a connection string or a configuration object for pg that reaches Postgres directly, not through a pooler', '', 5, null, new pg.Pool()],
-    secret: ['a string of at least 32 random bytes, such as the output of "openssl rand -base64 32", or up to five of them: the first signs, all verify',
+    secret: ['a string of at least 32 random bytes, such as the output of "openssl rand -base64 32", or an array of up to five: the first signs, all verify',
       undefined, 'short', 'x'.repeat(64), 'é'.repeat(15), 5, Buffer.alloc(32), [], [SECRET, 'short'], [SECRET, SECRET], [SECRET, 5], Array.from({ length: 6 }, (_, n) => SECRET + n),
       generateKeyPairSync('ed25519').privateKey.export({ type: 'pkcs8', format: 'pem' }), generateKeyPairSync('ed25519').publicKey.export({ type: 'spki', format: 'pem' }),
       JSON.stringify(generateKeyPairSync('ed25519').publicKey.export({ format: 'jwk' })), JSON.stringify({ kty: 'oct', k: SECRET }, null, 2), `\n ${JSON.stringify({ kty: 'oct', k: SECRET })}`],
-    roles: ['a list of different names, "admin" among them, each of 1 to 255 printable ASCII characters without spaces', [], ['viewer'], 'admin', ['admin', 'admin'], ['admin', ''], ['admin', 'a b'], ['admin', 5]],
-    hook: ['"preHandler", or "onRequest" for a host whose guards sit there', 'preValidation', '', true],
-    queryParameter: ['a name of letters, digits, "_", "." and "-" for the query form, or false to turn it off', '', true, 'a b', 'a=', 'a&b', 'tok%65n', 5],
-    versions: ['a list of different whole numbers from 1 on, such as [1]', [], 1, [0], [1.5], ['1'], [1, 1]],
-    migrate: ['true, or false for an operator who brings the tables up to date before the nodes start', 'no', 1],
+    roles: ['an array of different names, "admin" among them, each of 1 to 255 printable ASCII characters without spaces', [], ['viewer'], 'admin', ['admin', 'admin'], ['admin', ''], ['admin', 'a b'], ['admin', 5]],
+    hook: ['"preHandler", or "onRequest" for a host whose guards run in that hook', 'preValidation', '', true],
+    queryParameter: ['a name of letters, digits, "_", "." and "-", or false to refuse tokens in the query', '', true, 'a b', 'a=', 'a&b', 'tok%65n', 5],
+    versions: ['an array of different positive integers, such as [1]', [], 1, [0], [1.5], ['1'], [1, 1]],
+    migrate: ['true, or false if an operator migrates the tables before the nodes start', 'no', 1],
     session: ['a function that takes the request and returns { username, roles } or null, or a promise of it', 'user', {}],
-    issuer: ['a string of 1 to 255 printable ASCII characters without spaces, quotes and backslashes; it is the claim iss', '', 'a b', 'a"b', 'a\\b', 'é', 5],
-    enabled: ['true or false; false starts the plugin switched off, without a database connection', 'false', 0, null],
-    prefix: ['the base path of the routes: empty, or a path that starts with a slash and does not end with one, such as "/mmc"', 'mmc', '/', '/mmc/', '/a//b', '/:id', 5],
-    schema: ['the name of the Postgres schema that holds our tables: up to 45 letters, digits and underscores, no digit first', '', '1a', 'a"b', 'a.b', 'x'.repeat(46), 5],
+    issuer: ['a string of 1 to 255 printable ASCII characters without spaces, quotes and backslashes; it is the iss claim', '', 'a b', 'a"b', 'a\\b', 'é', 5],
+    enabled: ['true or false; false starts the plugin disabled, without a database connection', 'false', 0, null],
+    prefix: ['a base path: empty, or a path that starts with a slash and does not end with one, such as "/mmc"', 'mmc', '/', '/mmc/', '/a//b', '/:id', 5],
+    schema: ['the name of a Postgres schema: up to 45 letters, digits and underscores, not starting with a digit', '', '1a', 'a"b', 'a.b', 'x'.repeat(46), 5],
     bootstrap: ['the path of a JSON file, an array of { name, role, validUntil, hash }', '', 5, [], null],
-    bootstrapStrict: ['true, so that a bootstrap file or entry that is no good rejects the start, or false, so that the log tells of it', 'no', 1],
+    bootstrapStrict: ['true to reject the start if the bootstrap file or an entry is invalid, or false to log it', 'no', 1],
     onEvent: ['a function that takes an event, such as { type: "token.issued", name, … }', 'log', {}, null],
-    maxLifetime: ['a whole number of seconds from 1 on, such as 7776000 for 90 days', 0, -1, 1.5, '90d', Infinity, NaN],
-    tokensMayManageTokens: ['true, or false so that the four routes take a session', 'no', 0],
-    purgeExpiredAfter: ['a whole number of seconds from 0 on, such as 2592000 for 30 days', -1, 1.5, '30d', true],
-    expiryHeader: ['true or false; true tells in the header application-token-expires when the token of a request expires', 'x-expires', 1]
+    maxLifetime: ['a positive integer in seconds, such as 7776000 for 90 days', 0, -1, 1.5, '90d', Infinity, NaN],
+    tokensMayManageTokens: ['true, or false so that the four routes require a logged-in session', 'no', 0],
+    purgeExpiredAfter: ['an integer in seconds from 0, such as 2592000 for 30 days', -1, 1.5, '30d', true],
+    expiryHeader: ['true or false; true adds the header application-token-expires to responses to requests with a token', 'x-expires', 1]
   }
   for (const [name, [sentence, ...bad]] of Object.entries(mustBe)) {
     for (const value of bad) {
@@ -54,7 +56,7 @@ t.test('an option that can not be taken is refused at registration with a senten
   }
   t.match(await refusal({ ...good, secert: 'x' }), {
     code: 'MMC_TOKENS_INVALID_OPTION',
-    message: 'there is no option "secert": the options are postgres, listen, session, onEvent, secret, issuer, roles, hook, queryParameter, versions, enabled, prefix, schema, migrate, bootstrap, bootstrapStrict, maxLifetime, tokensMayManageTokens, purgeExpiredAfter, expiryHeader'
+    message: 'there is no option "secert": the options are postgres, listen, secret, session, issuer, roles, hook, queryParameter, versions, enabled, prefix, schema, migrate, bootstrap, bootstrapStrict, onEvent, maxLifetime, tokensMayManageTokens, purgeExpiredAfter, expiryHeader'
   })
   const unreadable = await refusal({ ...good, postgres: 'postgres://me:hid/den@host:port/x' })
   t.equal(unreadable.code, 'MMC_TOKENS_INVALID_OPTION')
@@ -63,17 +65,17 @@ t.test('an option that can not be taken is refused at registration with a senten
   for (const secret of ['01234567'.padEnd(20, '7654321') + 'abcdefghijkl', `${SECRET} {"kty"`]) t.equal((await refusal({ ...good, secret })).code, 'accepted', secret)
 })
 
-t.test('the plugin says what it is called, and for which Fastify it is made', async t => {
+t.test('the plugin declares its name and the Fastify version that it supports', async t => {
   t.match(Reflect.get(tokensPlugin, Symbol.for('plugin-meta')), { name: 'fastify-mmc-tokens', fastify: '5.x' })
 })
 
-t.test('the options of the caller stay as they are, frozen ones too', async t => {
+t.test("the caller's options are not changed, and may be frozen", async t => {
   const options = Object.freeze({ postgres: Object.freeze({ host: '127.0.0.1', port: 1 }), secret: SECRET, enabled: false })
   t.equal((await refusal(options)).code, 'accepted')
   t.strictSame(Object.keys(options), ['postgres', 'secret', 'enabled'])
 })
 
-t.test('session: who is logged in, as the host says, at once or by a promise; what is no principal is nobody', async t => {
+t.test('session returns who is logged in, or a promise of it; an invalid user is not logged in', async t => {
   const answers: Array<[answer: unknown, status: number, session?: boolean]> = [
     [{ username: 'u', roles: ['admin'] }, 200], [Promise.resolve({ username: 'u', roles: ['viewer', 'admin'] }), 200], [{ username: 'u', roles: ['viewer'] }, 403], [{ username: 'u', roles: [] }, 403],
     [null, 401], [undefined, 401], [{}, 401], [{ username: '', roles: ['admin'] }, 401], [{ username: 'u', roles: 'admin' }, 401], [{ roles: ['admin'] }, 401], ['admin', 401], [true, 401]
@@ -92,7 +94,7 @@ t.test('session: who is logged in, as the host says, at once or by a promise; wh
   t.equal((await sync.app.inject({ url: '/api/tokens' })).statusCode, 401)
 })
 
-t.test('a session check of the host that throws is a 500, with the cause in the log, on the routes and for a bad token', async t => {
+t.test('a session function that throws is a 500, with the cause in the log, on the four routes and for an invalid token', async t => {
   const lines: string[] = []
   const { app } = await buildHost(t, {
     tokens: { session: () => { throw new Error('session store is down') } },
@@ -107,7 +109,7 @@ t.test('a session check of the host that throws is a 500, with the cause in the 
   }
 })
 
-t.test('issuer names what is ours: a host with another one leaves our tokens alone', async t => {
+t.test('a host with another issuer ignores tokens of this one', async t => {
   const database = await createDatabase(t)
   const one = await buildHost(t, { database, tokens: { issuer: 'https://one.example' } })
   const two = await buildHost(t, { database })
@@ -124,7 +126,7 @@ t.test('prefix is the base path of the four routes', async t => {
   t.equal((await app.inject({ url: '/api/tokens', headers })).statusCode, 404)
 })
 
-t.test('secret: of several the first signs and all verify, in whatever order they come and go; a dropped one is dead at once', async t => {
+t.test('of several secrets the first signs and all verify, in any order; tokens of a removed one are refused', async t => {
   const database = await createDatabase(t)
   const [old, fresh] = [SECRET, `fresh ${SECRET}`]
   const host = async (...secret: string[]): Promise<Awaited<ReturnType<typeof buildHost>>> => await buildHost(t, { database, tokens: { secret: secret.length > 1 ? secret : secret.join() } })
@@ -141,7 +143,7 @@ t.test('secret: of several the first signs and all verify, in whatever order the
   t.equal(await status(await host(old), during.token), 401)
 })
 
-t.test('roles: those of the host, and no others', async t => {
+t.test('tokens may have only the roles of the host', async t => {
   const { app, issue } = await buildHost(t, { tokens: { roles: ['admin', 'robot'] } })
   t.equal((await issue({ role: 'robot' })).role, 'robot')
   await t.rejects(issue({ role: 'viewer' }), { statusCode: 400, message: 'role must be one of admin, robot' })
@@ -149,7 +151,7 @@ t.test('roles: those of the host, and no others', async t => {
   t.strictSame(answer.json(), { code: 'INVALID', message: 'role must be one of admin, robot' })
 })
 
-t.test('queryParameter: another name, or none', async t => {
+t.test('queryParameter may be another name, or none', async t => {
   const database = await createDatabase(t)
   const renamed = await buildHost(t, { database, tokens: { queryParameter: 'access_token' } })
   const { token } = await renamed.issue()
@@ -160,7 +162,7 @@ t.test('queryParameter: another name, or none', async t => {
   t.equal((await app.inject({ url: `/api/viewer?token=${token}`, headers: bearer(token) })).statusCode, 200, 'one credential, not two')
 })
 
-t.test('versions: those that the host serves', async t => {
+t.test('versions are those that the host serves', async t => {
   const { app, login } = await buildHost(t, { tokens: { versions: [1, 3] } })
   const headers = await login()
   const status = async (accept: string): Promise<number> => (await app.inject({ url: '/api/tokens', headers: { ...headers, accept } })).statusCode
@@ -170,7 +172,7 @@ t.test('versions: those that the host serves', async t => {
   t.strictSame(refused.json(), { code: 'NOT_ACCEPTABLE', message: 'Accept must allow one of: application/json;version=3, application/json;version=1' })
 })
 
-t.test('hook: with onRequest a guard that sits there sees the token', async t => {
+t.test('with hook: onRequest, a guard in that hook sees the token', async t => {
   const { url: postgres, schema } = await createDatabase(t)
   const app = Fastify()
   t.teardown(() => app.close())
@@ -187,7 +189,7 @@ t.test('hook: with onRequest a guard that sits there sees the token', async t =>
   t.equal((await app.inject({ url: '/', headers: bearer(FORGED) })).statusCode, 401)
 })
 
-t.test('migrate: false leaves the tables alone, and an outdated one rejects the start with a sentence', async t => {
+t.test('with migrate: false the tables are not changed, and outdated ones reject the start with a clear error', async t => {
   const database = await createDatabase(t)
   const app = Fastify()
   t.teardown(() => app.close())
@@ -199,7 +201,7 @@ t.test('migrate: false leaves the tables alone, and an outdated one rejects the 
   t.ok(await issue())
 })
 
-t.test('listen: Postgres behind the pooler must have the tables, too, and none are made there; both ways are closed with the host, without a word', async t => {
+t.test('with listen, the tables must also exist behind the pooler and are not created there; both connections close with the host', async t => {
   const [direct, pooled] = [await createSeparateDatabase(t), await createSeparateDatabase(t)]
   const app = Fastify()
   t.teardown(() => app.close())
@@ -211,12 +213,12 @@ t.test('listen: Postgres behind the pooler must have the tables, too, and none a
     const lines: string[] = []
     const { app } = await buildHost(t, { database: direct, tokens: options, fastify: { logger: { level: 'warn', stream: { write (line: string) { lines.push(line) } } } } })
     await app.close()
-    while ((await direct.query("SELECT 1 FROM pg_stat_activity WHERE datname = current_database() AND application_name LIKE 'fastify-mmc-tokens%'")).length > 0);
+    await until(async () => (await direct.query("SELECT 1 FROM pg_stat_activity WHERE datname = current_database() AND application_name LIKE 'fastify-mmc-tokens%'")).length === 0)
     t.strictSame(lines, [])
   }
 })
 
-t.test('listen: what migrates goes there directly, and statements are not prepared for the pooler', async t => {
+t.test('with listen, migrations use the direct connection, and statements are not prepared for the pooler', async t => {
   const database = await createDatabase(t)
   const { app, issue } = await buildHost(t, { database, tokens: { postgres: { connectionString: database.url, max: 1 }, listen: database.url } })
   const { token } = await issue()
@@ -249,7 +251,7 @@ async function complaint (t: Test, options: object, server: FastifyServerOptions
   return await Promise.resolve(app.register(tokensPlugin, { ...GOOD, ...options } as TokensPluginOptions)).then(() => '', ({ message }: Error) => message)
 }
 
-t.test('what is no connection string of Postgres is refused, in whatever option it stands', async t => {
+t.test('an invalid connection string is rejected, in every option', async t => {
   for (const bad of ['localhost:5432/mmc', 'not a url', 'mysql://me@here/mmc', 'postgres', 'postgres:', 'postgres://', 'postgresql:///', 'postgres:here', ' postgres://here/mmc', 'host=here dbname=mmc', 'socket:', new URL('postgres://here/mmc'), []]) {
     t.match(await complaint(t, { postgres: bad }), /^option "postgres" must be a connection string such as/, String(bad))
     t.match(await complaint(t, { listen: bad }), /^option "listen" must be a connection string/, String(bad))
@@ -262,14 +264,14 @@ t.test('what is no connection string of Postgres is refused, in whatever option 
   for (const config of [{}, { connectionString: undefined, host: 'here' }]) t.equal(await complaint(t, { postgres: config }), '')
 })
 
-t.test('times that were meant in milliseconds are refused', async t => {
+t.test('durations that look like milliseconds are rejected', async t => {
   for (const name of ['maxLifetime', 'purgeExpiredAfter']) {
-    for (const seconds of [90 * 86_400_000, 3_155_760_001]) t.match(await complaint(t, { [name]: seconds }), new RegExp(`^option "${name}" must be a whole number of seconds from .*, and at most 100 years$`))
+    for (const seconds of [90 * 86_400_000, 3_155_760_001]) t.match(await complaint(t, { [name]: seconds }), new RegExp(`^option "${name}" must be an? (positive )?integer in seconds.*, and at most 100 years$`))
     t.equal(await complaint(t, { [name]: 3_155_760_000 }), '')
   }
 })
 
-t.test('a misspelt option is refused with the one that was meant', async t => {
+t.test('a misspelled option is rejected with a suggestion', async t => {
   for (const [misspelt, meant] of [['secert', 'secret'], ['secrets', 'secret'], ['prefixx', 'prefix'], ['maxLifeTime', 'maxLifetime'], ['onevent', 'onEvent'], ['postgress', 'postgres'], ['queryParam', undefined], ['somethingElse', undefined]]) {
     const said = await complaint(t, { [misspelt as string]: 'x' })
     t.ok(said.startsWith(`there is no option "${misspelt}": the options are postgres, `), said)
@@ -277,14 +279,14 @@ t.test('a misspelt option is refused with the one that was meant', async t => {
   }
 })
 
-t.test('what fastify-cli hands to every plugin stops no start: skipOverride and the options of the server', async t => {
+t.test('options that fastify-cli passes to every plugin are ignored: skipOverride and those of the server', async t => {
   const server: FastifyServerOptions = {
     logger: false,
     bodyLimit: 1000,
     trustProxy: true,
     pluginTimeout: 5000,
     genReqId: () => 'x',
-    disableRequestLogging: true,
+    ...withoutRequestLog(),
     requestTimeout: 1,
     keepAliveTimeout: 1,
     connectionTimeout: 1,
@@ -315,14 +317,14 @@ async function start (t: Test, secret: string | string[]): Promise<string> {
 const WEAK: Record<string, string[]> = {
   'has fewer than 8 different characters': [`${'a'.repeat(40)}b`, '0110100110010110100101100110100110010110', 'abcdefgabcegdfabdcegfacbdefgaebcdgf'],
   'repeats a short pattern': ['12345678901234567890123456789012', 'password-Password-password-Password', 'abcdefghijklm'.repeat(3), '00112233445566778899'.repeat(2)],
-  'has what a failed substitution or a template leaves': [
+  'contains a placeholder or an unreplaced variable': [
     'undefinedundefinedundefinedundefined', 'null-6f1c0e9b5a7d48f2a3c4b5d6e7f80912', '[object Object] 6f1c0e9b5a7d48f2a3c4', '${TOKENS_SECRET}-6f1c0e9b5a7d48f2a3c4', '${TOKENS_SECRET:-} 6f1c0e9b5a7d48f2a3',
     '$(openssl rand -base64 32) and more of it', '{{ .Values.tokens.secret | quote }} of helm', '%TOKENS_SECRET%-6f1c0e9b5a7d48f2a3c4', '$THE_SECRET_THAT_SIGNS_THE_TOKENS_0', '<a random string of 32 characters>',
     'changeme-changeme-changeme-changeme', 'CHANGE_ME 6f1c0e9b5a7d48f2a3c4b5d6e7', 'replace-this-6f1c0e9b5a7d48f2a3c4b5d6', 'your super secret 6f1c0e9b5a7d48f2a3'
   ]
 }
 
-t.test('a secret that is easily guessed does not start a host, and the sentence says why', async t => {
+t.test('a first secret that is easily guessed rejects the start, and the error says why', async t => {
   for (const [why, secrets] of Object.entries(WEAK)) {
     for (const secret of secrets) {
       const said = await start(t, secret)
@@ -333,14 +335,14 @@ t.test('a secret that is easily guessed does not start a host, and the sentence 
   }
 })
 
-t.test('one that is weak can be replaced: after the first it is taken, and warned of', async t => {
+t.test('a weak secret after the first is accepted with a warning, so that it can be replaced', async t => {
   for (const [why, [secret = '']] of Object.entries(WEAK)) {
-    t.equal(await start(t, [SECRET, secret, `fresh ${SECRET}`]), `secret 2 of the option "secret" ${why}, so that it may be guessed: remove it once the tokens that it signed are replaced`)
+    t.equal(await start(t, [SECRET, secret, `fresh ${SECRET}`]), `secret 2 of the option "secret" ${why} and may be guessed: remove it once the tokens that it signed are replaced`)
   }
   t.equal(await start(t, [SECRET, `fresh ${SECRET}`]), '')
 })
 
-t.test('random secrets start a host: hexadecimal, base64, base64url, and decimal ones of 8 different digits', async t => {
+t.test('random secrets are accepted: hexadecimal, base64, base64url, and decimal ones with 8 different digits', async t => {
   for (const encoding of ['hex', 'base64', 'base64url'] as const) {
     for (let n = 0; n < 50; n++) t.equal(await start(t, randomBytes(encoding === 'hex' ? 16 : 32).toString(encoding)), '')
   }

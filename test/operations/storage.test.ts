@@ -1,11 +1,11 @@
 import { once } from 'node:events'
 import { mkdir, rm, writeFile } from 'node:fs/promises'
-import { setImmediate as turn } from 'node:timers/promises'
 import { isDeepStrictEqual } from 'node:util'
 import pg from 'pg'
 import t from 'tap'
 import { bearer, buildHost } from '../support/build-host.js'
 import { createDatabase, createSeparateDatabase } from '../support/database.js'
+import { until } from '../support/until.js'
 
 t.test('a restart of the host keeps tokens', async t => {
   const database = await createDatabase(t)
@@ -22,7 +22,7 @@ t.test('the row decides role, name and expiry; SQL that shortens a token is obey
   const { token, hash } = await issue({ role: 'admin', validUntil: '2999-01-01T00:00:00Z' })
   const profile = async (): Promise<unknown> => (await app.inject({ url: '/api/profile', headers: bearer(token) })).json()
   const isHeardOf = async (expected: object): Promise<void> => {
-    while (!isDeepStrictEqual(await profile(), expected)) await turn()
+    await until(async () => isDeepStrictEqual(await profile(), expected))
     t.pass(JSON.stringify(expected))
   }
   await database.query("UPDATE tokens SET role = 'viewer', name = 'renamed' WHERE hash = $1", [hash])
@@ -30,12 +30,12 @@ t.test('the row decides role, name and expiry; SQL that shortens a token is obey
   await database.query("UPDATE tokens SET valid_until = now() - interval '1 second'")
   await isHeardOf({ code: 'UNAUTHORIZED', message: 'The token is not valid', data: { session: false } })
 
-  const short = await issue({ validUntil: new Date(Date.now() + 5000).toISOString() })
+  const short = await issue({ validUntil: new Date(Date.now() + 600_000).toISOString() })
   await database.query("UPDATE tokens SET valid_until = '2999-01-01Z'")
   const answer = async (): Promise<number> => (await app.inject({ url: '/api/profile', headers: bearer(short.token) })).statusCode
   t.equal(await answer(), 200)
   const { now } = Date
-  t.intercept(Date, 'now', { value: () => now() + 5000 })
+  t.intercept(Date, 'now', { value: () => now() + 600_000 })
   t.equal(await answer(), 401)
 })
 
@@ -92,7 +92,7 @@ t.test('twenty nodes boot at once on an empty database', async t => {
   t.equal((await nodes[19]?.app.inject({ url: '/api/viewer', headers: bearer(token ?? '') }))?.statusCode, 200)
 })
 
-t.test('a node that never gets its turn to migrate gives up before Fastify does, after 5 s', async t => {
+t.test('a node that never gets its turn to migrate gives up before Fastify does, after 5 s', { buffered: true }, async t => {
   const database = await createDatabase(t)
   const other = new pg.Client(database.url)
   await other.connect()
@@ -103,7 +103,7 @@ t.test('a node that never gets its turn to migrate gives up before Fastify does,
   t.ok((await buildHost(t, { database })).app.tokens.enabled)
 })
 
-t.test('a node whose turn to migrate comes after its first deadline takes it', async t => {
+t.test('a node whose turn to migrate comes after its first deadline takes it', { buffered: true }, async t => {
   const database = await createDatabase(t)
   const other = new pg.Client(database.url)
   await other.connect()
@@ -117,7 +117,7 @@ t.test('a node whose turn to migrate comes after its first deadline takes it', a
   t.ok((await booting).app.tokens.enabled)
 })
 
-t.test('every statement is prepared once for a connection, by a name that fits with the longest schema', async t => {
+t.test('every statement is prepared once for a connection, by a name that fits with the longest schema', { buffered: true }, async t => {
   const database = { ...await createDatabase(t), schema: `test_${process.pid}`.padEnd(45, 'x') }
   const pool = new pg.Pool({ connectionString: database.url, max: 1 })
   t.teardown(() => pool.end())
@@ -132,7 +132,7 @@ t.test('every statement is prepared once for a connection, by a name that fits w
   await app.tokens.list()
   await app.tokens.metrics()
   await app.tokens.revoke('0'.repeat(64))
-  const names = ['boot', 'claim', 'count', 'drop', 'find', 'insert', 'notify', 'page', 'purge', 'remove', 'touch'].map(name => `mmc_tokens.${database.schema}.${name}`)
+  const names = ['boot', 'claim', 'count', 'drop', 'find', 'insert', 'notify', 'page', 'place', 'purge', 'remove', 'touch'].map(name => `mmc_tokens.${database.schema}.${name}`)
   const prepared = async (): Promise<string[]> => (await pool.query<{ name: string }>('SELECT name FROM pg_prepared_statements')).rows.map(({ name }) => name).sort()
   for (let known = await prepared(); known.length < names.length; known = await prepared()) await app.inject({ url: '/api/viewer', headers: bearer(token) })
   t.strictSame(await prepared(), names)
@@ -176,3 +176,6 @@ t.test('two schemas on one pool do not meet', async t => {
     t.strictSame(await app.tokens.list(), [record])
   }
 })
+
+// At the end of the file, so that those that say "buffered" run beside each other, and all others alone.
+t.jobs = 3

@@ -21,6 +21,8 @@ export async function openPage (t: Test, options: BrowserContextOptions = {}): P
   const context = await (await browser).newContext({ colorScheme: 'light', locale: 'en-GB', permissions: ['clipboard-read', 'clipboard-write'], ...options })
   t.teardown(() => context.close())
   context.setDefaultTimeout(20_000)
+  // It starts without a clock that is moved for the tests: Chromium hangs under libfaketime.
+  if (process.env.FAKETIME !== undefined) await context.clock.setSystemTime(Date.now())
   const page = await context.newPage()
   page.on('pageerror', error => { t.fail(`the page threw: ${error.message}`) })
   page.on('console', message => {
@@ -31,7 +33,7 @@ export async function openPage (t: Test, options: BrowserContextOptions = {}): P
 }
 
 async function launch (): Promise<Browser> {
-  const launched = await chromium.launch({ executablePath: CHROMIUM as string, args: FLAGS })
+  const launched = await chromium.launch({ executablePath: CHROMIUM as string, args: FLAGS, env: { ...process.env, LD_PRELOAD: undefined } })
   t.teardown(() => launched.close())
   return launched
 }

@@ -61,6 +61,3 @@ export async function issueInOrder (app: FastifyInstance, token: { name: string 
 export function bearer (token: string): { authorization: string } {
   return { authorization: `Bearer ${token}` }
 }
-
-/** Environment of a child process that runs our sources through tsx: its lines are not those that tap counts. */
-export const NO_COVERAGE = { _TAPJS_PROCESSINFO_COVERAGE_: '0' }

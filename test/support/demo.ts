@@ -1,8 +1,10 @@
 import { randomBytes } from 'node:crypto'
+import { setTimeout as wait } from 'node:timers/promises'
 import type { FastifyInstance } from 'fastify'
 import pg from 'pg'
 import pretty from 'pino-pretty'
 import { explain } from '../../lib/store/connection.js'
+import { withoutRequestLog } from './fastify-version.js'
 import { createHost, type HostOptions } from './host.js'
 import { startPostgres } from './postgres.js'
 
@@ -20,16 +22,17 @@ interface Keys { secret: string, session: string }
 export async function startDemo (port: number): Promise<void> {
   const basePath = CEDALO_MC_PROXY_BASE_PATH.replace(/^\/*(.*?)\/*$/, '/$1').replace(/^\/$/, '')
   const enabled = TOKENS_ENABLED !== 'false'
-  if (DATABASE_URL === undefined) console.log('Starting a Postgres of its own, with its data under .data/ …')
-  const postgres = DATABASE_URL === undefined ? await startPostgres({ keepAs: 'demo' }) : undefined
-  const url = postgres?.url ?? String(DATABASE_URL)
+  const hasOwnPostgres = enabled && DATABASE_URL === undefined
+  if (hasOwnPostgres) console.log('Starting an embedded Postgres, with its data in .data/ …')
+  const postgres = hasOwnPostgres ? await startPostgres({ keepAs: 'demo' }) : undefined
+  const url = postgres?.url ?? DATABASE_URL ?? 'postgres://localhost'
   let app: FastifyInstance | undefined
   async function stop (): Promise<void> {
     await app?.close()
     await postgres?.end()
   }
   try {
-    const { secret, session } = await sharedKeys(url).catch((error: Error) => withoutPostgres(error, enabled))
+    const { secret, session } = enabled ? await sharedKeys(url) : withoutPostgres()
     app = await createHost({
       ...process.stdout.isTTY ? FOR_PEOPLE : { fastify: { logger: true } },
       tokens: { postgres: url, enabled, expiryHeader: true, secret },
@@ -39,6 +42,7 @@ export async function startDemo (port: number): Promise<void> {
       apiReference: true
     })
     await app.listen({ host: 'localhost', port })
+    if (enabled) await becomeCalm(app)
   } catch (error) {
     await stop()
     throw error
@@ -46,14 +50,14 @@ export async function startDemo (port: number): Promise<void> {
   for (const signal of ['SIGINT', 'SIGTERM'] as const) process.once(signal, stop)
   const lines = usage(`http://localhost:${port}${basePath}`)
   console.log(lines)
-  // Requests push them out of sight.
+  // The log scrolls them away.
   if (process.stdin.isTTY) process.stdin.on('data', () => { console.log(lines) }).unref()
 }
 
-/** On a terminal: in colour, and one line a request instead of two. */
+/** On a terminal: in colour, with one line per request. */
 const FOR_PEOPLE: Pick<HostOptions, 'fastify' | 'prepare'> = {
   fastify: {
-    disableRequestLogging: true,
+    ...withoutRequestLog(),
     logger: { stream: pretty({ translateTime: 'SYS:HH:MM:ss', ignore: 'pid,hostname,reqId', singleLine: true }) }
   },
   prepare (app) {
@@ -63,10 +67,10 @@ const FOR_PEOPLE: Pick<HostOptions, 'fastify' | 'prepare'> = {
   }
 }
 
-/** Keys that all nodes on one database share. A real host keeps its secrets where it keeps secrets, and never beside the tokens. */
+/** Keys shared by all nodes on one database. A real host never stores its secrets beside the tokens. */
 async function sharedKeys (url: string): Promise<Keys> {
   const client = new pg.Client({ connectionString: url, connectionTimeoutMillis: 5000 })
-  // What it reports besides what its calls reject with.
+  // Its calls reject with the same errors.
   client.on('error', () => {})
   try {
     await client.connect()
@@ -83,37 +87,41 @@ async function sharedKeys (url: string): Promise<Keys> {
 
 const newKeys = (): Keys => ({ secret: randomBytes(32).toString('base64'), session: randomBytes(32).toString('base64') })
 
-/** Switched off, the host needs no Postgres: then its sessions are its own. Nothing switches it on but a new start, which asks again. */
-function withoutPostgres (error: Error, enabled: boolean): Keys {
-  if (enabled) throw error
-  console.log(`${error.message}. Tokens are switched off, so the host starts without; its sessions hold on this node alone.`)
+/** The demo enables tokens only at startup. */
+function withoutPostgres (): Keys {
+  console.log('Tokens are disabled: starting without Postgres, so sessions are valid on this node only.')
   return newKeys()
+}
+
+/** Waits up to 2 s for the lease, so that its log line does not follow the commands. */
+async function becomeCalm (app: FastifyInstance): Promise<void> {
+  for (let tries = 0; tries < 200 && app.tokens.health().lease !== 'held'; tries++) await wait(10)
 }
 
 function usage (address: string): string {
   const form = new URLSearchParams({ username, password }).toString().replaceAll("'", '%27')
   const validUntil = new Date(Date.now() + 90 * 24 * 60 * 60 * 1000).toISOString()
   return `
-The demo host listens at ${address}/
+The demo host is listening at ${address}/
 Logins: ${username} / ${password} (admin), editor / secret, viewer / secret
 
-# Log in, create a token that may do what a viewer may:
+# Log in and create a token with the role viewer:
 JAR=$(mktemp)
 curl -s -c $JAR -d '${form}' '${address}/auth?json=true'; echo
 ANSWER=$(curl -s -b $JAR -H 'content-type: application/json' -d '{"name":"try '$(date +%s)'","role":"viewer","validUntil":"${validUntil}"}' ${address}/api/tokens); echo $ANSWER
 TOKEN=$(echo $ANSWER | sed 's/.*"token":"\\([^"]*\\)".*/\\1/')
 
-# Use it, in the header and in the query, see when it expires, and how the host counts:
+# Use it in the header and in the query; see when it expires, and the metrics:
 curl -s -H "authorization: Bearer $TOKEN" ${address}/api/viewer; echo
 curl -s "${address}/api/profile?token=$TOKEN"; echo
 curl -s -o /dev/null -D - -H "authorization: Bearer $TOKEN" ${address}/api/viewer | grep application-token-expires
 curl -s ${address}/metrics | grep authentications
 
-# Revoke it by its hash, and be refused:
+# Revoke it by its hash; it is then refused:
 HASH=$(printf %s "$TOKEN" | sha256sum | cut -d ' ' -f 1)
 curl -s -b $JAR -X DELETE ${address}/api/tokens/$HASH; echo
 curl -s -i -H "authorization: Bearer $TOKEN" ${address}/api/viewer; echo
 
-${process.stdin.isTTY ? 'Enter shows these lines again, ' : ''}Ctrl-C ends it.
+${process.stdin.isTTY ? 'Press Enter to show these commands again. ' : ''}Press Ctrl-C to stop.
 `
 }

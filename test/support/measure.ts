@@ -1,5 +1,5 @@
 /** The clock of `measure` ticks every so many milliseconds; a tick is late by so many where the process did not get its turn. */
-const [TICK, LATE] = [10, 50]
+const [TICK, LATE] = [10, 20]
 
 /** How long something takes, in milliseconds, without the time in which a busy machine gave this process no turn. */
 export async function measure<T> (work: () => Promise<T>): Promise<{ result: T, took: number }> {

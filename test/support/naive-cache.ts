@@ -1,8 +1,8 @@
-import type { Cache, Known } from '../../lib/tokens/cache.js'
+import type { Cache, CachedToken } from '../../lib/tokens/cache.js'
 
 /** Looks up, then stores: the cache that everybody writes first. */
 export function createNaiveCache (): Cache {
-  const entries = new Map<string, Known | null>()
+  const entries = new Map<string, CachedToken | null>()
   return {
     get: hash => entries.get(hash),
     async load (hash, find) {
@@ -11,6 +11,8 @@ export function createNaiveCache (): Cache {
       return found
     },
     forget: hash => { entries.delete(hash) },
-    clear: () => { entries.clear() }
+    clear: () => { entries.clear() },
+    wasUsed: () => true,
+    refresh: async () => []
   }
 }

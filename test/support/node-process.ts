@@ -1,11 +1,9 @@
 import { type ChildProcess, spawn } from 'node:child_process'
 import { once } from 'node:events'
-import { fileURLToPath } from 'node:url'
 import type { Test } from 'tap'
 import type { IssuedToken } from '../../lib/index.js'
-import { bearer, NO_COVERAGE } from './build-host.js'
-
-const START = fileURLToPath(new URL('start.ts', import.meta.url))
+import { bearer } from './build-host.js'
+import { argumentsFor } from './program.js'
 
 /** A node that is a process of its own, met over HTTP. */
 export interface NodeProcess {
@@ -20,8 +18,8 @@ export interface NodeProcess {
 
 /** The demo host on this database and a free port, its lease held; ended with the test. */
 export async function startNode (t: Test, url: string): Promise<NodeProcess> {
-  const child = spawn(process.execPath, ['--import', 'tsx', START], {
-    env: { ...process.env, ...NO_COVERAGE, DATABASE_URL: url, CEDALO_MC_PROXY_PORT: '0' }, stdio: ['ignore', 'pipe', 'inherit']
+  const child = spawn(process.execPath, argumentsFor('test/support/start.ts'), {
+    env: { ...process.env, DATABASE_URL: url, CEDALO_MC_PROXY_PORT: '0' }, stdio: ['ignore', 'pipe', 'inherit']
   })
   t.teardown(() => end(child))
   const address = await addressOf(child)

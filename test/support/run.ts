@@ -5,7 +5,9 @@ import { text } from 'node:stream/consumers'
 import { fileURLToPath } from 'node:url'
 import { parseArgs } from 'node:util'
 import { createRandom } from '../faults/random.js'
+import { compile } from './compile.js'
 import { startPostgres } from './postgres.js'
+import { compiled } from './program.js'
 import { createReport, type FileRun } from './report.js'
 
 // Runs test files, each in a process of its own, and prints a line a file; see test/README.md.
@@ -17,6 +19,14 @@ const ALL = ['consumer', 'demo', 'attacks', 'docs', ...QUICK]
 const COVERAGE = resolve('.tap/coverage')
 // Nothing of these is left when the types are gone.
 const TYPES = ['lib/api.ts', 'lib/types.ts']
+
+const FLAGS = [
+  '--enable-source-maps',
+  // Timers in the hands of a test are an experiment to Node.js 20.
+  '--disable-warning=ExperimentalWarning',
+  // What the programs do that a test starts, such as npm and tsc, is no coverage of ours.
+  '--import', 'data:text/javascript,delete process.env.NODE_V8_COVERAGE'
+]
 
 const { values, positionals } = parseArgs({
   strict: false,
@@ -38,6 +48,7 @@ const files = inOrder(named.flatMap(filesAt))
 const report = createReport(files.length)
 const coverage = hasCoverage ? { NODE_V8_COVERAGE: COVERAGE } : {}
 rmSync(COVERAGE, { recursive: true, force: true })
+await compile()
 
 const postgres = process.env.DATABASE_URL === undefined ? await startPostgres({ settings: ['max_connections=200'] }) : undefined
 const env = {
@@ -69,8 +80,7 @@ async function work (): Promise<void> {
 
 async function run (file: string): Promise<FileRun> {
   const begun = performance.now()
-  // Timers in the hands of a test are an experiment to Node.js 20.
-  const child = spawn(process.execPath, ['--disable-warning=ExperimentalWarning', '--import', 'tsx', file], { env, stdio: ['ignore', 'pipe', 'pipe'] })
+  const child = spawn(process.execPath, [...FLAGS, compiled(file)], { env, stdio: ['ignore', 'pipe', 'pipe'] })
   running.add(child)
   // tap ends what takes too long and says where it stood; this is for one that can't.
   const timer = setTimeout(() => { child.kill('SIGKILL') }, (seconds + 10) * 1000)
@@ -83,7 +93,7 @@ async function run (file: string): Promise<FileRun> {
 
 /** All of lib and schemas, line by line and branch by branch. */
 async function checkCoverage (): Promise<boolean> {
-  const child = spawn(process.execPath, ['node_modules/c8/bin/c8.js', 'report', '--temp-directory', COVERAGE, '--all', '--100',
+  const child = spawn(process.execPath, ['node_modules/c8/bin/c8.js', 'report', '--temp-directory', COVERAGE, '--all', '--exclude-after-remap', '--100',
     ...['lib', 'schemas'].flatMap(folder => ['--include', `${folder}/**/*.ts`]), ...TYPES.flatMap(file => ['--exclude', file]), '--reporter', 'text'], { stdio: ['ignore', 'pipe', 'inherit'] })
   const ended = new Promise<boolean>(resolve => { child.on('exit', code => { resolve(code === 0) }) })
   const [table, isWhole] = await Promise.all([text(child.stdout), ended])

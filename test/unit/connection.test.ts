@@ -6,6 +6,7 @@ import { closeInTime, type Connection, createConnection, explain } from '../../l
 import type { Log, PostgresPool } from '../../lib/types.js'
 import { databaseUrl } from '../support/database.js'
 import { holdTimers } from '../support/timers.js'
+import { until } from '../support/until.js'
 
 class Client extends EventEmitter {
   readonly asked: Array<{ text: string, types: { getTypeParser: () => (value: string) => unknown } }> = []
@@ -122,7 +123,7 @@ t.test('a pool of ours says who it is, is set as the configuration says, and is 
     }, 30_000)))
     t.strictSame([[...names], pids.size <= max], [['fastify-mmc-tokens'], true])
     await connection.close()
-    while ((await other.query('SELECT FROM pg_stat_activity WHERE pid = ANY ($1)', [[...pids]])).rows.length > 0) await turn()
+    await until(async () => (await other.query('SELECT FROM pg_stat_activity WHERE pid = ANY ($1)', [[...pids]])).rows.length === 0)
   }
 })
 

@@ -1,6 +1,6 @@
 import t from 'tap'
-import { createCache, type Known } from '../../lib/tokens/cache.js'
-import { createTokens, type Tokens } from '../../lib/tokens/tokens.js'
+import { createCache, type CachedToken } from '../../lib/tokens/cache.js'
+import { createTokens, type Refusal, type Tokens } from '../../lib/tokens/tokens.js'
 import type { Claims, Credential, Signer, Store, Token } from '../../lib/types.js'
 
 interface Rules {
@@ -52,7 +52,7 @@ function createRules (): Rules {
   const usage = { note (hash: string, now: number) { calls.push(`note ${hash.slice(0, 2)} ${now}`) }, apply: (token: Token): Token => ({ ...token, requestedBy: `${token.requestedBy}, applied` }), async close () {}, lag: () => ({ waiting: 0, lagSeconds: 0 }) }
   const events = { report () { calls.push('report') } }
   const cache = createCache(() => isTrusted, () => 0)
-  const tokens = createTokens({ store, cache, signers: [signer, never], usage, audit: events, issuer: 'cedalo', roles: ['viewer'] })
+  const tokens = createTokens({ store, cache, signers: [signer, never], usage, audit: events, connections: { end () {}, forget () {} }, issuer: 'cedalo', roles: ['viewer'] })
   return { tokens, rows, calls, trust: yes => { isTrusted = yes }, fail: yes => { isFailing = yes } }
 }
 
@@ -62,9 +62,9 @@ async function issueOne ({ tokens }: Rules): Promise<Credential> {
   return tokens.recognize(token) as Credential
 }
 
-const causeOf = (outcome: unknown): unknown => (outcome as { code: string, cause: unknown }).code === 'UNAUTHORIZED' && (outcome as Error).cause
+const reasonOf = (outcome: unknown): unknown => (outcome as Refusal).reason
 
-t.test('a token is issued as it is asked for, signed with the first key, and its name is taken then', async t => {
+t.test('a token is issued as requested, signed with the first key, and its name is then in use', async t => {
   const rules = createRules()
   const { tokens, rows } = rules
   const issued = await tokens.issue({ name: ' a ', role: 'viewer', validUntil: '1970-01-01T00:00:20.9Z', requestedBy: 'me' }, 10_250)
@@ -78,7 +78,7 @@ t.test('a token is issued as it is asked for, signed with the first key, and its
   await t.rejects(issueOne(rules), { code: 'CONFLICT' })
 })
 
-t.test('a token is looked up once and known then, at once and without another signature', async t => {
+t.test('a token is looked up once; later it is accepted synchronously, without verifying the signature again', async t => {
   const rules = createRules()
   const { tokens, calls } = rules
   const credential = await issueOne(rules)
@@ -86,7 +86,7 @@ t.test('a token is looked up once and known then, at once and without another si
   const looking = tokens.authenticate(credential, 11_000)
   t.ok(looking instanceof Promise)
   t.match(await looking, { token: { name: 'a', role: 'viewer', requestedBy: 'me, applied', lastUsed: '1970-01-01T00:00:11.000Z' }, expires: 'Thu, 01 Jan 1970 00:00:20 GMT' })
-  t.equal(Object.isFrozen((await looking as Known).token), true, 'many requests share it')
+  t.equal(Object.isFrozen((await looking as CachedToken).token), true, 'many requests share it')
   const known = tokens.authenticate(credential, 12_000)
   t.notOk(known instanceof Promise)
   t.match(known, { token: { name: 'a', lastUsed: '1970-01-01T00:00:12.000Z' } })
@@ -100,7 +100,7 @@ t.test('a token is looked up once and known then, at once and without another si
   t.strictSame(calls, ['find', `note ${short} 13000`], 'its signature held once')
 })
 
-t.test('it ends by its row or by its claim, whichever is earlier, on the very millisecond, known or not, and its use is not told then', async t => {
+t.test('a token expires by its row or its claim, whichever is earlier, to the millisecond, cached or not, and its use is not recorded then', async t => {
   for (const [row, end] of [['1970-01-01T00:00:20.000Z', 20_000], ['1970-01-01T00:00:15.000Z', 15_000], ['1970-01-01T00:00:30.000Z', 20_000]] as const) {
     for (const isTrusted of [true, false]) {
       const rules = createRules()
@@ -110,30 +110,30 @@ t.test('it ends by its row or by its claim, whichever is earlier, on the very mi
       Object.assign(rows.get(credential.hash) as Token, { validUntil: row })
       t.match(await tokens.authenticate(credential, end - 1), { token: { name: 'a' } })
       calls.length = 0
-      t.equal(causeOf(await tokens.authenticate(credential, end)), 'expired')
-      t.equal(causeOf(await tokens.authenticate(credential, end + 1)), 'expired')
+      t.equal(reasonOf(await tokens.authenticate(credential, end)), 'expired')
+      t.equal(reasonOf(await tokens.authenticate(credential, end + 1)), 'expired')
       t.notMatch(calls.join(), 'note')
       if (end === 20_000 && !isTrusted) t.strictSame(calls, [], 'the claim alone says so')
     }
   }
 })
 
-t.test('what is not signed, unknown, revoked or without an end is refused, and the log may know why', async t => {
+t.test('a token that is unsigned, unknown, revoked or without expiry is refused, with a reason for the log', async t => {
   const rules = createRules()
   const { tokens, calls } = rules
   const credential = await issueOne(rules)
   const forge = (secret: string): Credential => tokens.recognize(secret) as Credential
   calls.length = 0
-  t.equal(causeOf(tokens.authenticate(forge(credential.secret.replace(/x$/, 'bad')), 11_000)), 'another key')
+  t.equal(reasonOf(tokens.authenticate(forge(credential.secret.replace(/x$/, 'bad')), 11_000)), 'another key')
   t.strictSame(calls, ['verify'], 'a forgery does not reach the store')
-  t.equal(causeOf(tokens.authenticate(forge(`${encode('{}')}.${encode('{"iss":"cedalo"}')}.x`), 11_000)), 'foreign header')
-  t.equal(causeOf(tokens.authenticate(forge(`${encode('{"alg":"HS256","typ":"JWT"}')}.${encode('{"iss":"cedalo","exp":"never"}')}.x`), 11_000)), 'expired')
-  t.equal(causeOf(await tokens.authenticate(forge(`${credential.secret}y`), 11_000)), 'unknown or revoked')
+  t.equal(reasonOf(tokens.authenticate(forge(`${encode('{}')}.${encode('{"iss":"cedalo"}')}.x`), 11_000)), 'foreign header')
+  t.equal(reasonOf(tokens.authenticate(forge(`${encode('{"alg":"HS256","typ":"JWT"}')}.${encode('{"iss":"cedalo","exp":"never"}')}.x`), 11_000)), 'expired')
+  t.equal(reasonOf(await tokens.authenticate(forge(`${credential.secret}y`), 11_000)), 'unknown or revoked')
   t.equal(await tokens.revoke(credential.hash), true)
-  t.equal(causeOf(await tokens.authenticate(credential, 11_000)), 'unknown or revoked')
+  t.equal(reasonOf(await tokens.authenticate(credential, 11_000)), 'unknown or revoked')
 })
 
-t.test('what claims to be ours is recognized by its issuer', async t => {
+t.test("the plugin's tokens are recognized by their issuer", async t => {
   const rules = createRules()
   const credential = await issueOne(rules)
   t.match(credential, { hash: /^[0-9a-f]{64}$/, secret: /\.x$/ })
@@ -143,7 +143,7 @@ t.test('what claims to be ours is recognized by its issuer', async t => {
   t.equal(rules.tokens.recognize(`${encode('{}')}.${encode('{"iss":"other"}')}.x`), null)
 })
 
-t.test('a token is gone from its revocation on, also where the store could not say whether it was done', async t => {
+t.test('a token is refused from its revocation on, even if the store could not confirm it', async t => {
   const rules = createRules()
   const { tokens, calls } = rules
   const credential = await issueOne(rules)
@@ -160,7 +160,7 @@ t.test('a token is gone from its revocation on, also where the store could not s
   t.strictSame(calls, ['remove', 'report', 'remove'], 'of what was not there nobody is told')
 })
 
-t.test('a record and the list have the latest use; what is no hash never reaches the store', async t => {
+t.test('a record and the list have the latest use; an invalid hash never reaches the store', async t => {
   const rules = createRules()
   const { tokens, rows, calls } = rules
   const { hash } = await issueOne(rules)

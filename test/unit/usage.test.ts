@@ -1,6 +1,6 @@
 import { randomBytes } from 'node:crypto'
 import { once } from 'node:events'
-import { setImmediate as turn } from 'node:timers/promises'
+import { setImmediate as turn, setTimeout as wait } from 'node:timers/promises'
 import Fastify from 'fastify'
 import pg from 'pg'
 import t, { type Test } from 'tap'
@@ -12,6 +12,7 @@ import { type TestHost, bearer, buildHost } from '../support/build-host.js'
 import { type Database, createSeparateDatabase } from '../support/database.js'
 import { startNode } from '../support/node-process.js'
 import { holdTimers } from '../support/timers.js'
+import { until } from '../support/until.js'
 
 const TOKEN: Token = { name: 'a', hash: 'h', validUntil: '', role: 'viewer', requestedBy: 'x', issueDate: '1970-01-01T00:00:00.000Z', lastUsed: '1970-01-01T00:00:00.000Z' }
 
@@ -45,12 +46,12 @@ t.test('a thousand uses are one statement', async t => {
   t.equal(written.length, 1, 'and nothing is written twice')
 })
 
-t.test('what can not be written is kept, merged and written with the next', async t => {
+t.test("uses that can't be written are kept, merged and written with the next flush", async t => {
   const { usage, written, warnings, tick, fail } = build(t)
   usage.note('h', 1000)
   fail(true)
   await tick()
-  t.match(warnings, [[{ err: Error }, 'could not write when tokens were last used; it is kept for the next try']])
+  t.match(warnings, [[{ err: Error }, 'could not write lastUsed; will retry']])
   t.equal(usage.apply(TOKEN).lastUsed, '1970-01-01T00:00:01.000Z', 'told meanwhile')
   usage.note('h', 2000)
   usage.note('i', 1000)
@@ -70,7 +71,7 @@ t.test('a use while its token is being written is written again', async t => {
   t.strictSame(written.map(uses => uses.get('h')), ['1970-01-01T00:00:01.000Z', '1970-01-01T00:00:02.000Z'])
 })
 
-t.test('a token that is used all the while is written once a flush, and what came during the last flush on close', async t => {
+t.test('a token in constant use is written once per flush, and uses during the last flush on close', async t => {
   const { usage, written, tick } = build(t)
   let now = 1000
   written.push = (...uses) => {
@@ -87,7 +88,7 @@ t.test('a token that is used all the while is written once a flush, and what cam
   t.ok(written.at(-1)?.has('i'))
 })
 
-t.test('what waits is bounded, and so is a statement', async t => {
+t.test('waiting uses and statements are bounded', async t => {
   const { usage, written } = build(t)
   for (let n = 0; n < 100_010; n++) usage.note(`h${n}`, 1000)
   usage.note('h0', 2000)
@@ -97,7 +98,7 @@ t.test('what waits is bounded, and so is a statement', async t => {
   t.equal(written[0]?.get('h0'), '1970-01-01T00:00:02.000Z')
 })
 
-t.test('a row that is newer than what is remembered here wins', t => {
+t.test('a newer row wins over a use in memory', t => {
   const { usage } = build(t)
   usage.note('h', 1000)
   const newer = { ...TOKEN, lastUsed: '1970-01-01T00:00:09.000Z' }
@@ -105,7 +106,7 @@ t.test('a row that is newer than what is remembered here wins', t => {
   t.end()
 })
 
-t.test('the lag is how long the first use that is not written has waited, also of those that came while others were written', async t => {
+t.test('the lag is the age of the oldest use not yet written, including those that came during a flush', async t => {
   const { usage, tick, fail } = build(t)
   let now = 1000
   t.intercept(performance, 'now', { value: () => now })
@@ -128,7 +129,7 @@ t.test('the lag is how long the first use that is not written has waited, also o
   t.strictSame(usage.lag(), { waiting: 0, lagSeconds: 0 })
 })
 
-t.test('a use that is older than what is remembered, or as old as the row, changes nothing', t => {
+t.test('a use that is older than the last one, or as old as the row, changes nothing', t => {
   const { usage } = build(t)
   usage.note('h', 2000)
   usage.note('h', 1000)
@@ -138,7 +139,7 @@ t.test('a use that is older than what is remembered, or as old as the row, chang
   t.end()
 })
 
-t.test('uses are written within 5 s, and tried again as often; not again after success, nor once closed', async t => {
+t.test('uses are written within 5 s and retried as often, but not after success or close', async t => {
   const pass = holdTimers(t, 'setTimeout')
   let [tries, isFailing] = [0, false]
   const store = {
@@ -171,7 +172,7 @@ t.test('uses are written within 5 s, and tried again as often; not again after s
   t.equal(await triesAfter(60_000), 4, 'nothing tries after the close')
 })
 
-/** A pool that remembers what it was asked, heartbeats aside. */
+/** A pool that remembers what it was asked for tokens. */
 function createListeningPool (t: Test, { url }: Database): { pool: pg.Pool, statements: string[] } {
   const pool = new pg.Pool({ connectionString: url })
   // Its database may be gone before its last connection is.
@@ -182,7 +183,7 @@ function createListeningPool (t: Test, { url }: Database): { pool: pg.Pool, stat
     const query = client.query.bind(client) as (asked: { text: string }) => Promise<never>
     Object.assign(client, {
       query: async (asked: { text: string }) => {
-        if (!asked.text.includes('pg_notify')) statements.push(asked.text.trim())
+        if (!/pg_notify|AS place$/.test(asked.text)) statements.push(asked.text.trim())
         return await query(asked)
       }
     })
@@ -211,7 +212,7 @@ t.test('a thousand uses of one token, and a thousand of fifty, are one UPDATE in
   t.strictSame(await database.query('SELECT count(*)::integer FROM tokens WHERE last_used > issue_date'), [{ count: 51 }])
 })
 
-t.test('to write five thousand uses is five statements, notifies nobody and empties no cache', async t => {
+t.test('writing five thousand uses takes five statements, sends no notification and clears no cache', async t => {
   const database = await createSeparateDatabase(t)
   const { pool, statements } = createListeningPool(t, database)
   const node = await buildHost(t, { database, tokens: { postgres: pool } })
@@ -232,11 +233,11 @@ t.test('to write five thousand uses is five statements, notifies nobody and empt
   let lookups = 1
   let flushes = 0
   for (let wasHeld = false; !wasHeld;) {
-    while (!isHeld()) await turn()
+    await until(isHeld)
     t.equal(await use(node, token), 200)
     const watch = setInterval(() => { wasHeld &&= isHeld() }, 1)
     wasHeld = true
-    const usage = createUsage(createPostgresStore({ postgres: pool, listen: undefined, schema: database.schema, migrate: true, fingerprints: [], log: Fastify().log }), Fastify().log)
+    const usage = createUsage(createPostgresStore({ postgres: pool, listen: undefined, schema: database.schema, migrate: true, fingerprints: [], beats: ['beat'], log: Fastify().log }), Fastify().log)
     await database.query("UPDATE tokens SET last_used = '2020-01-01Z'")
     flushes++
     const at = Date.now()
@@ -260,36 +261,44 @@ t.test('to write five thousand uses is five statements, notifies nobody and empt
   t.strictSame(heard, Array(flushes).fill('fence'))
 })
 
-t.test('kill -9 costs at most 5 s of uses, whenever it comes', async t => {
+t.test('kill -9 loses at most 5 s of uses', async t => {
   const database = await createSeparateDatabase(t)
   const node = await startNode(t, database.url)
   const { token, hash } = await node.issue('used')
   const written = async (): Promise<number> => Date.parse(String((await database.query('SELECT to_json(last_used) AS at FROM tokens WHERE hash = $1', [hash]))[0]?.at))
-
-  // What would be lost if it were killed now.
-  let used = 0
-  let mostLost = 0
   const statuses = new Set<number>()
-  const end = performance.now() + 10_000
-  while (performance.now() < end) {
-    const at = Date.now()
-    statuses.add((await node.use(token)).status)
-    used = at
-    mostLost = Math.max(mostLost, used - await written())
+
+  /** Uses it until that was written and a second of what came later was not: what would have been lost at worst, and the slowest answer. */
+  async function useUntilWritten (): Promise<{ used: number, mostLost: number, slowest: number }> {
+    let [used, mostLost, slowest] = [0, 0, 0]
+    for (let [lost, before, isWritten] = [0, 0, false]; lost <= 5000 && !(isWritten && lost > 1000); before = lost) {
+      await wait(20)
+      const at = Date.now()
+      statuses.add((await node.use(token)).status)
+      used = at
+      lost = used - await written()
+      isWritten ||= lost < before - 1000
+      mostLost = Math.max(mostLost, lost)
+      slowest = Math.max(slowest, Date.now() - at)
+    }
+    return { used, mostLost, slowest }
   }
+  let seen = await useUntilWritten()
+  // The machine was too busy to say.
+  while (seen.mostLost > 5000 && seen.slowest > 500) seen = await useUntilWritten()
   t.strictSame([...statuses], [200])
   node.kill('SIGKILL')
   await t.rejects(node.use(token))
-  const lost = used - await written()
-  t.ok(Math.max(mostLost, lost) <= 5000, `${mostLost} ms at worst, ${lost} ms when it was killed`)
-  t.ok(mostLost > 1000, 'it is not written at each use')
+  const lost = seen.used - await written()
+  t.ok(Math.max(seen.mostLost, lost) <= 5000, `${seen.mostLost} ms at worst, ${lost} ms when it was killed`)
+  t.ok(seen.mostLost > 1000, 'it is not written at each use')
 })
 
-t.test('nodes that write the uses of the same tokens at once, each in an order of its own, do not wait for each other in a circle', async t => {
+t.test('nodes that write uses of the same tokens concurrently do not deadlock', async t => {
   const { app: { log }, database } = await buildHost(t)
   await database.query("INSERT INTO tokens SELECT encode(sha256(n::text::bytea), 'hex'), n::text, 'viewer', 'sql', '2026-01-01Z', '2999-01-01Z', '2026-01-01Z' FROM generate_series(1, 2000) AS n")
   const hashes = (await database.query('SELECT hash FROM tokens ORDER BY md5(hash)')).map(({ hash }) => hash as string)
-  const stores = [1, 2].map(() => createPostgresStore({ postgres: database.url, listen: undefined, schema: database.schema, migrate: false, fingerprints: ['x'], log }))
+  const stores = [1, 2].map(() => createPostgresStore({ postgres: database.url, listen: undefined, schema: database.schema, migrate: false, fingerprints: ['x'], beats: ['beat'], log }))
   t.teardown(() => Promise.all(stores.map(store => store.close())))
   for (let second = 10; second < 20; second++) {
     const uses = [hashes, [...hashes].reverse()].map((order, later) => new Map(order.map(hash => [hash, `2026-02-01T00:00:${second}.00${later}Z`])))
@@ -298,7 +307,7 @@ t.test('nodes that write the uses of the same tokens at once, each in an order o
   }
 })
 
-t.test('a use moves lastUsed at once as this node tells it, also when the answer is 403, and never backwards', async t => {
+t.test('a use moves lastUsed immediately on this node, also for a 403, and never backwards', async t => {
   let now = Date.parse('2026-11-24T12:00:00.500Z')
   t.intercept(Date, 'now', { value: () => now })
   const { app, login, issue } = await buildHost(t)
@@ -322,7 +331,7 @@ t.test('a use moves lastUsed at once as this node tells it, also when the answer
   t.strictSame(await lastUsed(), Array(3).fill('2026-11-24T12:00:02.500Z'))
 })
 
-t.test('the record on the request tells the use that it is, the next time, too, and can not be changed', async t => {
+t.test("the record on the request includes the current use, and can't be changed", async t => {
   const { app, addTokens, issue } = await createBareHost(t)
   await addTokens()
   app.get('/', async request => ({ ...request.applicationToken, isFrozen: Object.isFrozen(request.applicationToken) }))
@@ -334,7 +343,7 @@ t.test('the record on the request tells the use that it is, the next time, too, 
   }
 })
 
-t.test('other nodes tell it within 5 s; it is written on close, too, and never revives a revoked token', async t => {
+t.test('other nodes see a use within 5 s; it is also written on close, and never restores a revoked token', async t => {
   const one = await buildHost(t)
   const two = await buildHost(t, { database: one.database })
   const { token, hash, issueDate } = await one.issue({ name: 'used' })
@@ -345,7 +354,7 @@ t.test('other nodes tell it within 5 s; it is written on close, too, and never r
   t.equal((await two.app.tokens.get(hash))?.lastUsed, issueDate, 'not yet')
   // The writing may take the fifth second.
   pass(4000)
-  while ((await two.app.tokens.get(hash))?.lastUsed === issueDate) await turn()
+  await until(async () => (await two.app.tokens.get(hash))?.lastUsed !== issueDate)
   t.equal((await two.app.tokens.get(hash))?.lastUsed, (await one.app.tokens.get(hash))?.lastUsed)
 
   await one.app.inject({ url: '/api/viewer', headers: bearer(other.token) })

@@ -1,0 +1,185 @@
+import { TokenExpiredError, TokenRevokedError, TokensDisabledError } from '../errors.js'
+import type { CachedToken } from '../tokens/cache.js'
+import type { ChangeListener, Closable, Token } from '../types.js'
+
+/** From the signal to the end of the connection, in milliseconds: time for the host to close it politely. */
+const GRACE = 900
+/** Between two questions to Postgres while changes are not heard of, in milliseconds. */
+const RETRY = 1000
+/** The longest timer, in milliseconds: the clock may be set. */
+const LONGEST = 60_000
+/** Tokens that are ended in one turn of the event loop. */
+const BATCH = 20
+
+const REASONS = { revoked: TokenRevokedError, expired: TokenExpiredError, disabled: TokensDisabledError }
+
+type Reason = keyof typeof REASONS
+
+/** The connections that one token opened; there are no more than the server has connections. */
+interface Entry {
+  token: Readonly<Token>
+  /** When the token expires, in milliseconds since 1970. */
+  endsAt: number
+  /** Ends one connection. */
+  ends: Set<(reason: Reason) => void>
+  timer?: NodeJS.Timeout
+}
+
+export interface Connections extends ChangeListener {
+  /** A signal that aborts when the token ends, until `closable` closes. */
+  signal: (accepted: CachedToken, closable: Closable) => AbortSignal
+  /** Destroys the socket of an upgraded connection when the token ends. */
+  cut: (accepted: CachedToken, closable: Closable, destroy: () => void) => void
+  /** This token was revoked here. */
+  end: (hash: string) => void
+  /** Tokens were disabled. */
+  endAll: () => void
+  close: () => void
+}
+
+interface Parts {
+  isEnabled: () => boolean
+  /** Whether the cache holds this very record, so that a change of it will be heard of. */
+  isCurrent: (accepted: CachedToken) => boolean
+  /** Whether changes are heard of. */
+  isTrusted: () => boolean
+  /** The tokens with these hashes. */
+  findAll: (hashes: string[]) => Promise<Token[]>
+}
+
+/**
+ * Ends what a token holds open when the token is revoked, changes its name or role, or expires: by a signal for requests that asked for
+ * one, and by destroying the socket of upgraded ones. Other requests cost nothing.
+ */
+export function createConnections ({ isEnabled, isCurrent, isTrusted, findAll }: Parts): Connections {
+  const entries = new Map<string, Entry>()
+  /** Those to ask Postgres about. */
+  const doubtful = new Set<string>()
+  let retry: NodeJS.Timeout | undefined
+  let asking: Promise<void> | undefined
+
+  function open (accepted: CachedToken, closable: Closable, end: (reason: Reason) => void): void {
+    // It would never be released.
+    if (closable.closed === true) return
+    if (!isEnabled()) {
+      end('disabled')
+      return
+    }
+    const { token: { hash }, endsAt } = accepted
+    const entry: Entry = entries.get(hash) ?? { token: accepted.token, endsAt, ends: new Set() }
+    const release = (): void => {
+      entry.ends.delete(once)
+      if (entry.ends.size === 0) drop(entry)
+    }
+    const once = (reason: Reason): void => {
+      closable.off('close', release)
+      end(reason)
+    }
+    entries.set(hash, entry)
+    entry.ends.add(once)
+    closable.once('close', release)
+    retry ??= setInterval(askAgain, RETRY).unref()
+    expire(entry)
+    // Added before it is asked about, so that no change is missed.
+    if (!isTrusted() || !isCurrent(accepted)) doubt(hash)
+  }
+
+  function drop (entry: Entry): void {
+    clearTimeout(entry.timer)
+    const { hash } = entry.token
+    if (entries.get(hash) === entry) entries.delete(hash)
+    doubtful.delete(hash)
+    if (entries.size > 0) return
+    clearInterval(retry)
+    retry = undefined
+  }
+
+  function finish (entry: Entry, reason: Reason): void {
+    drop(entry)
+    for (const end of entry.ends) end(reason)
+  }
+
+  function expire (entry: Entry): void {
+    clearTimeout(entry.timer)
+    const left = entry.endsAt - Date.now()
+    if (left <= 0) finish(entry, 'expired')
+    else entry.timer = setTimeout(expire, Math.min(left, LONGEST), entry).unref()
+  }
+
+  function doubt (hash: string): void {
+    if (entries.has(hash)) doubtful.add(hash)
+    if (doubtful.size > 0) asking ??= ask().finally(() => { asking = undefined })
+  }
+
+  function doubtAll (): void {
+    for (const hash of entries.keys()) doubt(hash)
+  }
+
+  function askAgain (): void {
+    if (!isTrusted()) doubtAll()
+    else for (const hash of doubtful) doubt(hash)
+  }
+
+  /** One statement for all, and another for what changes meanwhile. */
+  async function ask (): Promise<void> {
+    // Many may become doubtful in one turn.
+    await nextTurn()
+    while (doubtful.size > 0) {
+      const hashes = [...doubtful]
+      doubtful.clear()
+      try {
+        const found = new Map((await findAll(hashes)).map(token => [token.hash, token]))
+        for (const [index, hash] of hashes.entries()) {
+          if (index % BATCH === BATCH - 1) await nextTurn()
+          judge(entries.get(hash), found.get(hash))
+        }
+      } catch {
+        // Postgres can't be asked: they stay open until it can.
+        for (const hash of hashes) if (entries.has(hash)) doubtful.add(hash)
+        return
+      }
+    }
+  }
+
+  function judge (entry: Entry | undefined, token: Token | undefined): void {
+    if (entry === undefined) return
+    const { name, role } = entry.token
+    if (token?.name !== name || token.role !== role) {
+      finish(entry, 'revoked')
+    } else {
+      // An operator may have shortened it; the claim can't be extended.
+      entry.endsAt = Math.min(entry.endsAt, Date.parse(token.validUntil))
+      expire(entry)
+    }
+  }
+
+  return {
+    signal (accepted, closable) {
+      const controller = new AbortController()
+      open(accepted, closable, reason => { controller.abort(new REASONS[reason]()) })
+      return controller.signal
+    },
+    cut (accepted, closable, destroy) {
+      open(accepted, closable, () => {
+        const timer = setTimeout(destroy, GRACE).unref()
+        closable.once('close', () => { clearTimeout(timer) })
+      })
+    },
+    end (hash) {
+      const entry = entries.get(hash)
+      if (entry !== undefined) finish(entry, 'revoked')
+    },
+    endAll () {
+      for (const entry of entries.values()) finish(entry, 'disabled')
+    },
+    forget: doubt,
+    clear: doubtAll,
+    close () {
+      for (const entry of entries.values()) drop(entry)
+    }
+  }
+}
+
+function nextTurn (): Promise<void> {
+  return new Promise(resolve => { setImmediate(resolve) })
+}

@@ -1,0 +1,53 @@
+import type { FastifyInstance, FastifyRequest } from 'fastify'
+import type { CachedToken } from '../tokens/cache.js'
+import type { Closable, Credential, TokenPrincipal } from '../types.js'
+
+/** All that the plugin remembers of a request. */
+export interface RequestState {
+  /** Tokens were disabled when the request arrived, and stay so for it. */
+  isDisabled: boolean
+  /** The plugin's credential that it presents; `several` is refused. */
+  credential: Credential | 'several' | null
+  /** Its query and URLs as they arrived, where a credential was removed from them. */
+  original: { members: Record<string, unknown>, url: string, originalUrl: string | undefined } | null
+  /** Whether its credential was judged. A guard that runs earlier may have answered before. */
+  isJudged: boolean
+  /** `request.user` before it became the token's principal, and after. */
+  users: { before: unknown, after: unknown } | null
+  /** The token that was accepted, and the response, whose `close` ends the request. */
+  accepted: { cached: CachedToken, response: Closable } | null
+  /** The signal that the host asked for. */
+  signal: AbortSignal | null
+  /** The admin who calls one of the four routes. */
+  admin: TokenPrincipal | null
+}
+
+const NOTHING: RequestState = {
+  isDisabled: false, credential: null, original: null, isJudged: false, users: null, accepted: null, signal: null, admin: null
+}
+
+const STATE = Symbol('fastify-mmc-tokens.request')
+
+/** A child that the host made before it registered the plugin has requests without the decorator. */
+type Decorated = FastifyRequest & { [STATE]?: RequestState | null }
+
+export function decorateState (app: FastifyInstance): void {
+  app.decorateRequest(STATE, null)
+}
+
+/** `null` for a request of which there is nothing to remember. */
+export function stateOf (request: FastifyRequest): RequestState | null {
+  return (request as Decorated)[STATE] ?? null
+}
+
+/** Adds to what is remembered. */
+export function remember (request: FastifyRequest, what: Partial<RequestState>): void {
+  const before = stateOf(request)
+  if (before !== null) Object.assign(before, what)
+  else (request as Decorated)[STATE] = { ...NOTHING, ...what }
+}
+
+/** Whether a request presents a credential of the plugin's, valid or not. */
+export function presentsToken (request: FastifyRequest): boolean {
+  return Boolean(stateOf(request)?.credential)
+}

@@ -1,0 +1,276 @@
+import { EventEmitter, once } from 'node:events'
+import { Agent, get } from 'node:http'
+import type { AddressInfo } from 'node:net'
+import { Readable } from 'node:stream'
+import { setTimeout as sleep } from 'node:timers/promises'
+import websocket from '@fastify/websocket'
+import Fastify, { type FastifyInstance, type FastifyRequest } from 'fastify'
+import pg from 'pg'
+import t, { type Test } from 'tap'
+import { WebSocket } from 'ws'
+import tokensPlugin, { type IssuedToken } from '../../lib/index.js'
+import { bearer, issueInOrder, SECRET } from '../support/build-host.js'
+import { createDatabase, type Database } from '../support/database.js'
+import { createProxy } from '../support/proxy.js'
+import { until } from '../support/until.js'
+
+interface Node {
+  app: FastifyInstance
+  address: string
+  /** The signals that `/stream`, `/ask` and `/ws` asked for, in order. */
+  signals: AbortSignal[]
+  /** Resolves when `/slow` is asked for, which waits for `answerSlow`. */
+  slowBegun: Promise<unknown>
+  answerSlow: () => void
+}
+
+/** A host with an endless stream, a plain answer, and a WebSocket with and without a polite close. */
+async function startNode (t: Test, { url, schema }: Database, options = {}): Promise<Node> {
+  const app = Fastify({ forceCloseConnections: true })
+  const signals: AbortSignal[] = []
+  const ask = (request: FastifyRequest): AbortSignal | null => {
+    const signal = app.tokens.signal(request)
+    if (signal !== null) signals.push(signal)
+    return signal
+  }
+  app.server.on('connection', socket => { t.teardown(() => socket.destroy()) })
+  await app.register(tokensPlugin, { postgres: url, schema, secret: SECRET, ...options })
+  await app.register(websocket)
+  app.get('/stream', async (request, reply) => {
+    const signal = ask(request)
+    const stream = new Readable({ read () {} })
+    stream.push('open\n')
+    signal?.addEventListener('abort', () => { stream.push(null) })
+    return await reply.send(stream)
+  })
+  app.get('/ask', async request => ask(request) === app.tokens.signal(request))
+  app.get('/plain', async () => 'plain')
+  const slow = new EventEmitter()
+  const slowBegun = once(slow, 'begun')
+  app.get('/slow', async () => {
+    slow.emit('begun')
+    await once(slow, 'answer')
+    return 'slow'
+  })
+  app.get('/ws', { websocket: true }, (socket, request) => {
+    const signal = ask(request)
+    signal?.addEventListener('abort', () => { if (request.headers['x-polite'] !== undefined) socket.close(1008, 'ended') })
+    socket.on('message', message => { socket.send(message.toString()) })
+  })
+  t.teardown(() => app.close())
+  await app.listen({ host: '127.0.0.1', port: 0 })
+  const address = `127.0.0.1:${(app.server.address() as AddressInfo).port}`
+  return { app, address, signals, slowBegun, answerSlow: () => { slow.emit('answer') } }
+}
+
+async function twoNodes (t: Test): Promise<{ one: Node, other: Node, database: Database }> {
+  const database = await createDatabase(t)
+  return { database, one: await startNode(t, database), other: await startNode(t, database) }
+}
+
+const held = async (...nodes: Node[]): Promise<void> => {
+  for (const { app } of nodes) await until(() => app.tokens.health().lease === 'held')
+}
+
+async function issue ({ app }: Node, token: object = {}): Promise<IssuedToken> {
+  return await issueInOrder(app, { name: `token ${Math.random()}`, ...token })
+}
+
+/** An open stream of this node, by its first bytes. */
+async function stream ({ address, signals }: Node, token: string): Promise<{ ended: Promise<unknown>, signal: AbortSignal }> {
+  const request = get(`http://${address}/stream`, { headers: bearer(token), agent: false })
+  request.on('error', () => {})
+  const [response] = await once(request, 'response')
+  await once(response, 'data')
+  response.resume()
+  const ended = once(response, 'end')
+  // Of one that is open when the test ends.
+  ended.catch(() => {})
+  return { ended, signal: signals.at(-1) as AbortSignal }
+}
+
+async function connect ({ address }: Node, token: string, headers = {}): Promise<WebSocket> {
+  const socket = new WebSocket(`ws://${address}/ws`, { headers: { ...bearer(token), ...headers } })
+  socket.on('error', () => {})
+  await once(socket, 'open')
+  return socket
+}
+
+const codeOf = (signal: AbortSignal): unknown => (signal.reason as { code?: string }).code
+
+type End = (node: Node, token: IssuedToken, database: Database) => Promise<unknown>
+
+const ENDS: Record<string, [code: string, end: End]> = {
+  'a DELETE on the other node': ['MMC_TOKENS_REVOKED', async ({ app }, { hash }) => await app.tokens.revoke(hash)],
+  'a DELETE with SQL': ['MMC_TOKENS_REVOKED', async (_node, { hash }, { query }) => await query('DELETE FROM tokens WHERE hash = $1', [hash])],
+  TRUNCATE: ['MMC_TOKENS_REVOKED', async (_node, _token, { query }) => await query('TRUNCATE tokens')],
+  'another role': ['MMC_TOKENS_REVOKED', async (_node, { hash }, { query }) => await query("UPDATE tokens SET role = 'editor' WHERE hash = $1", [hash])],
+  'another name': ['MMC_TOKENS_REVOKED', async (_node, { hash }, { query }) => await query("UPDATE tokens SET name = 'another' WHERE hash = $1", [hash])],
+  'a valid_until that SQL shortened': ['MMC_TOKENS_EXPIRED', async (_node, { hash }, { query }) => await query('UPDATE tokens SET valid_until = now() WHERE hash = $1', [hash])]
+}
+
+for (const [what, [code, end]] of Object.entries(ENDS)) {
+  t.test(`${what} ends streams by their signal, and WebSockets of the token, and no others`, async t => {
+    const { one, other, database } = await twoNodes(t)
+    await held(one, other)
+    const token = await issue(one)
+    const bystander = what === 'TRUNCATE' ? null : await issue(one)
+    const open = await stream(other, token.token)
+    const socket = await connect(other, token.token)
+    const polite = await connect(other, token.token, { 'x-polite': '1' })
+    const kept = bystander && { stream: await stream(other, bystander.token), socket: await connect(other, bystander.token) }
+    const closed = Promise.all([once(socket, 'close'), once(polite, 'close'), open.ended])
+    await end(one, token, database)
+    const [[cut], [polited]] = await closed as [[number], [number], unknown]
+    t.strictSame([cut, polited], [1006, 1008])
+    t.equal(codeOf(open.signal), code)
+    t.ok(other.signals.slice(0, 3).every(({ aborted }) => aborted))
+    if (kept === null) return
+    t.notOk(kept.stream.signal.aborted)
+    kept.socket.send('still there')
+    t.equal(String((await once(kept.socket, 'message'))[0]), 'still there')
+  })
+}
+
+t.test('on the node that answers the DELETE the signal has aborted before the answer', async t => {
+  const node = await startNode(t, await createDatabase(t))
+  for (let n = 0; n < 20; n++) {
+    const { token, hash } = await issue(node)
+    const { signal, ended } = await stream(node, token)
+    await node.app.tokens.revoke(hash)
+    t.equal(codeOf(signal), 'MMC_TOKENS_REVOKED')
+    await ended
+  }
+})
+
+t.test('a token that expires ends what it opened', async t => {
+  const node = await startNode(t, await createDatabase(t))
+  const { token, validUntil } = await issue(node, { validUntil: new Date(Date.now() + 3000).toISOString() })
+  const socket = await connect(node, token)
+  const { signal, ended } = await stream(node, token)
+  await Promise.all([ended, once(socket, 'close')])
+  t.ok(Date.now() >= Date.parse(validUntil))
+  t.equal(codeOf(signal), 'MMC_TOKENS_EXPIRED')
+})
+
+t.test('disable() aborts all signals and cuts all upgraded connections of tokens', async t => {
+  const node = await startNode(t, await createDatabase(t))
+  const open = [await stream(node, (await issue(node)).token), await stream(node, (await issue(node)).token)]
+  const socket = await connect(node, (await issue(node)).token)
+  await node.app.tokens.disable()
+  t.strictSame(open.map(({ signal }) => codeOf(signal)), ['MMC_TOKENS_DISABLED', 'MMC_TOKENS_DISABLED'])
+  await Promise.all([...open.map(async ({ ended }) => await ended), once(socket, 'close')])
+})
+
+t.test('a request has one signal, and none without a token', async t => {
+  const node = await startNode(t, await createDatabase(t))
+  const { token } = await issue(node)
+  t.equal((await node.app.inject({ url: '/ask', headers: bearer(token) })).body, 'true')
+  t.equal((await node.app.inject('/ask')).body, 'true')
+  t.equal(node.signals.length, 1)
+})
+
+t.test('a keep-alive connection that an ended token used is not cut, and keeps nothing of its requests', async t => {
+  const node = await startNode(t, await createDatabase(t))
+  const { token, hash } = await issue(node)
+  const agent = new Agent({ keepAlive: true, maxSockets: 1 })
+  t.teardown(() => { agent.destroy() })
+  const sockets = new Set<unknown>()
+  async function ask (path: string, headers = {}): Promise<number> {
+    const request = get(`http://${node.address}${path}`, { agent, headers })
+    const [response] = await once(request, 'response')
+    sockets.add(request.socket)
+    response.resume()
+    await once(response, 'end')
+    return response.statusCode
+  }
+  for (let n = 0; n < 50; n++) await ask('/ask', bearer(token))
+  const pending = ask('/slow', bearer(token))
+  await node.slowBegun
+  await node.app.tokens.revoke(hash)
+  await sleep(1200) // longer than an upgraded connection may live
+  node.answerSlow()
+  t.equal(await pending, 200, 'a request that did not ask for a signal is answered')
+  t.equal(await ask('/plain'), 200)
+  t.equal(sockets.size, 1)
+  t.equal(node.signals.filter(({ aborted }) => aborted).length, 0, 'requests that are over are not told')
+})
+
+t.test('while notifications do not arrive, Postgres is asked every second', async t => {
+  const database = await createDatabase(t)
+  const one = await startNode(t, database)
+  const proxy = await createProxy(t, database.url)
+  const behind = await startNode(t, { ...database, url: proxy.url })
+  await held(behind)
+  const token = await issue(one)
+  const { signal, ended } = await stream(behind, token.token)
+  proxy.set('swallow notifications')
+  await until(() => behind.app.tokens.health().lease === 'lost')
+  await one.app.tokens.revoke(token.hash)
+  await ended
+  t.equal(codeOf(signal), 'MMC_TOKENS_REVOKED')
+  t.equal(behind.app.tokens.health().lease, 'lost')
+})
+
+t.test('a change that can not be looked up, since the pool is exhausted, is looked up once it can', async t => {
+  const database = await createDatabase(t)
+  const pool = new pg.Pool({ connectionString: database.url, max: 2 })
+  t.teardown(() => pool.end())
+  const node = await startNode(t, database, { postgres: pool })
+  await held(node)
+  const { token, hash } = await issue(node)
+  const { signal, ended } = await stream(node, token)
+  const clients = [await pool.connect(), await pool.connect()]
+  await database.query("UPDATE tokens SET role = 'editor' WHERE hash = $1", [hash])
+  await sleep(1200) // longer than a call to Postgres may take
+  t.notOk(signal.aborted)
+  for (const client of clients) client.release()
+  await ended
+  t.equal(codeOf(signal), 'MMC_TOKENS_REVOKED')
+})
+
+t.test('while changes are not heard of, Postgres is asked every second; while it is away all stays open', async t => {
+  const database = await createDatabase(t)
+  const one = await startNode(t, database)
+  const proxy = await createProxy(t, database.url)
+  const behind = await startNode(t, { ...database, url: proxy.url })
+  await held(behind)
+  const [kept, token] = [await issue(one), await issue(one)]
+  const open = [await stream(behind, kept.token), await stream(behind, token.token)] as const
+  const socket = await connect(behind, token.token)
+  proxy.set('refuse')
+  proxy.cut()
+  await until(() => behind.app.tokens.health().lease === 'lost')
+  await one.app.tokens.revoke(token.hash)
+  await sleep(1500) // longer than the pause between two questions
+  t.strictSame(open.map(({ signal }) => signal.aborted), [false, false], 'nobody knows')
+  proxy.set('none')
+  await Promise.all([open[1].ended, once(socket, 'close')])
+  t.equal(codeOf(open[1].signal), 'MMC_TOKENS_REVOKED')
+  t.notOk(open[0].signal.aborted)
+})
+
+t.test('authenticate: the rules of a request for a token that came otherwise, with a signal', async t => {
+  const events: Array<{ type: string, reason?: string, address: string | null, requestId: string | null }> = []
+  const node = await startNode(t, await createDatabase(t), { onEvent: (event: typeof events[number]) => { events.push(event) } })
+  const { tokens } = node.app
+  const { token, hash, name } = await issue(node)
+  const answer = await tokens.authenticate(token)
+  t.match(answer, { user: { username: `token:${name}`, roles: ['viewer'] }, token: { hash, name } })
+  t.not((await tokens.get(hash))?.lastUsed, (await tokens.get(hash))?.issueDate, 'it counts as a use')
+  for (const other of ['', 'opaque', 'a.b.c', 5 as never]) t.equal(await tokens.authenticate(other), null)
+  t.equal(await tokens.authenticate(`${token.slice(0, -4)}AAAA`, { address: '192.0.2.1', requestId: 'r1' }), null)
+  t.match(events.filter(({ type }) => type === 'authentication.rejected'), [{ reason: /signature/, address: '192.0.2.1', requestId: 'r1' }])
+  t.match((await tokens.metrics()).authentications, { accepted: 1, invalid: 1 })
+
+  t.throws(() => tokens.signal(answer as never), { code: 'MMC_TOKENS_SIGNAL' })
+  const [open, over] = [new EventEmitter(), new EventEmitter()]
+  const signals = [tokens.signal(answer as never, open), tokens.signal(answer as never, over)] as AbortSignal[]
+  over.emit('close')
+  await tokens.revoke(hash)
+  t.strictSame(signals.map(signal => signal.aborted), [true, false])
+  t.equal(open.listenerCount('close') + over.listenerCount('close'), 0)
+  t.equal(await tokens.authenticate(token), null)
+  await tokens.disable()
+  t.equal(await tokens.authenticate(token), null)
+})
