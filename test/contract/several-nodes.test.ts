@@ -153,8 +153,8 @@ async function createCounting (t: Test): Promise<{ node: Node, count: (work: () 
     const query = client.query.bind(client) as (query: { text: string }) => Promise<never>
     Object.assign(client, {
       query: async (asked: { text: string }) => {
-        // Heartbeats, and what is asked in the background of tokens that ended.
-        if (!/pg_notify|\.ended|AS place$/.test(asked.text)) queries++
+        // Heartbeats, and what is asked in the background of the outbox.
+        if (!/pg_notify|\.events|AS place$/.test(asked.text)) queries++
         return await query(asked)
       }
     })

@@ -209,6 +209,7 @@ t.test('docs/operations.md: the commands for a leaked token find and revoke it; 
   await runBlock(audit, values)
   await runBlock(metrics, values)
   const monitor = await own.tokens.issue({ name: 'prometheus', role: 'monitoringViewer', validUntil: '2999-01-01T00:00:00Z', requestedBy: 'x' })
+  while (told.length === 0) await new Promise(resolve => { setImmediate(resolve) })
   t.match(told.map(line => JSON.parse(line) as object), [{ type: 'token.issued', name: 'prometheus' }])
   t.equal((await own.inject('/metrics')).statusCode, 401)
   t.match((await own.inject({ url: '/metrics', headers: bearer(monitor.token) })).body, 'mmc_tokens_authentications{outcome="accepted"} 1')
