@@ -12,6 +12,8 @@ import { quantile, show, table } from './statistics.js'
 const TICKS = 100
 const BEATS = 'bench_beats'
 const SCHEMA = 'bench_nodes'
+/** Nodes that start at once. */
+const BATCH = 20
 /** The count of nodes on which the node that beats is ended, and Postgres restarted. */
 const STRUCK = 300
 
@@ -79,10 +81,10 @@ async function startNodes (url: string, count: number): Promise<Nodes> {
     wasUsed: () => isUsed,
     refresh: async () => []
   }
-  for (const store of stores) {
-    await store.start(cache)
-    // As hosts do that start one after the other.
-    await until(() => store.isTrusted())
+  for (let started = 0; started < count; started += BATCH) {
+    const batch = stores.slice(started, started + BATCH)
+    for (const store of batch) await store.start(cache)
+    await until(() => batch.every(store => store.isTrusted()))
   }
   return {
     stores,

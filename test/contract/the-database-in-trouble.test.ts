@@ -148,6 +148,34 @@ t.test('a frozen server: 500 within a second, and back when it thaws', async t =
   t.equal((await app.inject({ url: '/api/viewer', headers: bearer(token) })).statusCode, 200)
 })
 
+t.test('a DELETE that a synchronous standby holds up stops notifications: no lease, no backend left waiting, and back when it goes on', async t => {
+  const postgres = await startPostgres()
+  t.teardown(() => postgres.end())
+  const database = { url: postgres.url, schema: 'mmc_tokens', query: async () => [] }
+  const { app, issue } = await buildHost(t, { database })
+  const [{ token }, { hash }] = [await issue(), await issue()]
+  const isHeld = (): boolean => app.tokens.health().lease === 'held'
+  await until(isHeld)
+  const [operator, other] = [await openClient(t, postgres.url), await openClient(t, postgres.url)]
+  await other.query("SET application_name = 'other'")
+  await operator.query("ALTER SYSTEM SET synchronous_standby_names = 'nobody'")
+  await operator.query('SELECT pg_reload_conf()')
+  await until(async () => (await other.query('SHOW synchronous_standby_names')).rows[0].synchronous_standby_names === 'nobody')
+  const deleting = other.query('DELETE FROM mmc_tokens.tokens WHERE hash = $1', [hash])
+  await until(() => !isHeld())
+  for (let looks = 0; looks < 50; looks++) {
+    const { rows } = await operator.query(`SELECT query FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND application_name <> 'other'
+      AND query_start < clock_timestamp() - interval '1.5 s'`)
+    t.strictSame(rows, [])
+    t.equal((await app.inject({ url: '/api/viewer', headers: bearer(token) })).statusCode, 200, 'each request asks Postgres')
+    await sleep(100)
+  }
+  await operator.query('ALTER SYSTEM RESET synchronous_standby_names')
+  await operator.query('SELECT pg_reload_conf()')
+  await deleting
+  await until(isHeld)
+})
+
 t.test('a server in recovery may not know of the newest revocation: 500, never a guess', async t => {
   const postgres = await startPostgres()
   t.teardown(() => postgres.end())
