@@ -16,7 +16,7 @@ import { checkOptions } from './options.js'
 import { createSigners } from './signers.js'
 import { createPostgresStore } from './store/postgres.js'
 import { type CachedToken, createCache } from './tokens/cache.js'
-import { deriveKey, fingerprint } from './tokens/jwt.js'
+import { beatChannel, deriveKey, fingerprint } from './tokens/jwt.js'
 import { createTokens } from './tokens/tokens.js'
 import { createUsage } from './tokens/usage.js'
 import type { TokensPluginOptions } from './types.js'
@@ -29,10 +29,10 @@ export type {
 const register: FastifyPluginAsync<TokensPluginOptions> = async (app, options) => {
   checkHost(app)
   const settings = checkOptions(options, app)
-  const { secrets, issuer, roles, queryParameter, prefix } = settings
+  const { secrets, issuer, roles, queryParameter, prefix, schema } = settings
   const { log } = app
 
-  const store = createPostgresStore({ ...settings, fingerprints: secrets.map(fingerprint), log })
+  const store = createPostgresStore({ ...settings, fingerprints: secrets.map(fingerprint), beats: secrets.map(secret => beatChannel(secret, schema)), log })
   const cache = createCache(store.isTrusted, () => performance.now())
   const usage = createUsage(store, log)
   const audit = createAudit({ store, onEvent: settings.onEvent, log })
@@ -45,16 +45,7 @@ const register: FastifyPluginAsync<TokensPluginOptions> = async (app, options) =
 
   const lifecycle = createLifecycle({
     async start () {
-      await store.start({
-        forget (hash) {
-          cache.forget(hash)
-          connections.forget(hash)
-        },
-        clear () {
-          cache.clear()
-          connections.clear()
-        }
-      }, audit.ended)
+      await store.start(cache, audit.ended, [connections])
       const { bootstrap: file, bootstrapStrict: isStrict } = settings
       await bootstrap({ store, audit, roles, log, file, isStrict }, Date.now())
       audit.start()
@@ -72,7 +63,7 @@ const register: FastifyPluginAsync<TokensPluginOptions> = async (app, options) =
   const requireRole = createRequireRole({ session, realm: issuer, roles, log })
   const sendError = createSendError(issuer, session)
   app.decorate('tokens', createApplicationTokens({ tokens, connections, audit, lifecycle, store, usage, requireRole }))
-  if (queryParameter !== false) redactParameter(log, queryParameter)
+  if (queryParameter !== false) redactParameter(log, queryParameter, issuer)
   addAuthentication(app, { ...settings, tokens, isEnabled, audit, connections, sendError })
   try {
     await app.register(createRoutes({ ...settings, tokens, isEnabled, session, sendError }), { prefix })

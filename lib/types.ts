@@ -53,6 +53,17 @@ export interface ChangeListener {
   clear: () => void
 }
 
+/** What is believed of tokens, until they change. */
+export interface Believed extends ChangeListener {
+  /** Whether any of it was used since this was asked before. */
+  wasUsed: () => boolean
+  /**
+   * Asks again, by their hashes, for tokens that are in use and were not asked for of late. Resolves with the hashes of
+   * those that ended or changed.
+   */
+  refresh: (find: (hashes: string[]) => Promise<Token[]>) => Promise<string[]>
+}
+
 /** `taken`: another token has its name, as it looks; `twin`: one before it in the same list has. */
 export type BootstrapOutcome = 'stored' | 'taken' | 'twin'
 
@@ -62,9 +73,9 @@ export interface Store {
    * Connects, brings the tables up to date (any number of nodes may do so at once), and tells of changes from then on.
    * @param onEnded called when tokens may have ended that nobody told of
    */
-  start: (listener: ChangeListener, onEnded?: () => void) => Promise<void>
-  /** Whether the listener hears of every change by anybody within two seconds. */
-  isTrusted: () => boolean
+  start: (cache: Believed, onEnded?: () => void, others?: readonly ChangeListener[]) => Promise<void>
+  /** Whether the cache hears of every change by anybody within two seconds. `at` is now, by the monotonic clock. */
+  isTrusted: (at?: number) => boolean
   /** The proof that changes are heard of: whether it holds, and how often it was lost. */
   lease: () => { isHeld: boolean, losses: number }
   /** Tells whether it was stored: not when the name is taken. */

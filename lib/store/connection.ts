@@ -115,8 +115,8 @@ function withClient<T> (pool: PostgresPool, work: (run: Run) => Promise<T>, dead
       settle()
     }
     const fail = (error: unknown): void => { end(false, () => { reject(error) }) }
-    // Not unref'ed: as above.
-    const timer = setTimeout(() => { fail(new DeadlineError(deadline)) }, deadline)
+    // Not unref'ed: as above. In a process that was busy, an answer that waits to be read came in time.
+    const timer = setTimeout(setImmediate, deadline, () => { fail(new DeadlineError(deadline)) })
 
     // By callback: a client may fail in the very turn in which it comes, before a promise of it is heard of.
     pool.connect((error, fresh) => {
@@ -128,10 +128,15 @@ function withClient<T> (pool: PostgresPool, work: (run: Run) => Promise<T>, dead
         client = fresh
         // Without a listener, a connection that ends meanwhile would end the process.
         client.on('error', ignore)
-        work(async query => (await fresh.query({ ...query, types: AS_TEXT })).rows as never).then(result => { end(true, () => { resolve(result) }) }, fail)
+        work(runOn(fresh)).then(result => { end(true, () => { resolve(result) }) }, fail)
       }
     })
   })
+}
+
+/** Asks on a client of one's own. */
+export function runOn (client: Pick<PostgresClient, 'query'>): Run {
+  return async query => (await client.query({ ...query, types: AS_TEXT })).rows as never
 }
 
 /** A lost connection's second report: the first is the query's. */

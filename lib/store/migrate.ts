@@ -15,7 +15,7 @@ const PAUSE = 100
 const NO_TIMEOUTS = `SELECT set_config(name, '0', true) FROM pg_settings
   WHERE name IN ('statement_timeout', 'lock_timeout', 'idle_in_transaction_session_timeout', 'transaction_timeout')`
 
-interface State { encoding: string, is_migrated: string }
+interface State { encoding: string, server: string, is_migrated: string }
 
 export interface MigrateOptions {
   /** The name of the schema. */
@@ -35,10 +35,12 @@ export async function bringUpToDate ({ place, withClient }: Connection, { schema
   const timeLeft = (): number => Math.min(TRY, until - performance.now())
 
   async function version (run: Run): Promise<number> {
-    const [{ encoding, is_migrated: isMigrated }] = await run({
-      text: 'SELECT getdatabaseencoding()::text AS encoding, (to_regclass($1) IS NOT NULL)::text AS is_migrated',
+    const [{ encoding, server, is_migrated: isMigrated }] = await run({
+      text: `SELECT getdatabaseencoding()::text AS encoding, current_setting('server_version') AS server,
+        (to_regclass($1) IS NOT NULL)::text AS is_migrated`,
       values: [`${quoted}.migrations`]
     }) as [State]
+    if (Number.parseInt(server) < 13) throw new Error(`it is Postgres ${server}: use 13 or later`)
     if (encoding !== 'UTF8') throw new Error(`the database has the encoding ${encoding}: create one with ENCODING 'UTF8' TEMPLATE template0`)
     return isMigrated === 'true' ? (await run({ text: `SELECT number::text FROM ${quoted}.migrations` })).length : 0
   }

@@ -2,10 +2,10 @@ import pg from 'pg'
 import { DatabaseError } from '../errors.js'
 import type { BootstrapOutcome, Ended, Log, Origin, PostgresConfig, PostgresPool, Store, Token } from '../types.js'
 import { createConnection, DEADLINE } from './connection.js'
+import { createKeyCheck } from './key-check.js'
+import { createListener, type Listener } from './listener.js'
 import { bringUpToDate, type MigrateOptions, PATIENCE } from './migrate.js'
 import { nameKey, ORIGIN } from './migrations.js'
-import { createNeighbours } from './neighbours.js'
-import { createRevocations, type Revocations } from './revocations.js'
 import { createSend, type SendOptions, TRANSIENT } from './statement.js'
 
 /** Records a page of a list; also how many are purged, or told of, in one statement. */
@@ -18,8 +18,8 @@ interface EndedRow { hash: string, name: string, role: string, ended_at: string,
 
 interface Row { hash: string, name: string, role: string, requested_by: string, issue_date: string, valid_until: string, last_used: string }
 
-/** All columns are null where there is no token. */
-interface FindRow extends Row { is_standby: string }
+/** All columns but the first two are null where there is no token. */
+interface FindRow extends Row { is_standby: string, place: string }
 
 export interface PostgresStoreOptions extends MigrateOptions {
   postgres: string | PostgresConfig | PostgresPool
@@ -27,14 +27,16 @@ export interface PostgresStoreOptions extends MigrateOptions {
   listen?: string | PostgresConfig | undefined
   /** Of the secrets of this node, to be compared with those of others; it signs with the first. */
   fingerprints: readonly string[]
+  /** Channels of the nodes that have one of these secrets, in the same order. */
+  beats: readonly string[]
   log: Log
 }
 
 /** The store on Postgres. Nothing connects before the first call. */
-export function createPostgresStore ({ postgres, listen, fingerprints, log, ...options }: PostgresStoreOptions): Store {
+export function createPostgresStore ({ postgres, listen, fingerprints, beats, log, ...options }: PostgresStoreOptions): Store {
   const connection = createConnection(postgres, log)
   const direct = listen === undefined ? connection : createConnection(listen, log)
-  let revocations: Revocations | undefined
+  let listener: Listener | undefined
   const schema = pg.escapeIdentifier(options.schema)
 
   /** Until when the start may take, by the monotonic clock. */
@@ -42,6 +44,10 @@ export function createPostgresStore ({ postgres, listen, fingerprints, log, ...o
 
   const time = (column: string): string => `to_char(${column} AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.MS"Z"')::text AS ${column}`
   const columns = [...['hash', 'name', 'role', 'requested_by'].map(column => `${column}::text`), ...['issue_date', 'valid_until', 'last_used'].map(time)].join(', ')
+
+  /** Where a statement is answered; one server started at one time, and a table that is dropped and made again is another. */
+  const where = `to_char(pg_postmaster_start_time() AT TIME ZONE 'UTC', 'YYYYMMDDHH24MISSUS') || ' ' || current_database()
+    || ' ' || ${pg.escapeLiteral(`${schema}.tokens`)}::regclass::oid::text`
 
   // The name prepares the statement once per connection, which a pooler may not bear. It carries the schema, since two of us may share a
   // pool; with six letters more it is as long as Postgres takes at most, which is 63.
@@ -53,12 +59,13 @@ export function createPostgresStore ({ postgres, listen, fingerprints, log, ...o
     INSERT INTO ${schema}.tokens (hash, name, role, requested_by, issue_date, valid_until, last_used)
     VALUES ($1, $2, $3, $4, $5, $6, $7) ON CONFLICT DO NOTHING RETURNING hash::text`)
   // One row always, so that "no such token" is told from a server that can't know: a standby may lag behind.
-  const find = statement<FindRow>('find', `
-    SELECT pg_is_in_recovery()::text AS is_standby, token.*
-    FROM (VALUES (1)) AS always LEFT JOIN (SELECT ${columns} FROM ${schema}.tokens WHERE hash = $1) AS token ON true`)
-  const findAll = statement<FindRow>('finds', `
-    SELECT pg_is_in_recovery()::text AS is_standby, token.*
-    FROM (VALUES (1)) AS always LEFT JOIN (SELECT ${columns} FROM ${schema}.tokens WHERE hash = ANY ($1)) AS token ON true`)
+  const findWhere = (condition: string): string => `
+    SELECT pg_is_in_recovery()::text AS is_standby, ${where} AS place, token.*
+    FROM (VALUES (1)) AS always LEFT JOIN (SELECT ${columns} FROM ${schema}.tokens WHERE ${condition}) AS token ON true`
+  const findOne = statement<FindRow>('find', findWhere('hash = $1'))
+  const many = findWhere('hash = ANY ($1)')
+  const findMany = statement<FindRow>('finds', many)
+  const askPlace = statement<{ place: string }>('place', `SELECT ${where} AS place`)
   const page = statement<Row>('page', `
     SELECT ${columns} FROM ${schema}.tokens AS token WHERE (token.issue_date, token.hash) > ($1, $2)
       AND ($4::boolean IS NULL OR (token.valid_until > $5) = $4) AND ($6::timestamptz IS NULL OR token.last_used < $6)
@@ -111,24 +118,37 @@ export function createPostgresStore ({ postgres, listen, fingerprints, log, ...o
   const notify = statement('notify', 'SELECT pg_notify($1, $2)::text')
 
   function toTokens (rows: FindRow[]): Token[] {
-    if (rows[0]?.is_standby !== 'false') {
+    const [first] = rows as [FindRow]
+    listener?.check(first.place)
+    if (first.is_standby !== 'false') {
       throw new DatabaseError(`Postgres at ${connection.place} is a standby: it may not have the newest revocations`)
     }
     return rows.filter(({ hash }) => hash !== null).map(toToken)
   }
 
   return {
-    async start (listener, onEnded = () => {}) {
+    async start (cache, onEnded = () => {}, others = []) {
       startBy = performance.now() + PATIENCE
       await bringUpToDate(direct, options, startBy)
       if (direct !== connection) await bringUpToDate(connection, { ...options, migrate: false }, startBy)
-      revocations ??= createRevocations(direct, notify, { ...listener, ended: onEnded }, createNeighbours(options.schema, fingerprints, notify, log), log)
-      revocations.start()
+      listener ??= createListener({
+        connection: direct,
+        beats,
+        keys: createKeyCheck(options.schema, fingerprints, notify, log),
+        where,
+        askPool: async () => String((await askPlace())[0]?.place),
+        findAll: async (run, hashes) => toTokens(await run<FindRow>({ text: many, values: [hashes] })),
+        changes: [cache, ...others],
+        believed: cache,
+        onEnded,
+        log
+      })
+      listener.start()
     },
-    isTrusted: () => revocations?.isTrusted() === true,
+    isTrusted: at => listener?.isTrusted(at) === true,
     lease () {
-      const isHeld = revocations?.isTrusted() === true
-      return { isHeld, losses: (revocations?.gains() ?? 0) - Number(isHeld) }
+      const isHeld = listener?.isTrusted() === true
+      return { isHeld, losses: (listener?.gains() ?? 0) - Number(isHeld) }
     },
     async insert (token) {
       return (await insert(...toValues(token))).length > 0
@@ -137,10 +157,10 @@ export function createPostgresStore ({ postgres, listen, fingerprints, log, ...o
       return new Map((await bootstrap(JSON.stringify(tokens))).map(({ hash, outcome }) => [hash, outcome]))
     },
     async find (hash) {
-      return toTokens(await find(hash))[0] ?? null
+      return toTokens(await findOne(hash))[0] ?? null
     },
     async findAll (hashes) {
-      return toTokens(await findAll(hashes))
+      return toTokens(await findMany(hashes))
     },
     async * list ({ after, pageSize = PAGE, state, unusedSince }, now) {
       const isActive = state && state === 'active'
@@ -168,7 +188,7 @@ export function createPostgresStore ({ postgres, listen, fingerprints, log, ...o
       await touch([...uses.keys()], [...uses.values()])
     },
     async close () {
-      await revocations?.close()
+      await listener?.close()
       await connection.close()
       if (direct !== connection) await direct.close()
     }

@@ -4,7 +4,7 @@ import { InvalidError } from '../errors.js'
 import type { Claims, Signer } from '../types.js'
 
 /** The header of every token, `{"alg":"HS256","typ":"JWT"}`, encoded. */
-const HEADER = 'eyJhbGciOiJIUzI1NiIsInR5cCI6IkpXVCJ9.'
+export const HEADER = 'eyJhbGciOiJIUzI1NiIsInR5cCI6IkpXVCJ9.'
 
 /** Three base64url parts; the third of an unsigned JWT is empty (RFC 7519 §6). */
 const JWT = /^[\w-]+\.([\w-]+)\.[\w-]*$/
@@ -19,6 +19,12 @@ export function deriveKey (secret: string): Buffer {
 /** Identifies a secret to other nodes without revealing it: derived for this purpose alone, 64 bits. */
 export function fingerprint (secret: string): string {
   return Buffer.from(hkdfSync('sha256', secret, '', 'fastify-mmc-tokens fingerprint', 8)).toString('hex')
+}
+
+/** The channel for the beats of nodes with this secret, which nobody else may know. */
+export function beatChannel (secret: string, schema: string): string {
+  const bytes = Buffer.from(hkdfSync('sha256', secret, '', `fastify-mmc-tokens beat ${schema}`, 24))
+  return `mmc_tokens_${bytes.toString('hex')}`
 }
 
 /** SHA-256 of the whole token string, lower-case hex. */

@@ -101,18 +101,18 @@ async function tryCredentials (t: Test, numRuns: number, fastify?: FastifyServer
   return counts
 }
 
-t.test('credentials in every place, spelling and number have the one meaning that the contract gives them', async t => {
+t.test('credentials in every place, spelling and number are handled as the contract says', async t => {
   t.comment(`SEED=${SEED}`)
   const counts = await tryCredentials(t, 1500)
   t.ok([200, 400, 401, 403, 404].every(status => (counts.get(status) ?? 0) > 20), JSON.stringify([...counts]))
 })
 
-t.test('the same requests notice a host that reads the last of two parameters, and one that drops what it does not like in a URL', async t => {
+t.test('the same requests detect a host that reads the last of two parameters, and one that drops parts of a URL', async t => {
   await t.rejects(tryCredentials(t, 1500, { routerOptions: { querystringParser: text => Object.fromEntries(new URLSearchParams(text)) } }))
   await t.rejects(tryCredentials(t, 1500, { rewriteUrl: ({ url = '' }) => url.replace(/%00|%ZZ|%20|\+|\[\]/g, '') }))
 })
 
-t.test('a path is malformed or too long for the host, a hash that is there, or not found; never anything else', async t => {
+t.test('a path is malformed, too long, an existing hash or not found, never anything else', async t => {
   const { issue, port } = await createSubject(t)
   const { token } = await issue({ role: 'admin' })
   const { hash } = await issue()
@@ -125,7 +125,7 @@ t.test('a path is malformed or too long for the host, a hash that is there, or n
   }), { numRuns: 500, seed: SEED })
 })
 
-t.test('a body of every kind and content type is 200, 400 or 415, as JSON itself says, and means what JSON says', async t => {
+t.test('a body of any kind and content type is 200, 400 or 415, and is read as JSON.parse reads it', async t => {
   const { app, login } = await buildHost(t)
   const session = await login()
   const member = fc.tuple(fc.constantFrom('name', 'role', 'validUntil', 'extra', '__proto__', 'constructor', 'toString'), fc.oneof({ weight: 4, arbitrary: fc.constantFrom('"admin"', `"${FUTURE}"`) }, fc.json(), fc.constantFrom('1e999', '{"prototype":{}}', '[[[[]]]]', '"\\u0000"', '"\\ud800"', ''))).map(([key, value]) => `"${key}":${value}`)
@@ -167,7 +167,7 @@ function readBody (type: string | undefined, text: string): [status: number, nam
   }
 }
 
-t.test('every naughty string as a name is refused with 400 or read back equal after the trim, also as the name of who acts', async t => {
+t.test('every naughty string as a name is a 400 or returned equal after trimming, also as the name of a user', async t => {
   const { app, login } = await buildHost(t)
   const headers = await login()
   const counts: Record<number, number> = { 200: 0, 400: 0 }
@@ -185,7 +185,7 @@ t.test('every naughty string as a name is refused with 400 or read back equal af
   t.ok((counts[200] ?? 0) > NAUGHTY.length)
 })
 
-t.test('headers of a mebibyte are refused by Node itself, with 431, and the host goes on', async t => {
+t.test('headers of a mebibyte are refused by Node.js with 431, and the host keeps working', async t => {
   const { issue, port } = await createSubject(t)
   const { token } = await issue()
   /** Node hangs up in the middle of what we send, which may hide its answer. */

@@ -14,7 +14,8 @@ import pino from 'pino'
 import { pino as oldPino } from 'pino-9-5'
 import t, { type Test } from 'tap'
 import { WebSocket } from 'ws'
-import { createRedact, redactParameter } from '../../lib/http/redact-log.js'
+import { redactParameter } from '../../lib/http/redact-log.js'
+import { createRedact } from '../../lib/http/redact.js'
 import tokensPlugin, { type IssuedToken, type TokensPluginOptions } from '../../lib/index.js'
 import type { Log } from '../../lib/types.js'
 import { SECRET, bearer } from '../support/build-host.js'
@@ -186,11 +187,11 @@ async function inTurn<T> (work: Array<() => Promise<T>>): Promise<T[]> {
   return done
 }
 
-t.test(`of ${CANARIES} tokens, the signing secret and the key nothing is found where they must not be`, async t => {
+t.test(`${CANARIES} tokens, the signing secret and the key are not found where they must not be`, async t => {
   t.strictSame(await release(t, CANARIES), new Map(PLACES.map(place => [place, 0])))
 })
 
-t.test('the same search finds tokens in each of these places, where a careless host puts them', async t => {
+t.test('the same search finds tokens in each of these places if a careless host puts them there', async t => {
   const found = await release(t, 8, (app, database) => {
     app.addHook('onReady', async () => { await database.query('CREATE TABLE IF NOT EXISTS audit (what text)') })
     app.addHook('onRequest', async request => {
@@ -204,7 +205,7 @@ t.test('the same search finds tokens in each of these places, where a careless h
   t.strictSame([...found].filter(([, count]) => count === 0), [])
 })
 
-t.test('the search finds secrets and tokens in every encoding, a good part of one, too, and nothing in what is none', async t => {
+t.test('the search finds secrets, tokens and parts of them in every encoding, and nothing else', async t => {
   const token = `${'a.'}${randomBytes(40).toString('base64url')}`
   const search = createSearch([token], [KEY])
   for (const form of [token, token.slice(20, 44), encode(token), encodeURIComponent(encode(token)), Buffer.from(token).toString('base64')]) t.strictSame(search(`x ${form} y`), [token], form)
@@ -361,7 +362,7 @@ const values = queries.flatMap(([, ...values]) => values).sort((a, b) => b.lengt
 const urls = [...queries.flatMap(([query]) => paths.map(path => path + query)), '/ws?token=canary1&z=2', '/ws/missing?tok%65n=can%61ry3%20%22%5C', '/before?z=2&mytoken=kept']
 
 for (const [name, setUp] of Object.entries(setUps)) {
-  t.test(`${name}: the log is as without us, but for the value of the parameter`, async t => {
+  t.test(`${name}: the log is as without the plugin, except for the value of the parameter`, async t => {
     const plain = await logOf(t, setUp(t), null, urls)
     t.ok((plain.match(CANARY)?.length ?? 0) > urls.length, 'this test would notice')
     t.match(plain, 'mytoken=kept')
@@ -375,7 +376,7 @@ for (const [name, setUp] of Object.entries(setUps)) {
     }
   })
 
-  t.test(`${name}: tokens of ours, good and bad, are in no line`, async t => {
+  t.test(`${name}: no line has a token, valid or invalid`, async t => {
     const parts: string[] = []
     const log = await logOf(t, setUp(t), { enabled: true }, async app => {
       const { token } = await app.tokens.issue({ name: crypto.randomUUID(), role: 'viewer', validUntil: '2999-01-01T00:00:00Z', requestedBy: 'x' })
@@ -424,7 +425,7 @@ async function use (t: Test, app: FastifyInstance): Promise<string> {
   return token
 }
 
-t.test("the host's own pino, its children and every other logger of the process are as they were", async t => {
+t.test("the host's pino, its children and every other logger of the process are not changed", async t => {
   const [own, other, neighbour] = [captureLog(), captureLog(), captureLog()]
   const seen: string[] = []
   const hooks = { streamWrite (line: string) { seen.push(line); return line.replace('"msg":"', '"msg":"~') } }
@@ -455,7 +456,7 @@ t.test("the host's own pino, its children and every other logger of the process 
   t.match(neighbour.text(), 'Route GET:/x?token=kept not found')
 })
 
-t.test('two hosts on one pino, each with a parameter of its own', async t => {
+t.test('two hosts on one pino may have different parameters', async t => {
   const { stream, text } = captureLog()
   const loggerInstance = pino({}, stream)
   const one = await hostWith(t, { loggerInstance }, { queryParameter: 'access' })
@@ -466,7 +467,7 @@ t.test('two hosts on one pino, each with a parameter of its own', async t => {
   t.match(text(), '/x?access=kept&token=[Redacted]&z=1')
 })
 
-t.test('a renamed parameter is kept out of the log, the name it no longer has is not', async t => {
+t.test('a renamed parameter is kept out of the log, the default name is not', async t => {
   const { stream, text } = captureLog()
   const app = await hostWith(t, { logger: { level: 'trace', stream } }, { queryParameter: 'a.cc-ess_1' })
   for (const url of ['/x', '/throw-url', '/missing']) await app.inject({ url: `${url}?a.cc-ess_1=canary&a%2Ecc%2Dess%5F1[]=canary&token=kept&a-cc-ess_1=kept&access=kept` })
@@ -474,7 +475,7 @@ t.test('a renamed parameter is kept out of the log, the name it no longer has is
   for (const url of ['/x', '/throw-url', '/missing']) t.match(text(), `${url}?a.cc-ess_1=[Redacted]&a%2Ecc%2Dess%5F1[]=[Redacted]&token=kept&a-cc-ess_1=kept&access=kept`)
 })
 
-t.test("switched off, the parameter is nobody's business: the log is as without us, and old loggers are not warned of", async t => {
+t.test('with queryParameter: false, the log is as without the plugin, and old loggers cause no warning', async t => {
   for (const logger of [pino, oldPino as unknown as typeof pino]) {
     const { stream, text, lines } = captureLog()
     const loggerInstance: WithHooks = logger({ level: 'trace' }, stream)
@@ -488,7 +489,7 @@ t.test("switched off, the parameter is nobody's business: the log is as without 
   }
 })
 
-t.test('logger: false: nothing breaks, and nothing is said elsewhere', async t => {
+t.test('with logger: false nothing breaks, and nothing is logged elsewhere', async t => {
   const spies = [t.capture(process, 'emitWarning'), t.capture(process.stderr, 'write'), t.capture(console, 'log'), t.capture(console, 'warn'), t.capture(console, 'error')]
   for (const fastify of [{}, { logger: false }]) {
     const app = await hostWith(t, fastify)
@@ -498,7 +499,7 @@ t.test('logger: false: nothing breaks, and nothing is said elsewhere', async t =
   t.strictSame(spies.flatMap(spy => spy()).map(call => call.args), [])
 })
 
-t.test("a pino before 9.6: Fastify's request and error lines are clean, and one warning says what may not be", async t => {
+t.test("with a pino before 9.6, Fastify's request and error lines are redacted, and one warning says what may not be", async t => {
   const { stream, text, lines } = captureLog()
   const loggerInstance = oldPino({ level: 'trace' }, stream)
   t.match(loggerInstance.version, /^9\.[0-5]\./)
@@ -515,7 +516,7 @@ t.test("a pino before 9.6: Fastify's request and error lines are clean, and one 
   t.match(lines().at(-1), { req: { url: '/x?token=kept' } })
 })
 
-t.test("a pino before 9.6: what the host's serializers make comes out as it does without us", async t => {
+t.test("with a pino before 9.6, the output of the host's serializers is as without the plugin", async t => {
   const made = { list: ['a', { b: 1 }], date: new Date(0), nothing: null, number: 1, json: { toJSON: () => 'json' }, nested: { deep: { a: [1] } }, text: '/x?a=1', undefined }
   const serializers = Object.fromEntries(Object.entries(made).map(([key, value]) => [key, () => value]))
   const written = async (options: Partial<TokensPluginOptions>): Promise<object> => {
@@ -527,7 +528,7 @@ t.test("a pino before 9.6: what the host's serializers make comes out as it does
   t.strictSame(await written({}), await written({ queryParameter: false }))
 })
 
-t.test('a pino before 9.6: what a serializer of the host makes that JSON can not hold is left out, and nothing breaks', async t => {
+t.test("with a pino before 9.6, output of a host's serializer that is not valid JSON is omitted, and nothing breaks", async t => {
   const { stream, lines } = captureLog()
   const circle: { self?: object } = {}
   circle.self = circle
@@ -536,7 +537,7 @@ t.test('a pino before 9.6: what a serializer of the host makes that JSON can not
   t.match(lines().at(-1), { msg: 'round', circle: '[Redacted]' })
 })
 
-t.test('a logger that is not pino: nothing breaks, and it is warned of once', async t => {
+t.test('with a logger that is not pino nothing breaks, and one warning is logged', async t => {
   const calls: Array<[level: string, ...args: unknown[]]> = []
   const level = (name: string) => (...args: unknown[]): void => { calls.push([name, ...args]) }
   const logger = { level: 'trace', fatal: level('fatal'), error: level('error'), warn: level('warn'), info: level('info'), debug: level('debug'), trace: level('trace'), silent: level('silent'), child: () => logger }
@@ -550,7 +551,7 @@ t.test('a logger that is not pino: nothing breaks, and it is warned of once', as
   for (const text of ['incoming request', 'request completed', 'no luck']) t.ok(calls.some(call => call.at(-1) === text), 'and it still logs')
 })
 
-t.test("the query as an object, as pino's own serializer of requests writes it, holds no value either", async t => {
+t.test("the query as an object, as pino's request serializer writes it, is redacted too", async t => {
   const { stream, text, lines } = captureLog()
   const app = await hostWith(t, { loggerInstance: pino({ serializers: { req: pino.stdSerializers.req } }, stream) })
   app.get('/out', { config: { applicationTokens: false } }, async request => {
@@ -565,7 +566,7 @@ t.test("the query as an object, as pino's own serializer of requests writes it, 
   t.notOk(text().includes('canary'), 'what is not ours')
 })
 
-t.test('the query as an object holds no value either, whatever schemas and parsers of the host made of it', async t => {
+t.test("the query as an object is redacted, whatever the host's schemas and parsers made of it", async t => {
   const { stream, text, lines } = captureLog()
   const nested = (query: string): Record<string, unknown> => Object.fromEntries([...new URLSearchParams(query)].map(([key, value]) => [key, key === 'a' ? { b: value } : value]))
   for (const routerOptions of [{}, { querystringParser: nested }]) {
@@ -582,17 +583,17 @@ t.test('the query as an object holds no value either, whatever schemas and parse
   t.notOk(text().includes([...Buffer.from('canary')].join(',')))
 })
 
-t.test('what is named like the parameter, and is in no query, stays as the host wrote it', async t => {
+t.test("properties with the parameter's name outside a query are not changed", async t => {
   const { stream, lines } = captureLog()
   const app = await hostWith(t, { logger: { stream } })
   app.log.info({ token: 'of a lexer', form: { token: 'x' } }, 'its own')
   t.match(lines().at(-1), { token: 'of a lexer', form: { token: 'x' } })
 })
 
-t.test('pino writes through its hook from 9.6 on; every other logger, whatever its version, is warned of', async t => {
+t.test('every logger but pino 9.6 or later, of any version, causes a warning', async t => {
   const warnings = (logger: object): number => {
     let count = 0
-    redactParameter({ warn () { count++ }, ...logger } as unknown as Log, 'token')
+    redactParameter({ warn () { count++ }, ...logger } as unknown as Log, 'token', 'cedalo')
     return count
   }
   for (const version of ['9.6.0', '9.6', '9.14.2', '10.0.0', '11.5.1']) t.equal(warnings({ version, [HOOKS]: {} }), 0, version)
@@ -600,7 +601,7 @@ t.test('pino writes through its hook from 9.6 on; every other logger, whatever i
   t.equal(warnings({ version: '10.0.0' }), 1, 'of another kind')
 })
 
-t.test('a line break after a value ends the value, so that the text after it survives', async t => {
+t.test('a line break ends a value, so that the text after it is kept', async t => {
   const { stream, lines } = captureLog()
   const app = await hostWith(t, { logger: { stream } })
   await app.inject({ url: '/throw-url?token=canary' })
@@ -609,7 +610,7 @@ t.test('a line break after a value ends the value, so that the text after it sur
   t.equal(lines().at(-1)?.msg, '/x?token=[Redacted]\nkept\t/y?token=[Redacted]\tkept')
 })
 
-t.test('a request that is no HTTP, whose bytes Fastify logs as numbers at level trace, shows no value, as text or as numbers', async t => {
+t.test('an invalid HTTP request, whose bytes Fastify logs at level trace, is redacted as text and as numbers', async t => {
   const { stream, text, lines } = captureLog()
   const app = await hostWith(t, { logger: { level: 'trace', stream } })
   await app.listen({ port: 0, host: '127.0.0.1' })
@@ -623,9 +624,9 @@ t.test('a request that is no HTTP, whose bytes Fastify logs as numbers at level 
   t.match(lines().find(line => 'rawPacket' in (line.err ?? {})), { err: { rawPacket: '[Redacted]' } }, 'and stays a line of JSON')
 })
 
-const redact = createRedact('token')
+const redact = createRedact('token', 'cedalo')
 
-t.test('a working ?token= is in no line, wherever in the URL it begins, enabled, disabled and on a route that opts out', async t => {
+t.test('a valid ?token= is in no line, wherever the query begins: enabled, disabled and on a route that opts out', async t => {
   const { url: postgres, schema } = await createDatabase(t)
   let log = ''
   const app = Fastify({ logger: { level: 'trace', stream: { write (line: string) { log += line } } } })
@@ -667,7 +668,7 @@ function redactSlowly (text: string): string {
   return redacted
 }
 
-t.test('any line is redacted as an obvious, slow program does it', t => {
+t.test('every line is redacted as by a simple, slow reference', t => {
   const parts = ['token', 'tok%65n', '%74OKEN', '%74%6f%6B%65%6E', 'tokens', 'mytoken', 'toke', '[', ']', '%5B0]', '%5b', '%', '%7', '%zz', '=', '=', '?', '&', '#', ';', ' ', '"', '\\"', '\\\\', '\\n', 'a', 'é', ',']
   fc.assert(fc.property(fc.array(fc.constantFrom(...parts), { maxLength: 30 }), pieces => {
     const text = pieces.join('')
@@ -677,19 +678,19 @@ t.test('any line is redacted as an obvious, slow program does it', t => {
   t.end()
 })
 
-t.test('a parameter in any encoding is found, whatever characters its name has, and however many', t => {
+t.test('a parameter is found in any encoding, with any name of any length', t => {
   for (const name of ['t', 'a.cc-ess_1', 'abcdefgh', 'abcdefghi', 'Z'.repeat(255)]) {
-    const hide = createRedact(name)
+    const hide = createRedact(name, 'cedalo')
     for (const key of [name, [...name].map(char => `%${char.charCodeAt(0).toString(16)}`).join(''), `${name.slice(0, -1)}%${name.charCodeAt(name.length - 1).toString(16).toUpperCase()}`]) {
       t.equal(hide(`"/x?${key}=secret&${key}x=kept&y${key}=kept"`), `"/x?${key}=[Redacted]&${key}x=kept&y${key}=kept"`)
     }
   }
-  t.equal(createRedact('a.b')('?a-b=kept'), '?a-b=kept')
+  t.equal(createRedact('a.b', 'cedalo')('?a-b=kept'), '?a-b=kept')
   t.equal(redact('/x?token[&a=kept&token[b]=x'), '/x?token[&a=kept&token[b]=[Redacted]', 'a key that never ends is none')
   t.end()
 })
 
-t.test('of a query as an object every value goes, whatever it is, and the line stays JSON', t => {
+t.test('every value of a query as an object is redacted, and the line stays valid JSON', t => {
   for (const value of ['x', '"\\', [], ['x'], [['x"]'], { token: 'x' }], { a: ['}', { 'b"': 'x' }] }, 1, true, null]) {
     for (const key of ['token', 'token[]', 'token["', 'tok%65n%5B']) {
       const line = JSON.stringify({ token: 'kept', query: { 'a"token': 'kept', text: ',"token":"kept"', [key]: value, last: { [key]: value, z: 1 } }, msg: 'kept' })
@@ -700,14 +701,14 @@ t.test('of a query as an object every value goes, whatever it is, and the line s
   t.end()
 })
 
-t.test('of a flood of values those after the first go with what stands between them', t => {
+t.test('of very many values, those after the first are removed together with the text between them', t => {
   t.equal(redact(`"/?${'token=x&'.repeat(40)}a=1" ?token=y`), `"/?${'token=[Redacted]&'.repeat(32)}token=[Redacted]" ?token=[Redacted]`)
   t.end()
 })
 
 const HOSTILE = ['a', '&', '&%=', '&%zz=', '&token=x', '&token=', '&token[', '&toke', '&toke%', '&%74%6f%6b%65%6', '&%74%6f%6b%65%6e=', '\\"', '{"query":{', ',"token":"x"', ',"token":[', ',"token[\\"', '"query":{,"token":{"']
 
-t.test('the work is linear in the length of a line, and a malformed key throws nothing', t => {
+t.test('redaction takes linear time, and a malformed key does not throw', t => {
   const cost = (text: string): number => {
     const times = Array.from({ length: 7 }, () => {
       const begun = process.cpuUsage()
@@ -749,7 +750,7 @@ async function ask (t: Test, { fastify, before = () => {}, ...options }: Host, u
   for (const url of [...urls, ...urls]) await app.inject(url)
 }
 
-t.test("a childLoggerFactory that writes through the host's own pino is warned of once, in that log, also while disabled and where the host has no other log", async t => {
+t.test('a childLoggerFactory with its own pino causes one warning in its log, also while disabled and if the host has no other log', async t => {
   for (const logger of [{ stream: captureWarnings().stream }, false] as const) {
     for (const enabled of [true, false]) {
       const { stream, read, warnings } = captureWarnings()
@@ -762,7 +763,7 @@ t.test("a childLoggerFactory that writes through the host's own pino is warned o
   }
 })
 
-t.test('so is the factory of a single route, and pino-http, whenever its middleware runs', async t => {
+t.test('the factory of a single route, and pino-http whenever its middleware runs, cause one warning in their log', async t => {
   const [log, own] = [captureWarnings(), captureWarnings()]
   const other = pino({}, own.stream)
   await ask(t, {
@@ -783,7 +784,7 @@ t.test('so is the factory of a single route, and pino-http, whenever its middlew
   }
 })
 
-t.test('whoever is guarded, has no value of the parameter, or switched the parameter off, is not warned of', async t => {
+t.test('redacted loggers, requests without the parameter, and queryParameter: false cause no warning', async t => {
   const { stream, read, warnings } = captureWarnings()
   const own = pino({}, stream)
   const hosts: Host[] = [
@@ -802,7 +803,7 @@ t.test('whoever is guarded, has no value of the parameter, or switched the param
   t.equal(warnings(), 0)
 })
 
-t.test('an older pino is warned of at registration, and not again', async t => {
+t.test('an older pino causes a warning at registration, and not again', async t => {
   const { stream, read } = captureWarnings()
   await ask(t, { fastify: { loggerInstance: oldPino({}, stream) } })
   t.equal(read().split('"level":40').length - 1, 1)
@@ -855,7 +856,7 @@ const CASES: Array<[parser: string, query: (token: string) => string, url: strin
   ['decoded twice', token => `?token=${token.replaceAll('e', '%2565')}&a=1`, '/x']
 ]
 
-t.test('whatever a parser found, no occurrence of the token is left in URL, query or log', async t => {
+t.test("no copy of a token is left in URL, query or log, whatever the host's parser found", async t => {
   for (const [parser, query, url] of CASES) {
     const log: string[] = []
     const { token, ask } = await createParsingHost(t, PARSERS[parser] ?? {}, log)
@@ -864,12 +865,11 @@ t.test('whatever a parser found, no occurrence of the token is left in URL, quer
     t.strictSame({ name, url: left }, { name: 'a', url }, `${parser} ${query('T')}`)
     const [, payload = 'none', signature = 'none'] = token.split('.')
     t.notOk(answer.includes(payload) || answer.includes(signature))
-    // The log is searched by the name of the parameter.
-    if (!/(next|a)=.*&/.test(query('').split('token=')[0] ?? '')) t.notOk(log.join('').includes(signature), 'in the log')
+    t.notOk(log.join('').includes(payload) || log.join('').includes(signature), 'in the log')
   }
 })
 
-t.test('a refused token leaves none either, and hundreds of them cost no more', async t => {
+t.test('a refused token leaves no copy in URL, query or log, and hundreds of them take no longer', async t => {
   const log: string[] = []
   const { token, ask } = await createParsingHost(t, {}, log)
   t.match(await ask(`/x?token=${token}x`), '"UNAUTHORIZED"')
@@ -878,7 +878,7 @@ t.test('a refused token leaves none either, and hundreds of them cost no more', 
   t.notOk(log.join('').includes(token) || log.join('').includes('eyJpc3MiOiJjZWRhbG8ifQ'))
 })
 
-t.test('of an Authorization that a proxy joined, each Bearer counts: one of ours beside any other is 400, in one header or two', async t => {
+t.test('each Bearer of a joined Authorization header counts: a token beside any other is a 400, in one header or two', async t => {
   const { app, token } = await createParsingHost(t, {}, [])
   const ask = async (authorization: string): Promise<number> => {
     const request = get({ port: (app.server.address() as AddressInfo).port, path: '/x', agent: false, headers: { authorization } })

@@ -4,7 +4,7 @@ import pg from 'pg'
 import type { Setting } from './contender.js'
 import { contenders } from './contenders.js'
 
-/** What a server tells of itself: CPU in microseconds since it started, bytes of memory, queries sent to Postgres, heartbeats aside, and how many of them write. */
+/** What a server tells of itself: CPU in microseconds since it started, bytes of memory, queries sent to Postgres, the listener's aside, and how many of them write. */
 export interface Stats { cpu: number, rss: number, queries: number, writes: number }
 
 /** What `watch` saw: the worst hundredth of the event loop's delays and the longest, in milliseconds, and the most memory, in bytes. */
@@ -28,7 +28,7 @@ prototype.query = function (...args) {
 
 /** Sent by the clock, whatever requests there are. */
 function isOfListener (text: string): boolean {
-  return text.includes('pg_notify') || text.startsWith('LISTEN')
+  return /pg_notify|pg_snapshot|pg_backend_pid|LISTEN|AS place$/.test(text)
 }
 
 const contender = await create(JSON.parse(setting) as Setting)

@@ -11,7 +11,7 @@ function restoreSession (request: FastifyRequest): void {
   if (role !== undefined) (request as { user?: unknown }).user = { username: String(role), roles: [role] }
 }
 
-async function createAuthHost (t: Test, order: typeof ORDERS[number] = 'before us', options: Partial<TokensPluginOptions> = {}): Promise<BareHost> {
+async function createAuthHost (t: Test, order: typeof ORDERS[number] = 'before the plugin', options: Partial<TokensPluginOptions> = {}): Promise<BareHost> {
   const host = await createBareHost(t)
   const { app, addTokens } = host
   await inOrder(order, async () => { await app.register(auth) }, async () => await addTokens(options))
@@ -27,9 +27,9 @@ async function hasKey (request: FastifyRequest): Promise<void> {
 const KEY = { 'x-key': 'right' }
 const NOBODY = [401, 'UNAUTHORIZED', 'Bearer realm="cedalo"']
 
-t.test('requireRole as a preHandler: any of the roles, an admin always; 401 to nobody, 403 to others, by session and by token', async t => {
+t.test('requireRole as a preHandler accepts any of the roles and every admin, by session and by token; it is 401 without a user and 403 for others', async t => {
   for (const hook of ['preHandler', 'onRequest'] as const) {
-    const { app, issue } = await createAuthHost(t, 'before us', { hook })
+    const { app, issue } = await createAuthHost(t, 'before the plugin', { hook })
     app.get('/none', { [hook]: app.tokens.requireRole('admin') }, async request => who(request))
     app.get('/editor', { [hook]: app.tokens.requireRole('editor') }, async request => who(request))
     app.get('/some', { [hook]: [app.tokens.requireRole('viewer', 'editor')] }, async request => who(request))
@@ -54,7 +54,7 @@ t.test('requireRole as a preHandler: any of the roles, an admin always; 401 to n
 })
 
 for (const order of ORDERS) {
-  t.test(`@fastify/auth ${order}: requireRole in 'or' and 'and', and in lists of them, also with run: 'all'`, async t => {
+  t.test(`@fastify/auth ${order}: requireRole works in 'or' and 'and', in nested lists, and with run: 'all'`, async t => {
     const { app, issue } = await createAuthHost(t, order)
     const guard = app.tokens.requireRole('editor')
     app.get('/or', { preHandler: app.auth([guard, hasKey]) }, async request => who(request))
@@ -81,7 +81,7 @@ for (const order of ORDERS) {
   })
 }
 
-t.test('what requireRole throws is for the host to answer: its error handler gets statusCode, code, message and data, and the headers stay with the error', async t => {
+t.test("the host's error handler gets what requireRole throws: statusCode, code, message, data and headers", async t => {
   const { app, issue } = await createAuthHost(t)
   app.setErrorHandler(async (error: { statusCode: number, code: string, message: string, data?: unknown, headers?: object }, _request, reply) => {
     const { statusCode, code, message, data, headers } = error
@@ -97,7 +97,7 @@ t.test('what requireRole throws is for the host to answer: its error handler get
   })
 })
 
-t.test('requireRole goes on to judge sessions while the plugin is disabled', async t => {
+t.test('requireRole still checks sessions while the plugin is disabled', async t => {
   const { app, issue } = await createAuthHost(t)
   app.get('/', { preHandler: app.tokens.requireRole('editor') }, async request => who(request))
   const { token } = await issue({ role: 'admin' })

@@ -9,7 +9,7 @@ import { createOpenapi } from '../support/openapi.js'
 
 interface Document { paths: Record<string, object> }
 
-t.test('@fastify/swagger with the transform of fastify-type-provider-zod: the host has its routes by it, and ours are as ever', async t => {
+t.test("@fastify/swagger with the transform of fastify-type-provider-zod describes the host's routes with it, and the plugin's without it", async t => {
   const { app, addTokens } = await createBareHost(t)
   await app.register(swagger, { openapi: { openapi: '3.1.0' }, transform: jsonSchemaTransform })
   app.setValidatorCompiler(validatorCompiler).setSerializerCompiler(serializerCompiler)
@@ -24,7 +24,7 @@ t.test('@fastify/swagger with the transform of fastify-type-provider-zod: the ho
 })
 
 for (const order of ORDERS) {
-  t.test(`@fastify/response-validation ${order}, as it comes: the host starts, and each of the four routes answers`, async t => {
+  t.test(`@fastify/response-validation ${order}, as it comes: the host starts, and each of the four routes works`, async t => {
     const { app, addTokens, issue } = await createBareHost(t)
     await inOrder(order, async () => { await app.register(responseValidation) }, addTokens)
     await app.ready()

@@ -11,7 +11,7 @@ const log = { warn () {} } as unknown as Log
 const createSession = (ask?: TokensPluginOptions['session']) => create(ask, log)
 const ME = { username: 'me', roles: ['viewer'] }
 
-t.test('a session that the host answers at once is there at once, and one that it promises is a promise', async t => {
+t.test('a session that the host returns synchronously stays synchronous, and a promise stays a promise', async t => {
   for (const user of [ME, null]) {
     t.equal(createSession(() => user)({} as FastifyRequest), user)
     const promised = createSession(async () => user)({} as FastifyRequest)
@@ -22,12 +22,12 @@ t.test('a session that the host answers at once is there at once, and one that i
   }
 })
 
-t.test('without the option "session" it is request.user', async t => {
+t.test('without the option "session", request.user is the session', async t => {
   t.equal(createSession()({ user: ME } as never), ME)
   t.equal(createSession()({} as never), null)
 })
 
-t.test('who has no name, an empty one, or no list of roles is nobody', async t => {
+t.test('a user without a name, with an empty name or without a list of roles is not logged in', async t => {
   for (const user of [undefined, null, 'me', 1, {}, { roles: [] }, { username: '', roles: [] }, { username: 1, roles: [] }, { username: 'me' }, { username: 'me', roles: 'admin' }]) {
     t.equal(createSession(() => user as never)({} as FastifyRequest), null, JSON.stringify(user))
     t.equal(await createSession(async () => user as never)({} as FastifyRequest), null)
@@ -44,7 +44,7 @@ function request ({ method = 'GET', site, token = null }: Asked = {}): FastifyRe
   return { method, headers: { 'sec-fetch-site': site }, applicationToken: token } as unknown as FastifyRequest
 }
 
-t.test('an admin is who has that role, among others too; a token counts alone', async t => {
+t.test('a user with the role admin among others is an admin; if there is a token, only its role counts', async t => {
   t.strictSame(await requireAdmin(request(), () => user('viewer', 'admin')), user('viewer', 'admin'))
   t.strictSame(await requireAdmin(request({ token: token('admin') }), () => user('viewer')), { username: 'token:a', roles: ['admin'] })
   await t.rejects(requireAdmin(request(), () => null), { code: 'UNAUTHORIZED' })
@@ -54,14 +54,14 @@ t.test('an admin is who has that role, among others too; a token counts alone', 
   await t.rejects(requireAdmin({ ...request(), applicationToken: undefined } as unknown as FastifyRequest, () => null), { code: 'UNAUTHORIZED' })
 })
 
-t.test('where tokens must not manage tokens none does, an admin with a session does', async t => {
+t.test("if tokens may not manage tokens, no token can, and an admin's session can", async t => {
   for (const role of ['admin', 'viewer']) {
     await t.rejects(requireAdminOrToken(request({ token: token(role) }), () => user('admin'), false), { code: 'NOT_ALLOWED', message: 'Tokens may not manage tokens here: log in' })
   }
   t.strictSame(await requireAdminOrToken(request(), () => user('admin'), false), user('admin'))
 })
 
-t.test('a page of another site can not act with a session, and can look; a token nobody sends along unasked', async t => {
+t.test('a cross-site page can read but not write with a session; a token is not affected', async t => {
   for (const [method, site, isAllowed] of [['POST', 'cross-site', false], ['DELETE', 'cross-site', false], ['GET', 'cross-site', true], ['HEAD', 'cross-site', true],
     ['POST', 'same-site', true], ['POST', 'same-origin', true], ['POST', 'none', true], ['DELETE', undefined, true]] as const) {
     const asking = requireAdmin(request({ method, ...site !== undefined && { site } }), () => user('admin'))
@@ -71,7 +71,7 @@ t.test('a page of another site can not act with a session, and can look; a token
   t.match(await requireAdmin(request({ method: 'POST', site: 'cross-site', token: token('admin') }), () => null), toPrincipal(token('admin')))
 })
 
-t.test('requireRole lets in who has one of the roles, or is an admin, and says to others what it takes', async t => {
+t.test('requireRole accepts users with one of the roles and admins, and tells others which roles it requires', async t => {
   const guard = (session: TokenPrincipal | null, ...roles: string[]) => async (asked: Asked = {}) => { await createRequireRole({ session: () => session, realm: 'here', roles: [], log })(...roles)(request(asked)) }
   for (const session of [user('editor'), user('viewer', 'editor'), user('editor', 'viewer'), user('admin')]) await t.resolves(guard(session, 'editor', 'other')())
   await t.resolves(guard(null, 'editor')({ token: token('editor') }))
@@ -90,7 +90,7 @@ t.test('requireRole lets in who has one of the roles, or is an admin, and says t
   })
 })
 
-t.test('a 401 carries a challenge, a 403 to a token too', async t => {
+t.test('a 401 has a challenge, and so has a 403 to a token', async t => {
   t.strictSame([[401, false], [401, true], [403, false], [403, true], [404, true], [200, false]].map(([code, isToken]) => challenge(code as number, isToken as boolean, 'r')), [
     { 'www-authenticate': 'Bearer realm="r"' },
     { 'www-authenticate': 'Bearer realm="r", error="invalid_token"' },
@@ -101,7 +101,7 @@ t.test('a 401 carries a challenge, a 403 to a token too', async t => {
   ])
 })
 
-t.test('requireRole takes roles and lists of them; without one it throws when the guard is made', async t => {
+t.test('requireRole accepts roles and arrays of roles, and throws if it is called without one', async t => {
   const { app, addTokens, issue } = await createBareHost(t)
   await addTokens()
   app.get('/list', { preHandler: app.tokens.requireRole(['editor', 'viewer']) }, async () => 'in')
@@ -116,7 +116,7 @@ t.test('requireRole takes roles and lists of them; without one it throws when th
   }
 })
 
-t.test('a guard that somebody forgot to call answers 500 at once, and lets nobody in', async t => {
+t.test('requireRole used without calling it is a 500 for every request', async t => {
   const { app, addTokens, issue } = await createBareHost(t)
   await addTokens()
   app.get('/', { preHandler: app.tokens.requireRole as never }, async () => 'in')
@@ -124,7 +124,7 @@ t.test('a guard that somebody forgot to call answers 500 at once, and lets nobod
   for (const headers of [{}, bearer(token)]) t.equal((await app.inject({ url: '/', headers })).statusCode, 500)
 })
 
-t.test('a role that tokens can not have is warned of once, and people who have it come in', async t => {
+t.test("a role that tokens can't have is logged as a warning once, and users who have it are accepted", async t => {
   const lines: string[] = []
   const { app, addTokens } = await createBareHost(t, { logger: { level: 'warn', stream: { write (line: string) { lines.push((JSON.parse(line) as { msg: string }).msg) } } } })
   await addTokens({ roles: ['admin', 'robot'] })
@@ -139,7 +139,7 @@ t.test('a role that tokens can not have is warned of once, and people who have i
   t.equal(lines.length, 100, 'what is warned of is bounded')
 })
 
-t.test('who issues or revokes in code says who they are: anything else is a 400 that names it', async t => {
+t.test('an invalid requestedBy or revokedBy in code is a 400 that names the property', async t => {
   const { app, issue } = await buildHost(t)
   const { hash } = await issue()
   const { issue: make, revoke } = app.tokens as { [name in 'issue' | 'revoke']: (...args: unknown[]) => ReturnType<ApplicationTokens[name]> }
@@ -151,7 +151,7 @@ t.test('who issues or revokes in code says who they are: anything else is a 400 
   t.equal(await app.tokens.revoke(hash, { revokedBy: 'Ægir' }), true)
 })
 
-t.test('a session of another shape is nobody, and warned of once; nobody is no warning', async t => {
+t.test('a session of an invalid shape is not logged in, and logged as a warning once; no session is no warning', async t => {
   for (const [bad, option] of [[{ name: 'me', role: 'admin' }, true], [{ username: 'me', roles: 'admin' }, true], [{ username: 'a\0', roles: ['admin'] }, true], [{ id: 1 }, false]] as const) {
     const lines: string[] = []
     const { app, addTokens } = await createBareHost(t, { logger: { level: 'warn', stream: { write (line: string) { lines.push((JSON.parse(line) as { msg: string }).msg) } } } })
@@ -171,7 +171,7 @@ t.test('a session of another shape is nobody, and warned of once; nobody is no w
 })
 
 for (const [what, status, location] of [['403', 403], ['a redirect to its login page', 302, '/login'], ['a 303', 303, '/login']] as const) {
-  t.test(`a guard that answers ${what} before the token is checked is hinted at once; a redirect to https is not`, async t => {
+  t.test(`a guard that responds with ${what} before the token is checked is logged as a warning once; a redirect to https is not`, async t => {
     const lines: string[] = []
     const { app, addTokens, issue } = await createBareHost(t, { logger: { level: 'warn', stream: { write (line: string) { lines.push((JSON.parse(line) as { msg: string }).msg) } } } })
     await addTokens()

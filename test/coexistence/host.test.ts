@@ -7,7 +7,7 @@ import { routing } from '../support/fastify-version.js'
 const TOKEN = { user: { username: 'token:t1', roles: ['viewer'] }, token: 't1' }
 const REFUSAL = { code: 'UNAUTHORIZED', message: 'The token is not valid', data: { session: false } }
 
-t.test('a strict query schema, be it one that strips or one that refuses, never meets the token', async t => {
+t.test('a strict query schema never sees the token, whether it strips or refuses unknown properties', async t => {
   for (const removeAdditional of [true, false]) {
     const { app, addTokens, issue } = await createBareHost(t, { ajv: { customOptions: { removeAdditional } } })
     const schema = { querystring: { type: 'object', properties: { a: { type: 'integer' } }, additionalProperties: false } }
@@ -25,7 +25,7 @@ t.test('a strict query schema, be it one that strips or one that refuses, never 
   }
 })
 
-t.test('a host that decorates requests with user, as null or with getter and setter, before us or after us', async t => {
+t.test('a host may decorate request.user with null or with a getter and a setter, before or after the plugin', async t => {
   const kept = new WeakMap<object, unknown>()
   const accessor = {
     getter (this: object) { return kept.get(this) ?? null },
@@ -45,7 +45,7 @@ t.test('a host that decorates requests with user, as null or with getter and set
   }
 })
 
-t.test('with a getter-only decorator user, wherever it stands, requests with a token are 500 and all others work', async t => {
+t.test('with a getter-only request.user, before or after the plugin, requests with a token are 500 and all others work', async t => {
   for (const place of ['the host, before the plugin', 'the host', 'a child'] as const) {
     const { app, addTokens, issue } = await createBareHost(t)
     if (place !== 'the host, before the plugin') await addTokens()
@@ -59,7 +59,7 @@ t.test('with a getter-only decorator user, wherever it stands, requests with a t
   }
 })
 
-t.test('a base path: the four routes stand under prefix alone, tokens work on every route', async t => {
+t.test('with a base path, the four routes exist only under the prefix, and tokens work on every route', async t => {
   const { app, addTokens, issue } = await createBareHost(t)
   await addTokens({ prefix: '/mmc/v1' })
   app.get('/own', async request => who(request))
@@ -74,7 +74,7 @@ t.test('a base path: the four routes stand under prefix alone, tokens work on ev
 })
 
 for (const order of ORDERS) {
-  t.test(`error handler and 404 handler of the host, set ${order}: they answer what is the host's, our refusals stay ours`, async t => {
+  t.test(`error handler and 404 handler of the host, set ${order}: they handle the host's errors and not the plugin's refusals`, async t => {
     const { app, addTokens, issue } = await createBareHost(t)
     await inOrder(order, async () => {
       app.setErrorHandler(async (error: Error, _request, reply) => await reply.code(418).send({ host: error.message }))
@@ -103,7 +103,7 @@ for (const order of ORDERS) {
   })
 }
 
-t.test('a refusal with a status of its own by a hook of the host is answered on our routes as on its own', async t => {
+t.test("a refusal by a hook of the host gets the same response on the plugin's routes as on the host's", async t => {
   for (const statusCode of [402, 429, 503]) {
     for (const phase of ['onRequest', 'preHandler'] as const) {
       const { app, addTokens } = await createBareHost(t)
@@ -120,7 +120,7 @@ t.test('a refusal with a status of its own by a hook of the host is answered on 
   }
 })
 
-t.test("response schemas of the host's routes, and a serializer of its own, don't change our refusals", async t => {
+t.test("response schemas of the host's routes and its own serializer don't change the plugin's refusals", async t => {
   const { app, addTokens, issue } = await createBareHost(t)
   app.setReplySerializer(payload => `host:${JSON.stringify(payload)}`)
   await addTokens()
@@ -134,7 +134,7 @@ t.test("response schemas of the host's routes, and a serializer of its own, don'
   t.strictSame((await app.inject({ url: '/api/tokens', headers: bearer(FORGED) })).json(), REFUSAL)
 })
 
-t.test('ignoreTrailingSlash, ignoreDuplicateSlashes and caseSensitive of the host hold for our routes', async t => {
+t.test("ignoreTrailingSlash, ignoreDuplicateSlashes and caseSensitive of the host apply to the plugin's routes", async t => {
   const all: FastifyServerOptions = routing({ ignoreTrailingSlash: true, ignoreDuplicateSlashes: true, caseSensitive: false })
   for (const [options, status] of [[all, 200], [{}, 404]] as const) {
     const { app, addTokens, issue } = await createBareHost(t, options)

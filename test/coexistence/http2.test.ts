@@ -15,7 +15,7 @@ async function ask (client: ClientHttp2Session, headers: object, body = ''): Pro
   return { status: Number(head[':status']), cache: head['cache-control'], body: JSON.parse(await text(stream)) as object }
 }
 
-t.test('over HTTP/2 a token in the header or the query is let in, refused and kept out of the log as over HTTP/1.1', async t => {
+t.test('over HTTP/2, tokens in the header and the query are accepted, refused and kept out of the log as over HTTP/1.1', async t => {
   const { url: postgres, schema } = await createDatabase(t)
   const lines: string[] = []
   const app = Fastify({ http2: true, logger: { stream: { write (line: string) { lines.push(line) } } } })

@@ -17,7 +17,7 @@ async function verify (request: FastifyRequest): Promise<void> {
 for (const order of ORDERS) {
   for (const secret of [OTHER, SECRET]) {
     for (const iss of [undefined, 'host']) {
-      t.test(`a host's @fastify/jwt ${order}, with ${secret === SECRET ? 'our' : 'another'} secret and iss ${iss}: neither takes the other's tokens`, async t => {
+      t.test(`a host's @fastify/jwt ${order}, with ${secret === SECRET ? 'the same' : 'another'} secret and iss ${iss}: neither accepts the other's tokens`, async t => {
         const { app, addTokens, issue } = await createBareHost(t)
         await inOrder(order, async () => { await app.register(jwt, { secret }) }, addTokens)
         app.get('/on-request', { onRequest: verify }, async request => who(request))
@@ -45,7 +45,7 @@ for (const order of ORDERS) {
   }
 }
 
-t.test('a host whose JWTs name our issuer gives us another one', async t => {
+t.test('a host whose JWTs have the default issuer sets another one', async t => {
   for (const issuer of ['cedalo', 'cedalo-tokens']) {
     const { app, addTokens, issue } = await createBareHost(t)
     await app.register(jwt, { secret: SECRET })
@@ -64,7 +64,7 @@ const FIRST_LOOKS = {
 }
 for (const [hook, phase] of [['preHandler', 'preHandler'], ['onRequest', 'onRequest'], ['onRequest', 'preHandler']] as const) {
   for (const order of ORDERS) {
-    t.test(`a guard in ${phase} that first looks who is there lets our tokens in with hook: ${hook}, of the host and of a route, @fastify/jwt ${order}`, async t => {
+    t.test(`a guard in ${phase} that first checks request.user accepts tokens with hook: ${hook}, on the host and on a route, @fastify/jwt ${order}`, async t => {
       for (const [what, guard] of Object.entries(FIRST_LOOKS)) {
         for (const level of ['host', 'route']) {
           const { app, addTokens, issue } = await createBareHost(t)
@@ -82,7 +82,7 @@ for (const [hook, phase] of [['preHandler', 'preHandler'], ['onRequest', 'onRequ
   }
 }
 
-t.test('what can not work: a guard that runs before the hook of ours, be it an earlier phase or an earlier preHandler, refuses our tokens', async t => {
+t.test("a guard that runs before the plugin's hook refuses tokens, in an earlier phase and in an earlier preHandler", async t => {
   for (const phase of ['onRequest', 'preHandler'] as const) {
     const { app, addTokens, issue } = await createBareHost(t)
     await app.register(jwt, { secret: OTHER })
@@ -94,7 +94,7 @@ t.test('what can not work: a guard that runs before the hook of ours, be it an e
   }
 })
 
-t.test('a host whose sessions are its own JWTs: its admin manages tokens with one, its viewer does not', async t => {
+t.test('in a host whose sessions are its own JWTs, an admin manages tokens with one and a viewer does not', async t => {
   for (const phase of ['onRequest', 'preValidation', 'preHandler'] as const) {
     const { app, addTokens } = await createBareHost(t)
     await app.register(jwt, { secret: SECRET })
@@ -111,7 +111,7 @@ t.test('a host whose sessions are its own JWTs: its admin manages tokens with on
   }
 })
 
-t.test('a host that keeps its JWT in a cookie: the cookie is its session, the bearer is ours, and the token alone counts', async t => {
+t.test('in a host that keeps its JWT in a cookie, the cookie is the session, and a bearer token takes precedence', async t => {
   for (const order of ORDERS) {
     const { app, addTokens, issue } = await createBareHost(t)
     await app.register(cookie)
@@ -135,7 +135,7 @@ function namespaces (app: FastifyInstance): Record<string, JWT> {
 }
 
 for (const order of ORDERS) {
-  t.test(`a host's @fastify/jwt with one namespace or two, ${order}: each takes its own tokens alone`, async t => {
+  t.test(`a host's @fastify/jwt with one namespace or two, ${order}: each accepts only its own tokens`, async t => {
     for (const names of [['one'], ['one', 'two']]) {
       const { app, addTokens, issue } = await createBareHost(t)
       await inOrder(order, async () => {
@@ -161,7 +161,7 @@ for (const order of ORDERS) {
   })
 }
 
-t.test("the host's app.jwt stays as it made it", async t => {
+t.test("the host's app.jwt is not changed", async t => {
   for (const options of [{ secret: SECRET }, { secret: SECRET, namespace: 'one' }]) {
     const { app, addTokens } = await createBareHost(t)
     await app.register(jwt, options)

@@ -23,7 +23,7 @@ const BUILDERS: Record<string, RateLimitPluginOptions['errorResponseBuilder'] | 
 
 for (const [what, errorResponseBuilder] of Object.entries(BUILDERS)) {
   for (const hasErrorHandler of [false, true]) {
-    t.test(`@fastify/rate-limit before us, ${what}, ${hasErrorHandler ? 'an' : 'no'} error handler: a limit of the host is answered on our routes as on its own`, async t => {
+    t.test(`@fastify/rate-limit before the plugin, ${what}, ${hasErrorHandler ? 'an' : 'no'} error handler: a limit of the host gets the same response on the plugin's routes as on the host's`, async t => {
       for (const hook of ['onRequest', 'preHandler'] as const) {
         const { app, addTokens, issue } = await createBareHost(t)
         await app.register(rateLimit, { hook, max: 1, keyGenerator: request => `${request.method} ${request.url}`, ...errorResponseBuilder && { errorResponseBuilder } })
@@ -45,7 +45,7 @@ for (const [what, errorResponseBuilder] of Object.entries(BUILDERS)) {
   }
 }
 
-t.test('@fastify/rate-limit with a key per token: each token has its own limit, on our routes and on those of the host', async t => {
+t.test("@fastify/rate-limit with a key per token: each token has its own limit, on the plugin's routes and on the host's", async t => {
   const { app, addTokens, issue } = await createBareHost(t)
   await app.register(rateLimit, { max: 2, hook: 'preHandler', keyGenerator: request => request.applicationToken?.hash ?? request.ip })
   await addTokens()
@@ -60,7 +60,7 @@ t.test('@fastify/rate-limit with a key per token: each token has its own limit, 
   t.equal((await app.inject({ url: '/own' })).statusCode, 200)
 })
 
-t.test('@fastify/rate-limit before us also limits who guesses tokens', async t => {
+t.test('@fastify/rate-limit before the plugin also limits guessing of tokens', async t => {
   const { app, addTokens } = await createBareHost(t)
   await app.register(rateLimit, { max: 2 })
   await addTokens()
@@ -74,8 +74,8 @@ const PREFLIGHT = { ...ORIGIN, 'access-control-request-method': 'POST', 'access-
 const CORS = { origin: true, credentials: true, methods: ['GET', 'POST', 'DELETE'], maxAge: 60 }
 
 // A refusal in onRequest has only what the host has added before us.
-for (const [order, hook] of [['before us', 'preHandler'], ['before us', 'onRequest'], ['after us', 'preHandler']] as const) {
-  t.test(`@fastify/cors ${order}, hook: ${hook}: a preflight is answered as without us, with a query token, a bad one or none`, async t => {
+for (const [order, hook] of [['before the plugin', 'preHandler'], ['before the plugin', 'onRequest'], ['after the plugin', 'preHandler']] as const) {
+  t.test(`@fastify/cors ${order}, hook: ${hook}: a preflight gets the same response as without the plugin, with a valid query token, an invalid one or none`, async t => {
     const { app, addTokens, issue } = await createBareHost(t)
     const bare = Fastify()
     t.teardown(() => bare.close())
@@ -95,7 +95,7 @@ for (const [order, hook] of [['before us', 'preHandler'], ['before us', 'onReque
     }
   })
 
-  t.test(`@fastify/cors ${order}, hook: ${hook}: an answer to another origin has its headers, our 400, 401 and 403 too`, async t => {
+  t.test(`@fastify/cors ${order}, hook: ${hook}: a response to another origin has its headers, including the plugin's 400, 401 and 403`, async t => {
     const { app, addTokens, issue } = await createBareHost(t)
     await inOrder(order, async () => { await app.register(cors, CORS) }, async () => await addTokens({ hook }))
     app.get('/own', async () => 'own')

@@ -12,7 +12,7 @@ async function guard (request: FastifyRequest, reply: FastifyReply): Promise<Fas
   if (who(request).user === null) return await reply.code(418).send({ host: 'log in' })
 }
 
-t.test('what can not work: a guard that runs before our hook sees no token, an earlier preHandler or an earlier phase', async t => {
+t.test("a guard that runs before the plugin's hook sees no token, in an earlier preHandler and in an earlier phase", async t => {
   for (const [phase, isBefore] of [['preHandler', true], ['onRequest', true], ['onRequest', false], ['preValidation', false]] as const) {
     const { app, addTokens, issue } = await createBareHost(t)
     if (isBefore) app.addHook(phase as 'preHandler', guard)
@@ -23,7 +23,7 @@ t.test('what can not work: a guard that runs before our hook sees no token, an e
   }
 })
 
-t.test('hook: onRequest lets a guard in onRequest, preParsing and preValidation see the token, of the host and of routes and children', async t => {
+t.test('with hook: onRequest, guards in onRequest, preParsing and preValidation see the token, on the host, on routes and in children', async t => {
   for (const phase of ['onRequest', 'preParsing', 'preValidation', 'preHandler'] as const) {
     for (const level of ['host', 'route', 'child'] as const) {
       const { app, addTokens, issue } = await createBareHost(t)
@@ -45,7 +45,7 @@ t.test('hook: onRequest lets a guard in onRequest, preParsing and preValidation 
   }
 })
 
-t.test('hook: onRequest refuses a bad token before its body is read, and keeps the order of judgement on our routes', async t => {
+t.test('with hook: onRequest, an invalid token is refused before the body is read, and the four routes keep their order of checks', async t => {
   const { app, addTokens, issue } = await createBareHost(t)
   await addTokens({ hook: 'onRequest' })
   app.post('/', async request => request.body)
@@ -59,7 +59,7 @@ t.test('hook: onRequest refuses a bad token before its body is read, and keeps t
   t.equal((await app.inject({ method: 'POST', url: '/api/tokens', headers: bearer(admin.token), payload: NEW_TOKEN })).statusCode, 200)
 })
 
-t.test('routes and their guards in children, declared before us and after us, nested, with a base path', async t => {
+t.test('tokens work with routes and guards in nested children, declared before and after the plugin, with a base path', async t => {
   for (const hook of ['preHandler', 'onRequest'] as const) {
     const { app, addTokens, issue } = await createBareHost(t)
     const declare = async (when: string): Promise<void> => {
@@ -82,7 +82,7 @@ t.test('routes and their guards in children, declared before us and after us, ne
   }
 })
 
-t.test('requireRole in a child that was there before us refuses and lets in as elsewhere', async t => {
+t.test('requireRole works in a child that was registered before the plugin', async t => {
   for (const phase of ['onRequest', 'preHandler'] as const) {
     const { app, addTokens, issue } = await createBareHost(t)
     await app.register(async child => {
@@ -99,7 +99,7 @@ t.test('requireRole in a child that was there before us refuses and lets in as e
   }
 })
 
-t.test('two hosts in one process do not affect each other: secret, issuer, database, switch', async t => {
+t.test('two hosts in one process do not affect each other: secret, issuer, database, enabled', async t => {
   const one = await buildHost(t)
   const two = await buildHost(t, { tokens: { secret: `${SECRET} of the second` } })
   const other = await buildHost(t, { tokens: { issuer: 'other' } })
@@ -118,7 +118,7 @@ t.test('two hosts in one process do not affect each other: secret, issuer, datab
   t.strictSame([await status(one, ofOne), await status(other, ofOther)], [200, 200])
 })
 
-t.test('registered in a child, twice, or beside a decorator "tokens" of the host, it is rejected with a sentence', async t => {
+t.test('the registration is rejected with a clear error in a child, the second time, and beside a decorator "tokens" of the host', async t => {
   const code = 'MMC_TOKENS_HOST'
   const inChild = Fastify()
   t.teardown(() => inChild.close())
@@ -135,7 +135,7 @@ t.test('registered in a child, twice, or beside a decorator "tokens" of the host
   await t.rejects(async () => { await decorated.register(tokensPlugin, OFFLINE) }, { code, message })
 })
 
-t.test('a route of the host at ours is named in a sentence, and the log has what Fastify said', async t => {
+t.test("a route of the host at a path of the plugin is a clear error, whose cause is Fastify's", async t => {
   const app = Fastify()
   t.teardown(() => app.close())
   app.get('/base/api/tokens', async () => 'mine')
@@ -144,7 +144,7 @@ t.test('a route of the host at ours is named in a sentence, and the log has what
   })
 })
 
-t.test('an error of the host while our routes are added is its own, as it is', async t => {
+t.test('an error of the host while the plugin adds its routes is not changed', async t => {
   const app = Fastify()
   t.teardown(() => app.close())
   app.addHook('onRoute', () => { throw new RangeError('of the host') })
@@ -153,7 +153,7 @@ t.test('an error of the host while our routes are added is its own, as it is', a
 
 const DECORATORS: Record<string, unknown> = { 'an object': { sign: () => 'signed' }, 'a frozen object': Object.freeze({ sign: () => 'signed' }), 'a function': () => 'signed', 'a text': 'signed' }
 for (const [what, own] of Object.entries(DECORATORS)) {
-  t.test(`a host with a decorator "jwt" of its own that is no @fastify/jwt, ${what}, keeps it as it is`, async t => {
+  t.test(`a decorator "jwt" of the host that is not @fastify/jwt, ${what}, is not changed`, async t => {
     const { app, addTokens, issue } = await createBareHost(t)
     app.decorate('jwt', own as never)
     const before = Object.keys(own as object)

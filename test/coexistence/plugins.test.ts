@@ -11,7 +11,7 @@ const TOKEN = { user: { username: 'token:t1', roles: ['viewer'] }, token: 't1' }
 const PRIVATE = { 'cache-control': 'no-store', 'referrer-policy': 'no-referrer' }
 
 for (const order of ORDERS) {
-  t.test(`@fastify/static ${order}: a file is served to a query token, uncached and without a referrer; a bad one is 401`, async t => {
+  t.test(`@fastify/static ${order}: a file requested with a query token has no-store and no-referrer; an invalid token is 401`, async t => {
     const { app, addTokens, issue } = await createBareHost(t)
     const root = t.testdir({ 'page.html': '<title>page</title>' })
     await inOrder(order, async () => { await app.register(fastifyStatic, { root, maxAge: '1d' }) }, addTokens)
@@ -35,7 +35,7 @@ for (const order of ORDERS) {
     t.equal((await app.inject({ url: '/page.html', headers: bearer(FORGED) })).statusCode, 401)
   })
 
-  t.test(`@fastify/formbody ${order}: a form is 415 to an admin and 401 to nobody on our route, and read on the host's`, async t => {
+  t.test(`@fastify/formbody ${order}: a form on the plugin's routes is 415 for an admin and 401 without a user; the host's routes parse it`, async t => {
     const { app, addTokens, issue } = await createBareHost(t)
     await inOrder(order, async () => { await app.register(formbody) }, addTokens)
     app.post('/form', async request => request.body)
@@ -48,7 +48,7 @@ for (const order of ORDERS) {
     t.equal((await app.tokens.list()).length, 1)
   })
 
-  t.test(`fastify-type-provider-zod ${order}: our routes work, and a strict zod query never meets the token`, async t => {
+  t.test(`fastify-type-provider-zod ${order}: the four routes work, and a strict zod query never sees the token`, async t => {
     const { app, addTokens, issue } = await createBareHost(t)
     await inOrder(order, async () => { app.setValidatorCompiler(validatorCompiler).setSerializerCompiler(serializerCompiler) }, addTokens)
     const Answer = z.object({ user: z.object({ username: z.string(), roles: z.array(z.string()) }).nullable(), token: z.string().nullable() })
@@ -78,7 +78,7 @@ async function checkFourRoutes (t: Test, app: Awaited<ReturnType<typeof createBa
 interface Operation { summary?: string, requestBody?: { content: Record<string, { schema: { properties: object, required: string[] } }> }, responses: Record<string, unknown>, parameters?: Array<{ name: string, in: string }> }
 
 for (const openapi of [true, false]) {
-  t.test(`@fastify/swagger before us documents the four routes, as ${openapi ? 'OpenAPI' : 'Swagger 2'}`, async t => {
+  t.test(`@fastify/swagger before the plugin documents the four routes, as ${openapi ? 'OpenAPI' : 'Swagger 2'}`, async t => {
     const { app, addTokens } = await createBareHost(t)
     await app.register(swagger, openapi ? { openapi: {} } : { swagger: {} })
     await addTokens({ prefix: '/mmc' })

@@ -95,7 +95,7 @@ for (const [what, { addSessions, options }] of Object.entries(HOSTS)) {
       t.strictSame((await app.inject({ method: 'DELETE', url: `${url}/${record.hash}`, headers: admin })).json(), [])
     })
 
-    t.test(`${what}, ${order}: broken JSON is 400 to an admin, 403 to a viewer, 401 to nobody`, async t => {
+    t.test(`${what}, ${order}: broken JSON is 400 for an admin, 403 for a viewer, 401 without a session`, async t => {
       const { app, addTokens } = await createBareHost(t)
       await inOrder(order, async () => await addSessions(app), async () => await addTokens(options))
       for (const [headers, status, code] of [
@@ -106,7 +106,7 @@ for (const [what, { addSessions, options }] of Object.entries(HOSTS)) {
       }
     })
 
-    t.test(`${what}, ${order}: a 401 tells whether there is a session, on our routes and on the host's`, async t => {
+    t.test(`${what}, ${order}: a 401 has data.session, on the plugin's routes and on the host's`, async t => {
       const { app, addTokens } = await createBareHost(t)
       await inOrder(order, async () => await addSessions(app), async () => await addTokens(options))
       app.get('/', async request => who(request))
@@ -123,7 +123,7 @@ for (const [what, { addSessions, options }] of Object.entries(HOSTS)) {
   }
 }
 
-t.test('@fastify/passport: isAuthenticated() lets a token in, and a token beside a session is the user', async t => {
+t.test('@fastify/passport: isAuthenticated() accepts a token, and a token beside a session is the user', async t => {
   for (const order of ORDERS) {
     const { app, addTokens, issue } = await createBareHost(t)
     const { addSessions } = HOSTS['@fastify/passport on @fastify/secure-session'] as Host
@@ -138,7 +138,7 @@ t.test('@fastify/passport: isAuthenticated() lets a token in, and a token beside
   }
 })
 
-t.test('with hook: onRequest a session that is restored later does not become the user in place of the token', async t => {
+t.test("with hook: onRequest, a session that is restored later does not replace the token's user", async t => {
   const { app, addTokens, issue } = await createBareHost(t)
   await (HOSTS['@fastify/passport on @fastify/secure-session'] as Host).addSessions(app)
   await addTokens({ hook: 'onRequest' })

@@ -89,13 +89,13 @@ async function areWhole (t: Test, { address, secret, sends }: Counted): Promise<
   t.match(await ask(`/${hash}`, { method: 'DELETE', headers: { ...admin, prefer: 'return=minimal' } }), { status: 204, text: '', times: 1 })
 }
 
-t.test('every error answer is sent once and whole in a host with a slow asynchronous onSend hook', async t => {
+t.test('every error is sent once and complete in a host with a slow asynchronous onSend hook', async t => {
   await areWhole(t, await listen(t, async app => {
     app.addHook('onSend', async () => { await wait(50) })
   }))
 })
 
-t.test('so it is with @fastify/session, which stores every new session before it sends', async t => {
+t.test('every error is sent once with @fastify/session, which stores every new session before it sends', async t => {
   await areWhole(t, await listen(t, async app => {
     const sessions = new Map<string, unknown>()
     await app.register(cookie)
@@ -118,7 +118,7 @@ t.test('so it is with @fastify/session, which stores every new session before it
   }))
 })
 
-t.test('so it is with @fastify/express', async t => {
+t.test('every error is sent once with @fastify/express', async t => {
   await areWhole(t, await listen(t, async app => {
     await app.register(express)
     app.addHook('onSend', async () => { await wait(5) })

@@ -75,7 +75,7 @@ for (const order of ORDERS) {
   }
 }
 
-t.test('`injectWS`, with which a host tests its sockets, finds tokens in the header and in the query, and is refused a bad one', async t => {
+t.test('injectWS, which hosts use in tests, works with tokens in the header and in the query, and refuses an invalid one', async t => {
   const { app, addTokens, issue } = await createBareHost(t)
   await app.register(websocket)
   await addTokens()
@@ -98,7 +98,7 @@ t.test('`injectWS`, with which a host tests its sockets, finds tokens in the hea
   await t.rejects(inject('/ws', { authorization: 'Basic eDp4' }), { message: /403/ })
 })
 
-t.test('the server closes the connection of a refused upgrade, so that a client can not pile them up', async t => {
+t.test("the server closes the connection of a refused upgrade, so that clients can't accumulate them", async t => {
   for (const order of ORDERS) {
     for (const hook of ['preHandler', 'onRequest'] as const) {
       const { app, addTokens } = await createBareHost(t)
@@ -114,7 +114,7 @@ t.test('the server closes the connection of a refused upgrade, so that a client 
   }
 })
 
-t.test('an EventSource with ?token= gets its events, reconnects with it, and is told of a refusal by its status', async t => {
+t.test('an EventSource with ?token= gets its events, reconnects with it, and sees the status of a refusal', async t => {
   const { app, addTokens, issue } = await createBareHost(t)
   await addTokens()
   app.get('/events', { preHandler: somebody }, async (request, reply) => {

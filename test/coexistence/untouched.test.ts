@@ -62,11 +62,11 @@ async function ask (app: FastifyInstance, [line, headers = [], body]: typeof REQ
 }
 
 const VARIANTS: Record<string, Partial<TokensPluginOptions>> = {
-  'as it comes': {}, 'with hook: onRequest': { hook: 'onRequest' }, 'without the query form': { queryParameter: false }, 'switched off': { enabled: false }
+  'with default options': {}, 'with hook: onRequest': { hook: 'onRequest' }, 'without the query form': { queryParameter: false }, disabled: { enabled: false }
 }
 for (const [what, options] of Object.entries(VARIANTS)) {
   for (const isRich of [false, true]) {
-    t.test(`a host with the plugin ${what}, ${isRich ? 'with its own handlers' : 'with those of Fastify'}, answers what presents nothing of ours byte for byte as without`, async t => {
+    t.test(`a host with the plugin ${what}, with ${isRich ? 'its own' : 'the default'} handlers, responds to requests without a token as without it, byte for byte`, async t => {
       const root = t.testdir({ 'page.html': '<title>page</title>' })
       const fastify = { bodyLimit: 1000 }
       const { app, addTokens } = await createBareHost(t, fastify)

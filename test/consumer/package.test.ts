@@ -57,7 +57,7 @@ async function install (): Promise<void> {
 }
 
 for (const [language, file] of [['js', 'host.mjs'], ['cjs', 'host.cjs']] as const) {
-  t.test(`the README's ${file}, pasted as it stands beside the installed package, lets a program in`, async t => {
+  t.test(`the README's ${file}, run with the installed package, accepts a token`, async t => {
     const database = `readme_${language}_${process.pid}`
     const client = new pg.Client(await databaseUrl())
     await client.connect()
@@ -89,7 +89,7 @@ for (const [language, file] of [['js', 'host.mjs'], ['cjs', 'host.cjs']] as cons
   })
 }
 
-t.test('the line of docs/operations.md mints a token and its entry of a bootstrap file beside the installed package, without a database', async t => {
+t.test('the command of docs/operations.md mints a token and its bootstrap entry with the installed package, without a database', async t => {
   const [, line = ''] = /```sh\n(node -e .*)\n```/.exec(await readFile('docs/operations.md', 'utf8')) ?? []
   const { stdout } = await run('sh', ['-ec', line], { cwd: consumer, env: { ...env, TOKENS_SECRET: SECRET } })
   const { token, entry } = JSON.parse(stdout) as { token: string, entry: object }
@@ -97,7 +97,7 @@ t.test('the line of docs/operations.md mints a token and its entry of a bootstra
 })
 
 for (const neighbour of ['@fastify/jwt', '@fastify/passport']) {
-  t.test(`beside ${neighbour}, strict and with every declaration checked, what test/consumer says of our types holds`, async t => {
+  t.test(`with ${neighbour}, strict and with every declaration checked, test/consumer compiles`, async t => {
     await checkWith(t, 'tsc', '--types', `node,${neighbour}`)
   })
 }
@@ -119,7 +119,7 @@ for (const module of ['es2020', 'es2015', 'nodenext', 'preserve']) {
   })
 }
 
-t.test('publint and attw find nothing wrong with the tarball', async t => {
+t.test('publint and attw report no problem with the tarball', async t => {
   const tarball = await readFile(join(consumer, filename))
   const { messages } = await publint({ strict: true, pack: { tarball: Uint8Array.from(tarball).buffer } })
   t.strictSame(messages, [])
@@ -127,20 +127,20 @@ t.test('publint and attw find nothing wrong with the tarball', async t => {
   await checkWith(t, 'attw', filename, '--profile', 'esm-only')
 })
 
-t.test('the tarball holds what users need, and no demo and no tests', async t => {
+t.test('the tarball has what users need, without demo and tests', async t => {
   const paths = files.map(({ path }) => path)
   t.ok(paths.includes('dist/lib/index.js') && paths.includes('dist/lib/index.d.ts') && paths.includes('LICENSE'))
   t.strictSame(paths.filter(path => !/^(dist\/(lib|schemas)\/|docs\/[\w-]+\.(md|json)$|LICENSE$|[A-Z]+\.md$|package\.json$)/.test(path)), [])
 })
 
-t.test('its README and documents link to nothing that is not in it: there is no repository where they would be looked for', async t => {
+t.test('its README and documents link only to files in it', async t => {
   const folder = join(consumer, 'node_modules/fastify-mmc-tokens')
   const pages = files.map(({ path }) => path).filter(path => path.endsWith('.md'))
   t.ok(pages.includes('README.md') && pages.includes('docs/options.md'))
   for (const page of pages) t.strictSame(await findDeadLinks(page, await readFile(join(folder, page), 'utf8'), folder), [], page)
 })
 
-t.test("beyond fastify's own it brings as many packages and megabytes as the README says, at most 40 and 10", async t => {
+t.test("it adds as many packages and megabytes to fastify's as the README says, at most 40 and 10", async t => {
   const installed = await readLock(join(consumer, 'node_modules/.package-lock.json'))
   const fastify = closureOf(installed, 'fastify')
   const ours = [...closureOf(installed, 'fastify-mmc-tokens')].filter(path => !fastify.has(path))
@@ -171,7 +171,7 @@ async function sizeOf (folder: string): Promise<number> {
   return [1, ...sizes].reduce((sum, size) => sum + Math.ceil(size / 4096) * 4096, 0)
 }
 
-t.test('the schemas work where nothing but TypeBox is installed', async t => {
+t.test('the schemas work if only TypeBox is installed', async t => {
   const frontend = await makeFolder()
   await mkdir(join(frontend, 'node_modules/@sinclair'), { recursive: true })
   for (const name of ['fastify-mmc-tokens', '@sinclair/typebox']) await symlink(join(consumer, 'node_modules', name), join(frontend, 'node_modules', name))
@@ -183,7 +183,7 @@ t.test('the schemas work where nothing but TypeBox is installed', async t => {
   t.strictSame(JSON.parse(stdout), [true, false, false, true, false, true])
 })
 
-t.test('the lock file names no address, and no version below the floors', async t => {
+t.test('the lock file has no addresses, and no version below the minimum', async t => {
   const floors = { fastify: '5.12.1', 'fast-jwt': '6.3.6', pg: '8.21.0', 'find-my-way': '9.7.0', ajv: '8.18.0' }
   const packages = await readLock('package-lock.json')
   t.strictSame(Object.entries(packages).filter(([, { resolved }]) => resolved?.includes('://')), [])

@@ -8,7 +8,7 @@ import { blocksOf } from '../support/docs.js'
 
 const json = (part = ''): unknown => JSON.parse(Buffer.from(part, 'base64url').toString())
 
-t.test('the secret is a JWT: the constant header, five claims in order, HMAC-SHA256 with the derived key', async t => {
+t.test('the secret is a JWT with a constant header, five claims in order, signed with HMAC-SHA256 and the derived key', async t => {
   const { issue } = await buildHost(t)
   const { token, hash, role, validUntil, issueDate } = await issue({ role: 'editor', validUntil: '2099-06-08T10:54:53.900Z' })
   const [header, payload, signature] = token.split('.')
@@ -28,7 +28,7 @@ t.test('the secret is a JWT: the constant header, five claims in order, HMAC-SHA
   t.equal(hash, createHash('sha256').update(token).digest('hex'))
 })
 
-t.test('two tokens made at the same instant with the same role and expiry differ', async t => {
+t.test('two tokens created at the same instant with the same role and expiry differ', async t => {
   t.intercept(Date, 'now', { value: () => Date.UTC(2026, 10, 24, 12, 0, 0, 500) })
   const { issue } = await buildHost(t)
   const [one, two] = await Promise.all([issue(), issue()])
@@ -37,7 +37,7 @@ t.test('two tokens made at the same instant with the same role and expiry differ
   t.not(one.hash, two.hash)
 })
 
-t.test('the secret is in the answer that creates it and nowhere else', async t => {
+t.test('the secret is only in the response that creates it', async t => {
   const lines: string[] = []
   const stream = { write (line: string) { lines.push(line) } }
   const { app, database, login } = await buildHost(t, { fastify: { logger: { level: 'trace', stream } } })
@@ -62,7 +62,7 @@ t.test('the secret is in the answer that creates it and nowhere else', async t =
   t.notOk(JSON.stringify(rows).includes(signature))
 })
 
-t.test('a person makes a token, a program uses it, the person revokes it, the program is refused', async t => {
+t.test('a user creates a token, a program uses it, the user revokes it, and the program is refused', async t => {
   const { app, login } = await buildHost(t)
   const headers = await login()
 
@@ -106,7 +106,7 @@ function examplesOf ({ examples = [], properties = {} }: Described['schema']): B
   return [...whole, ...each.map(change => ({ ...whole[0], ...change }))]
 }
 
-t.test('every example of a new token is accepted, of the schemas as of the OpenAPI document, and answered as its example says', async t => {
+t.test('every example of a new token, in the schemas and in the OpenAPI document, is accepted and gets the example response', async t => {
   const { app, login } = await buildHost(t)
   const headers = await login()
   const { schema, example } = operation('/api/tokens', 'post').requestBody.content['application/json'] as Described
@@ -121,7 +121,7 @@ t.test('every example of a new token is accepted, of the schemas as of the OpenA
   }
 })
 
-t.test('the examples of the answers tell of one token, whose secret says the same and hashes to its hash', async t => {
+t.test('the example responses describe one token, whose secret matches its record and hash', async t => {
   const { token, ...record } = ISSUED
   const [header, payload] = token.split('.', 2).map(part => JSON.parse(Buffer.from(part, 'base64url').toString()) as Body)
   t.strictSame(header, { alg: 'HS256', typ: 'JWT' })
@@ -136,7 +136,7 @@ t.test('the examples of the answers tell of one token, whose secret says the sam
   t.ok(token.startsWith(documented.token.slice(0, -1)))
 })
 
-t.test('where the token of the examples exists, the other routes answer as their examples say', async t => {
+t.test('if the example token exists, the other routes return their examples', async t => {
   const { app, database, login } = await buildHost(t)
   const { name, hash, role, requestedBy, issueDate, validUntil, lastUsed } = TOKEN
   await database.query(`INSERT INTO tokens (name, hash, role, requested_by, issue_date, valid_until, last_used)
@@ -149,7 +149,7 @@ t.test('where the token of the examples exists, the other routes answer as their
   }
 })
 
-t.test('the time that a refusal recommends is accepted', async t => {
+t.test('the time that an error recommends is accepted', async t => {
   const { app, login } = await buildHost(t)
   const headers = await login()
   const body = { name: 'recommended', role: 'viewer', validUntil: 'tomorrow' }

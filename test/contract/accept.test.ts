@@ -2,7 +2,7 @@ import t from 'tap'
 import { checkVersion } from '../../lib/http/version.js'
 import { buildHost } from '../support/build-host.js'
 
-t.test('Accept picks a version of the representation; what asks for none that is served is 406', async t => {
+t.test('Accept selects a version of the representation; if none is served, it is a 406', async t => {
   const { app, login } = await buildHost(t)
   const headers = await login()
   const accepted = [undefined, '', ' ', '*/*', 'application/*', 'application/json', 'application/json;version=1', 'application/json; version=1', 'application/json;version="1"',
@@ -20,7 +20,7 @@ t.test('Accept picks a version of the representation; what asks for none that is
   }
 })
 
-t.test('of several versions the refusal lists the newest first, and each of them is served', t => {
+t.test('a 406 lists all versions, newest first, and each of them is served', t => {
   const ask = (accept: string): void => { checkVersion({ headers: { accept } } as never, [1, 3, 2]) }
   t.throws(() => { ask('text/html') }, { code: 'NOT_ACCEPTABLE', message: 'Accept must allow one of: application/json;version=3, application/json;version=2, application/json;version=1' })
   for (const version of [1, 2, 3]) ask(`application/json;version=${version}`)
@@ -28,7 +28,7 @@ t.test('of several versions the refusal lists the newest first, and each of them
   t.end()
 })
 
-t.test('parameters of Accept that pick no version are ignored, on all four routes', async t => {
+t.test('other parameters of Accept are ignored, on all four routes', async t => {
   const { app, login, issue } = await buildHost(t)
   const headers = await login()
   const accepted = ['application/json; charset=utf-8', 'application/json;charset="utf-8"', 'APPLICATION/JSON ; CHARSET = UTF-8', 'application/json;charset=utf-8;version=1', 'application/json;version=1;charset=utf-8;q=0.5',
@@ -49,7 +49,7 @@ t.test('parameters of Accept that pick no version are ignored, on all four route
   }
 })
 
-t.test('to judge a hostile Accept of any length takes time in proportion', t => {
+t.test('a hostile Accept header takes linear time', t => {
   for (const part of [';', ';a="', ';a="\\', '; ', 'a', ';a=";', ';a = ', ';a=b', '"', '\\"', ' ', ';charset=utf-8', ',']) {
     const cost = (length: number): number => {
       const accept = `application/json${part.repeat(length / part.length)}x`

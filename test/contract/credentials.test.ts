@@ -34,7 +34,7 @@ function jwt (header: unknown, payload: unknown, key: Buffer | string = KEY, alg
   return `${input}.${createHmac(algorithm, key).update(input).digest('base64url')}`
 }
 
-t.test('what is not ours is left alone, in the header and in the query: never a principal, never a refusal', async t => {
+t.test('credentials of others are ignored, in the header and in the query: never a principal, never a refusal', async t => {
   const { app, login } = await buildHost(t)
   const session = await login('viewer')
   const claims = { role: 'admin', iat: 1, exp: 33e9, jti: 'x' }
@@ -51,7 +51,7 @@ t.test('what is not ours is left alone, in the header and in the query: never a 
   t.equal((await app.inject({ url: '/api/profile', headers: { authorization: 'Basic dXNlcjpwYXNz' } })).statusCode, 401)
 })
 
-t.test('ours that does not hold is 401 on any route, whatever session stands beside it', async t => {
+t.test('an invalid token is a 401 on any route, even if the request also has a session', async t => {
   const { app, login, issue } = await buildHost(t)
   const session = await login()
   const good = await issue({ role: 'admin' })
@@ -88,7 +88,7 @@ t.test('ours that does not hold is 401 on any route, whatever session stands bes
   t.equal((await app.inject({ url: '/api/profile', headers: bearer(good.token) })).statusCode, 200)
 })
 
-t.test('two of ours in one request, in whatever places and even if the same, are 400', async t => {
+t.test('two tokens in one request, in any places and even if the same, are a 400', async t => {
   const { app, issue, login } = await buildHost(t)
   const [one, two] = [(await issue()).token, (await issue()).token]
   const forged = jwt(HEADER, { iss: 'cedalo' }, 'x')
@@ -106,7 +106,7 @@ t.test('two of ours in one request, in whatever places and even if the same, are
   t.equal((await app.inject({ url: `/api/profile?token=${one}&token=reset`, headers: bearer('opaque') })).statusCode, 200, 'one of ours beside what is not')
 })
 
-t.test('the scheme is read in any case', async t => {
+t.test('the scheme may be in any letter case', async t => {
   const { app, issue } = await buildHost(t)
   const { token } = await issue()
   for (const scheme of ['bearer', 'BEARER', 'Bearer ', 'bEaReR']) {
@@ -114,7 +114,7 @@ t.test('the scheme is read in any case', async t => {
   }
 })
 
-t.test('accepted, the token alone counts: request.user and request.applicationToken, also where a session stands beside it', async t => {
+t.test('a valid token sets request.user and request.applicationToken, even if the request also has a session', async t => {
   const { app, issue, login } = await buildHost(t)
   const { token, ...record } = await issue({ name: 'cedalo' })
   const headers = { ...bearer(token), ...await login('cedalo') }
@@ -124,7 +124,7 @@ t.test('accepted, the token alone counts: request.user and request.applicationTo
   t.match(await app.tokens.get(record.hash), { ...record, lastUsed: String })
 })
 
-t.test('on every route of the host, declared before or after us, unknown ones and HEAD, but not on one that opts out', async t => {
+t.test('tokens work on every route of the host, declared before or after the plugin, on unknown ones and HEAD, but not on one that opts out', async t => {
   const { url: postgres, schema } = await createDatabase(t)
   const app = Fastify()
   t.teardown(() => app.close())
@@ -152,7 +152,7 @@ t.test('on every route of the host, declared before or after us, unknown ones an
   t.equal((await app.inject({ url: '/out', headers: bearer(token.slice(0, -1)) })).statusCode, 200)
 })
 
-t.test('a query token is taken out of the query and the URL, in every encoding; what is not ours stays', async t => {
+t.test('a query token is removed from the query and the URL, in every encoding; everything else stays', async t => {
   const { url: postgres, schema } = await createDatabase(t)
   const app = Fastify({ rewriteUrl: request => request.url?.replace('/old', '/new') ?? '' })
   t.teardown(() => app.close())
@@ -182,7 +182,7 @@ t.test('a query token is taken out of the query and the URL, in every encoding; 
   t.notOk(other.headers['referrer-policy'] ?? other.headers['cache-control'])
 })
 
-t.test('a query that begins with a semicolon, in a host that takes it so, is a query', async t => {
+t.test('a query after a semicolon is a query, in a host that parses it', async t => {
   const { url: postgres, schema } = await createDatabase(t)
   const app = Fastify(routing({ useSemicolonDelimiter: true } as object))
   t.teardown(() => app.close())
@@ -192,7 +192,7 @@ t.test('a query that begins with a semicolon, in a host that takes it so, is a q
   t.strictSame((await app.inject({ url: `/x;b=1&token=${token}` })).json(), { name: 'a', query: { b: '1' }, url: '/x;b=1' })
 })
 
-t.test('a POST or DELETE by a session that the browser marks cross-site is 403; one by a token is not', async t => {
+t.test('a cross-site POST or DELETE with a session is a 403; one with a token is not', async t => {
   const { app, issue, login } = await buildHost(t)
   const session = await login()
   const admin = bearer((await issue({ role: 'admin' })).token)
@@ -227,7 +227,7 @@ function find (wire: Wire, parameter: string | false = 'token') {
 
 const OUR1 = { credential: { secret: 'our1', hash: 'hash of our1' } }
 
-t.test('a bearer in the Authorization header alone is presented, the whole of it and nothing around it', t => {
+t.test('the credential of an Authorization header is the whole bearer, without anything around it', t => {
   for (const name of ['Authorization', 'authorization', 'AUTHORIZATION']) {
     for (const value of ['Bearer our1', 'bearer   our1']) t.match(find({ url: '/', headers: ['Host', 'here', name, value] }).state, { ...OUR1, original: null }, `${name}: ${value}`)
   }
@@ -242,7 +242,7 @@ t.test('a bearer in the Authorization header alone is presented, the whole of it
   t.end()
 })
 
-t.test('two of ours are no credential, wherever they stand; what is not ours does not count', t => {
+t.test('two tokens are no credential, in any places; credentials of others do not count', t => {
   for (const wire of [
     { url: '/', headers: ['Authorization', 'Bearer our1', 'Authorization', 'Bearer our1'] },
     { url: '/?token=our1', headers: ['Authorization', 'Bearer our2'], query: { token: 'our1' } },
@@ -252,7 +252,7 @@ t.test('two of ours are no credential, wherever they stand; what is not ours doe
   t.end()
 })
 
-t.test('one in the query is taken out of query and URL, and what else stands there stays as it was', t => {
+t.test('a query token is removed from query and URL, and the rest of both is not changed', t => {
   for (const [url, query, leftUrl, leftQuery] of [
     ['/x?token=our1', { token: 'our1' }, '/x', {}],
     ['/x?a=1&token=our1&b=2', { a: '1', token: 'our1', b: '2' }, '/x?a=1&b=2', { a: '1', b: '2' }],
@@ -276,7 +276,7 @@ t.test('one in the query is taken out of query and URL, and what else stands the
   t.end()
 })
 
-t.test('a query without one of ours is the same object as before, whatever its parser makes of it', t => {
+t.test('a query without a token stays the same object, whatever its parser returns', t => {
   for (const token of [undefined, '', 'reset', ['reset', 'other'], { our: 'our1' }, [{ our: 'our1' }], 1, null]) {
     const query = token === undefined ? { a: '1' } : { token, a: '1' }
     const { request, state } = find({ url: '/?token=x&a=1', query })
@@ -290,7 +290,7 @@ t.test('a query without one of ours is the same object as before, whatever its p
   t.end()
 })
 
-t.test('withdrawn, a request is what it was, but for what its schema converted meanwhile', t => {
+t.test('a restored request is as before, except for what its schema converted since', t => {
   const { request } = find({ url: '/?token=our1&n=1', originalUrl: '/old', query: { token: 'our1', n: '1' } })
   request.query = { n: 1 }
   restoreCredential(request)
@@ -371,7 +371,7 @@ const IN = { token: 'a', user: { username: 'token:a', roles: ['viewer'] }, url: 
 const AS_IT_CAME = { token: null, user: null, url: '/', isDisabled: false }
 const SWITCHED_OFF = { ...AS_IT_CAME, isDisabled: true }
 
-t.test('what the rules say at once or later decides: in, or refused', async t => {
+t.test('the result of authenticate, synchronous or not, decides whether a request is accepted', async t => {
   const { app, refused, answer, lines, rejections, counts } = await createHooked(t)
   t.ok(app.hasRequestDecorator('applicationToken'), 'a plugin may depend on it')
   t.strictSame((await app.inject({ url: '/' })).json(), AS_IT_CAME)
@@ -395,7 +395,7 @@ t.test('what the rules say at once or later decides: in, or refused', async t =>
   t.strictSame(counts, { ...NONE, accepted: 5, expired: 2 })
 })
 
-t.test('each refusal is counted by its kind, and reported unless it is a failure of the plugin', async t => {
+t.test('each refusal is counted by its kind, and reported unless it is an internal error', async t => {
   const { app, answer, rejections, counts } = await createHooked(t)
   for (const kind of ['unknown', 'expired', 'invalid', 'failed'] as const) {
     answer(() => kind === 'failed' ? Promise.reject(new Error('out of reach')) : { refused: kind, reason: `it is ${kind}` })
@@ -414,7 +414,7 @@ t.test('each refusal is counted by its kind, and reported unless it is a failure
   t.strictSame(counts, { ...NONE, several: 1, expired: 1 }, 'without a token nothing is')
 })
 
-t.test('an answer tells when the token expires where it is to', async t => {
+t.test('a response has the expiry of the token if the option is set', async t => {
   for (const [isTold, expected] of [[true, 'some day'], [false, undefined]] as const) {
     const { app } = await createHooked(t, { expiryHeader: isTold })
     t.equal((await app.inject({ url: '/', headers: OURS })).headers['application-token-expires'], expected)
@@ -422,7 +422,7 @@ t.test('an answer tells when the token expires where it is to', async t => {
   }
 })
 
-t.test('two tokens are refused unread, and the log is not told', async t => {
+t.test('two tokens are refused without checking them, and cause no warning', async t => {
   const { app, refused, answer, lines } = await createHooked(t)
   answer(() => { throw new Error('asked') })
   t.equal((await app.inject({ url: '/?token=our1', headers: OURS })).statusCode, 400)
@@ -430,7 +430,7 @@ t.test('two tokens are refused unread, and the log is not told', async t => {
   t.strictSame(lines, [])
 })
 
-t.test('a store out of reach, and a user that can not be assigned, are 500 with their cause, never let in', async t => {
+t.test("an unreachable store, and a user that can't be assigned, are a 500 with their cause, never accepted", async t => {
   const { app, refused, answer } = await createHooked(t)
   app.addHook('onRequest', (request, _reply, done) => {
     Object.defineProperty(request, 'user', { get: () => null })
@@ -444,7 +444,7 @@ t.test('a store out of reach, and a user that can not be assigned, are 500 with 
   t.match(refused.pop(), { statusCode: 500, cause: { message: 'out of reach' } })
 })
 
-t.test('a refusal that can not be sent is the host\'s error, never a request that waits', async t => {
+t.test("a refusal that can't be sent is the host's error, and the request does not hang", async t => {
   const invalid: Refusal = { refused: 'invalid', reason: 'bad signature' }
   for (const outcome of [() => invalid, async () => invalid]) {
     const { app, answer } = await createHooked(t, { sendFails: true })
@@ -460,7 +460,7 @@ t.test('a refusal that can not be sent is the host\'s error, never a request tha
   t.match((await app.inject({ url: '/later', headers: OURS })).json(), { statusCode: 500, message: 'can not be sent' })
 })
 
-t.test('a route that opts out, and a switch that is off or thrown meanwhile, leave the request as it came', async t => {
+t.test('a route that opts out, and a plugin that is disabled before or meanwhile, leave the request unchanged', async t => {
   const { app, answer, enable } = await createHooked(t)
   t.strictSame((await app.inject({ url: '/out?token=our1', headers: OURS })).json(), { ...AS_IT_CAME, url: '/out?token=our1' })
   enable(false)
@@ -481,7 +481,7 @@ t.test('a route that opts out, and a switch that is off or thrown meanwhile, lea
   t.strictSame((await app.inject({ url: '/', headers: OURS })).json(), SWITCHED_OFF)
 })
 
-t.test('with the hook onRequest guards there see the user, and a session that comes later does not take its place', async t => {
+t.test('with hook: onRequest, guards in that hook see the user, and a later session does not replace it', async t => {
   for (const hook of ['onRequest', 'preHandler'] as const) {
     const { app } = await createHooked(t, { hook })
     const seen: unknown[] = []
@@ -494,7 +494,7 @@ t.test('with the hook onRequest guards there see the user, and a session that co
   }
 })
 
-t.test('a guard that refused before the token was checked is reported once; no other 401 is', async t => {
+t.test('a guard that refuses before the token is checked is reported once; no other 401 is', async t => {
   for (const hook of ['onRequest', 'preHandler'] as const) {
     const { app, answer, enable, lines } = await createHooked(t, { hook })
     app.addHook('preValidation', async (request, reply) => { if (request.headers['x-guard'] !== undefined) await reply.code(Number(request.headers['x-guard'])).send('the guard') })
@@ -517,7 +517,7 @@ t.test('a guard that refused before the token was checked is reported once; no o
   }
 })
 
-t.test('a guard in onRequest, before ours, is told of as well', async t => {
+t.test("a guard in onRequest, before the plugin's hook, is reported as well", async t => {
   const lines: string[] = []
   const early = Fastify({ logger: { stream: { write (line: string) { lines.push(line) } } } })
   t.teardown(() => early.close())
@@ -530,7 +530,7 @@ t.test('a guard in onRequest, before ours, is told of as well', async t => {
   t.match(lines.join(''), 'was checked')
 })
 
-t.test('the hook preHandler is the only one of ours there, and with onRequest there is one for sessions that come later', async t => {
+t.test('the plugin adds one preHandler hook, and with hook: onRequest another one against later sessions', async t => {
   for (const [hook, names] of [['preHandler', ['onRequest', 'preHandler', 'onSend']], ['onRequest', ['onRequest', 'onRequest', 'preHandler', 'onSend']]] as const) {
     const app = Fastify()
     const added = t.capture(app, 'addHook')
@@ -539,7 +539,7 @@ t.test('the hook preHandler is the only one of ours there, and with onRequest th
   }
 })
 
-t.test('a WebSocket that is refused is closed once the refusal is sent', async t => {
+t.test('a refused WebSocket upgrade is closed once the refusal is sent', async t => {
   const { app, answer } = await createHooked(t)
   answer(() => ({ refused: 'invalid', reason: 'bad signature' }))
   let ended = 0
@@ -555,14 +555,14 @@ t.test('a WebSocket that is refused is closed once the refusal is sent', async t
   t.equal(ended, 1)
 })
 
-t.test('every request has room for what it presents from the start, so that all have one shape', async t => {
+t.test('every request has a place for its state from the start, so that all have one shape', async t => {
   const { app } = await createHooked(t)
   const symbols = (request: object | null): symbol[] => request === null ? [] : [...Object.getOwnPropertySymbols(request), ...symbols(Object.getPrototypeOf(request) as object | null)]
   app.get('/symbols', async request => symbols(request).map(({ description }) => description))
   t.ok((await app.inject({ url: '/symbols' })).json<string[]>().includes('fastify-mmc-tokens.request'))
 })
 
-t.test('of a request that presents nothing, the header and the parameter are asked for and no more', async t => {
+t.test('for a request without a credential, only the header and the parameter are read', async t => {
   const { app, read } = await createHooked(t)
   await app.inject('/')
   await app.inject('/401?other=our1')
@@ -643,7 +643,7 @@ async function createHost (t: Test, { hook = 'onRequest', events }: Options = {}
   return { app, issue, acts, database }
 }
 
-t.test("a token that ends while a request is still being sent is 401 on any route, though the host's guard let it in", async t => {
+t.test("a token that is revoked while a request is still being sent is a 401 on any route, even after the host's guard accepted it", async t => {
   const events: TokenEvent[] = []
   const { app, issue, acts } = await createHost(t, { events })
   for (const path of ['/api/tokens', '/early', '/act', '/missing', 'in the query']) {
@@ -666,7 +666,7 @@ t.test("a token that ends while a request is still being sent is 401 on any rout
   t.strictSame((await app.tokens.list()).filter(({ name }) => name === NEW_TOKEN.name), [])
 })
 
-t.test('a token that expires, or gets another role or name, while a request is still being sent is 401', async t => {
+t.test('a token that expires, or gets another role or name, while a request is still being sent is a 401', async t => {
   const { app, issue, database } = await createHost(t)
   for (const change of ["valid_until = '2000-01-01'", "role = 'editor'", "name = 'renamed'"]) {
     const { token, hash } = await issue({ role: 'admin' })
@@ -679,7 +679,7 @@ t.test('a token that expires, or gets another role or name, while a request is s
   }
 })
 
-t.test('tokens that were switched off while a request is still being sent: 404 on the four routes, 401 on the others, and on again changes nothing', async t => {
+t.test('if tokens are disabled while a request is still being sent, it is a 404 on the four routes and a 401 on others, even if they are enabled again', async t => {
   const { app, issue } = await createHost(t)
   const { token } = await issue({ role: 'admin' })
   for (const isChunked of [false, true]) {
@@ -697,7 +697,7 @@ t.test('tokens that were switched off while a request is still being sent: 404 o
   t.match(await parked.finish(), { status: 200, text: '"user":{"username":"token:' })
 })
 
-t.test('with the hook preHandler a request that is still being sent when tokens are switched off is as without the plugin', async t => {
+t.test('with hook: preHandler, a request that is still being sent when tokens are disabled is as without the plugin', async t => {
   const { app, issue } = await createHost(t, { hook: 'preHandler' })
   const { token, hash } = await issue({ role: 'admin' })
   const parked = await Parked.send(t, app, '/act', token)
@@ -709,7 +709,7 @@ t.test('with the hook preHandler a request that is still being sent when tokens 
   t.equal((await later.finish()).status, 401)
 })
 
-t.test('a token is used and counted once a request, though it is judged twice', async t => {
+t.test('a token is used and counted once per request, although it is checked twice', async t => {
   const { app, issue } = await createHost(t)
   const { token, hash } = await issue()
   const { accepted } = (await app.tokens.metrics()).authentications
@@ -723,7 +723,7 @@ t.test('a token is used and counted once a request, though it is judged twice', 
   t.strictSame([metrics.authentications.accepted, metrics.cacheHits], [accepted + 1, cacheHits])
 })
 
-t.test('a store out of reach when the body has arrived is 500, and a token that the host took away is not given back', async t => {
+t.test('an unreachable store after the body has arrived is a 500, and a token that the host removed is not restored', async t => {
   const { app, issue, database } = await createHost(t)
   const { token } = await issue()
   t.match((await app.inject({ method: 'POST', url: '/act', headers: { ...bearer(token), 'x-anonymous': 'yes' } })).json(), { user: null, token: null })
@@ -736,7 +736,7 @@ t.test('a store out of reach when the body has arrived is 500, and a token that 
   t.match(await parked.finish(), { status: 500, text: '"code":"INTERNAL_ERROR"' })
 })
 
-t.test('with "expiryHeader" each answer to a request with a token tells when that expires, in the form of dates in HTTP', async t => {
+t.test('with "expiryHeader", each response to a request with a token has its expiry as an HTTP date', async t => {
   const { app, issue, login } = await buildHost(t, { tokens: { expiryHeader: true } })
   const { token } = await issue({ validUntil: '2998-02-03T04:05:06Z' })
   const admin = await issue({ role: 'admin', validUntil: '2998-02-03T04:05:06Z' })
@@ -751,7 +751,7 @@ t.test('with "expiryHeader" each answer to a request with a token tells when tha
   t.equal(await headerOf('/api/viewer'), undefined)
 })
 
-t.test('the header tells what holds: the earlier of the row and the claim', async t => {
+t.test('the header has the earlier expiry of the row and the claim', async t => {
   const { app, database, issue } = await buildHost(t, { tokens: { expiryHeader: true } })
   for (const [validUntil, expected] of [['2997-01-01Z', '01 Jan 2997'], ['2999-06-01Z', '03 Feb 2998']]) {
     const { hash, token } = await issue({ validUntil: '2998-02-03T04:05:06Z' })
@@ -760,7 +760,7 @@ t.test('the header tells what holds: the earlier of the row and the claim', asyn
   }
 })
 
-t.test('without the option no answer has it', async t => {
+t.test('without the option, no response has the header', async t => {
   const { app, issue } = await buildHost(t)
   const { token } = await issue({ role: 'admin' })
   for (const url of ['/api/viewer', '/api/tokens']) t.notOk('application-token-expires' in (await app.inject({ url, headers: bearer(token) })).headers)
@@ -819,7 +819,7 @@ function ours (headers: Pairs): Pairs {
 const PRIVATE: Pairs = [['cache-control', 'no-store'], ['referrer-policy', 'no-referrer']]
 const EXPIRY: Pairs = [['application-token-expires', EXPIRES]]
 
-t.test('what a handler writes itself has the headers of a query token and of "expiryHeader", unless it sets its own', async t => {
+t.test('raw responses of a handler have the headers of a query token and of "expiryHeader", unless it sets its own', async t => {
   for (const hook of ['preHandler', 'onRequest'] as const) {
     for (const expiryHeader of [false, true]) {
       const { port, token } = await createRawHost(t, Fastify(), { hook, expiryHeader })
@@ -837,7 +837,7 @@ t.test('what a handler writes itself has the headers of a query token and of "ex
   }
 })
 
-t.test('what Fastify sends has each of them once, and nothing else of the answer changes', async t => {
+t.test('responses of Fastify have each of these headers once, and are otherwise unchanged', async t => {
   const app = Fastify()
   await app.register(websocket)
   await app.register(serveStatic, { root: import.meta.dirname, prefix: '/files/', maxAge: 60_000 })
@@ -863,14 +863,14 @@ t.test('what Fastify sends has each of them once, and nothing else of the answer
   await once(socket, 'close')
 })
 
-t.test('a hook of the host that has begun the answer already is not disturbed', async t => {
+t.test('a hook of the host that has already begun the response is not disturbed', async t => {
   const app = Fastify()
   app.addHook('onRequest', async (_request, reply) => { reply.raw.writeHead(200, { 'x-begun': 'yes' }) })
   const { port, token } = await createRawHost(t, app, { expiryHeader: true })
   t.match(await headersOf(port, `/raw?token=${token}`), [['x-begun', 'yes']])
 })
 
-t.test('over HTTP/2, too', async t => {
+t.test('the same headers are set over HTTP/2', async t => {
   const { port, token } = await createRawHost(t, Fastify({ http2: true }) as unknown as FastifyInstance, { expiryHeader: true })
   const client = connectRaw(`http://127.0.0.1:${port}`)
   t.teardown(() => { client.close() })

@@ -14,7 +14,7 @@ import { type Database, createDatabase } from '../support/database.js'
 import { collectEvents } from '../support/events.js'
 import { createHost } from '../support/host.js'
 
-t.test('disabled from the start the four routes answer 404, whatever is sent, and nothing connects', { buffered: true }, async t => {
+t.test('disabled from the start, the four routes are 404 for any request, and nothing connects', { buffered: true }, async t => {
   let connections = 0
   const server = createServer(socket => {
     connections++
@@ -41,7 +41,7 @@ t.test('disabled from the start the four routes answer 404, whatever is sent, an
   t.not(connections, 0, 'this test would notice')
 })
 
-t.test('enable() connects and migrates where nothing was, and rejects and stays disabled where that fails', { buffered: true }, async t => {
+t.test('enable() connects and migrates if needed; if that fails, it rejects and tokens stay disabled', { buffered: true }, async t => {
   const { app, login } = await buildHost(t, { tokens: { enabled: false } })
   await app.tokens.enable()
   t.equal(app.tokens.enabled, true)
@@ -59,7 +59,7 @@ t.test('a disable() during enable() wins', async t => {
   t.equal(app.tokens.enabled, false)
 })
 
-t.test('disable() makes every token powerless at once: the host treats the request as it would without us', async t => {
+t.test('disable() takes effect immediately: requests with a token are as without the plugin', async t => {
   const { app, issue, login } = await buildHost(t)
   const { token } = await issue({ role: 'admin' })
   await app.tokens.disable()
@@ -174,7 +174,7 @@ async function answersOf ({ app }: ToggleHost, requests: Record<string, InjectOp
 
 for (const path of ['/tell', '/api/tokens']) {
   for (const hook of ['preHandler', 'onRequest'] as const) {
-    t.test(`${path}, ${hook}: under load, while it is switched to and fro, every answer is the enabled one or the disabled one`, async t => {
+    t.test(`${path}, ${hook}: under load and repeated toggling, every response is the enabled or the disabled one`, async t => {
       const host = await build(t, { hook })
       const requests = host.requests(path)
       const answers = await answersOf(host, requests)
@@ -219,7 +219,7 @@ for (const path of ['/tell', '/api/tokens']) {
 }
 
 for (const path of ['/tell', '/typed', '/api/tokens']) {
-  t.test(`${path}: a request that is under way when disable() resolves finds every token powerless, as without us`, async t => {
+  t.test(`${path}: a request in progress when disable() resolves is as without the plugin`, async t => {
     const host = await build(t)
     const requests = host.requests(path)
     const answers = await answersOf(host, requests)
@@ -235,7 +235,7 @@ for (const path of ['/tell', '/typed', '/api/tokens']) {
     }
   })
 
-  t.test(`${path}: a request that is under way when enable() resolves gets one of the two answers`, async t => {
+  t.test(`${path}: a request in progress when enable() resolves gets the enabled or the disabled response`, async t => {
     const host = await build(t)
     const requests = host.requests(path)
     const answers = await answersOf(host, requests)
@@ -253,7 +253,7 @@ for (const path of ['/tell', '/typed', '/api/tokens']) {
   })
 }
 
-t.test('while it is disabled, hooks of the host meet each request as it came', async t => {
+t.test('while disabled, hooks of the host see each request unchanged', async t => {
   const { app, hold, requests } = await build(t)
   const met: Array<Record<string, unknown>> = []
   hold.pass = async ({ url, query }) => { met.push({ url, query }) }
@@ -269,7 +269,7 @@ t.test('while it is disabled, hooks of the host meet each request as it came', a
 })
 
 for (const hook of ['preHandler', 'onRequest'] as const) {
-  t.test(`${hook}: a token that is being looked up when disable() resolves is powerless`, async t => {
+  t.test(`${hook}: a token that is being looked up when disable() resolves is not accepted`, async t => {
     const { url: connectionString } = await createDatabase(t)
     const pool = new pg.Pool({ connectionString })
     t.teardown(() => pool.end())
@@ -296,7 +296,7 @@ for (const hook of ['preHandler', 'onRequest'] as const) {
   })
 }
 
-t.test('two calls of enable() at the same time share one start: the bootstrap file is read once', async t => {
+t.test('concurrent calls of enable() share one start: the bootstrap file is read once', async t => {
   const folder = await mkdtemp(join(tmpdir(), 'mmc-tokens-'))
   t.teardown(() => rm(folder, { recursive: true }))
   const bootstrap = join(folder, 'tokens.json')
@@ -312,7 +312,7 @@ t.test('two calls of enable() at the same time share one start: the bootstrap fi
   t.equal(errors.length, 1, 'nothing starts again')
 })
 
-t.test('a start that failed rejects all who share it, and the next enable() starts anew', async t => {
+t.test('a failed start rejects all its callers, and the next enable() starts again', async t => {
   const outcomes = [Promise.reject(new Error('away')), Promise.resolve()]
   const lifecycle = createLifecycle({ start: async () => { await outcomes.shift() }, stop: async () => {} })
   const results = await Promise.allSettled([lifecycle.enable(), lifecycle.enable()])
@@ -322,7 +322,7 @@ t.test('a start that failed rejects all who share it, and the next enable() star
   t.equal(lifecycle.isEnabled, true)
 })
 
-t.test('close() waits for the start under way, stops once, and leaves tokens disabled', async t => {
+t.test('close() waits for a pending start, stops once, and leaves tokens disabled', async t => {
   const steps: string[] = []
   let finish = (): void => {}
   const lifecycle = createLifecycle({

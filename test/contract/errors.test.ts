@@ -12,7 +12,7 @@ import { until } from '../support/until.js'
 
 const GOOD = { name: 'a', role: 'viewer', validUntil: '2999-01-01T00:00:00Z' }
 
-t.test('every error is the MMC body as application/json: code and message, with 401 also data.session, and nothing internal', async t => {
+t.test('every error is the MMC body as application/json: code and message, data.session for a 401, and nothing internal', async t => {
   const lines: string[] = []
   const { app, database, issue, login } = await buildHost(t, { fastify: { logger: { level: 'error', stream: { write (line: string) { lines.push(line) } } } } })
   const admin = await login()
@@ -57,7 +57,7 @@ t.test('every error is the MMC body as application/json: code and message, with 
   await check([500, 'INTERNAL_ERROR', { url: '/api/viewer', headers: bearer(unknown.token) }])
 })
 
-t.test('an unexpected error of a hook of the host on our routes is a 500 with our body, its cause in the log alone', async t => {
+t.test("an unexpected error of a host's hook on the four routes is a 500 with the MMC body, and only the log has its cause", async t => {
   const lines: string[] = []
   const { app } = await buildHost(t, {
     tokens: { session: () => { throw Object.assign(new Error('internal detail'), { sql: 'SELECT secret' }) } },
@@ -69,13 +69,13 @@ t.test('an unexpected error of a hook of the host on our routes is a 500 with ou
   t.strictSame(told.map(({ msg }) => msg), ['application tokens: unexpected error'])
 })
 
-t.test('errors of the hot path carry no stack, those for the operator do', t => {
+t.test('errors of the hot path have no stack, those for the operator have one', t => {
   t.equal(new UnauthorizedError().stack, undefined)
   t.type(new OptionError('x').stack, 'string')
   t.end()
 })
 
-t.test('a host may name its requests as it likes: events have the name as text', async t => {
+t.test('request ids of any type are strings in events', async t => {
   let id: unknown
   const { all, onEvent } = collectEvents()
   const { app, issue, login } = await buildHost(t, { fastify: { genReqId: () => id as string }, tokens: { onEvent } })
@@ -90,7 +90,7 @@ t.test('a host may name its requests as it likes: events have the name as text',
   }
 })
 
-t.test('on a Unix socket nobody has an address: it is null in every event', async t => {
+t.test('on a Unix socket, the address is null in every event', async t => {
   const { url, schema } = await createDatabase(t)
   const { all, onEvent } = collectEvents()
   const app = Fastify()

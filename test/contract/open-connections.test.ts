@@ -5,6 +5,7 @@ import { Readable } from 'node:stream'
 import { setTimeout as sleep } from 'node:timers/promises'
 import websocket from '@fastify/websocket'
 import Fastify, { type FastifyInstance, type FastifyRequest } from 'fastify'
+import pg from 'pg'
 import t, { type Test } from 'tap'
 import { WebSocket } from 'ws'
 import tokensPlugin, { type IssuedToken } from '../../lib/index.js'
@@ -21,6 +22,9 @@ interface Node {
   address: string
   /** The signals that `/stream`, `/ask` and `/ws` asked for, in order. */
   signals: AbortSignal[]
+  /** Resolves when `/slow` is asked for, which waits for `answerSlow`. */
+  slowBegun: Promise<unknown>
+  answerSlow: () => void
 }
 
 /** A host with an endless stream, a plain answer, and a WebSocket with and without a polite close. */
@@ -44,6 +48,13 @@ async function startNode (t: Test, { url, schema }: Database, options = {}): Pro
   })
   app.get('/ask', async request => ask(request) === app.tokens.signal(request))
   app.get('/plain', async () => 'plain')
+  const slow = new EventEmitter()
+  const slowBegun = once(slow, 'begun')
+  app.get('/slow', async () => {
+    slow.emit('begun')
+    await once(slow, 'answer')
+    return 'slow'
+  })
   app.get('/ws', { websocket: true }, (socket, request) => {
     const signal = ask(request)
     signal?.addEventListener('abort', () => { if (request.headers['x-polite'] !== undefined) socket.close(1008, 'ended') })
@@ -51,7 +62,8 @@ async function startNode (t: Test, { url, schema }: Database, options = {}): Pro
   })
   t.teardown(() => app.close())
   await app.listen({ host: '127.0.0.1', port: 0 })
-  return { app, address: `127.0.0.1:${(app.server.address() as AddressInfo).port}`, signals }
+  const address = `127.0.0.1:${(app.server.address() as AddressInfo).port}`
+  return { app, address, signals, slowBegun, answerSlow: () => { slow.emit('answer') } }
 }
 
 async function twoNodes (t: Test): Promise<{ one: Node, other: Node, database: Database }> {
@@ -176,11 +188,48 @@ t.test('a keep-alive connection that an ended token used is not cut, and keeps n
     return response.statusCode
   }
   for (let n = 0; n < 50; n++) await ask('/ask', bearer(token))
+  const pending = ask('/slow', bearer(token))
+  await node.slowBegun
   await node.app.tokens.revoke(hash)
-  await sleep(1200) // as long as an upgraded connection may live
+  await sleep(1200) // longer than an upgraded connection may live
+  node.answerSlow()
+  t.equal(await pending, 200, 'a request that did not ask for a signal is answered')
   t.equal(await ask('/plain'), 200)
   t.equal(sockets.size, 1)
   t.equal(node.signals.filter(({ aborted }) => aborted).length, 0, 'requests that are over are not told')
+})
+
+t.test('while notifications do not arrive, Postgres is asked every second', async t => {
+  const database = await createDatabase(t)
+  const one = await startNode(t, database)
+  const proxy = await createProxy(t, database.url)
+  const behind = await startNode(t, { ...database, url: proxy.url })
+  await held(behind)
+  const token = await issue(one)
+  const { signal, ended } = await stream(behind, token.token)
+  proxy.set('swallow notifications')
+  await until(() => behind.app.tokens.health().lease === 'lost')
+  await one.app.tokens.revoke(token.hash)
+  await ended
+  t.equal(codeOf(signal), 'MMC_TOKENS_REVOKED')
+  t.equal(behind.app.tokens.health().lease, 'lost')
+})
+
+t.test('a change that can not be looked up, since the pool is exhausted, is looked up once it can', async t => {
+  const database = await createDatabase(t)
+  const pool = new pg.Pool({ connectionString: database.url, max: 2 })
+  t.teardown(() => pool.end())
+  const node = await startNode(t, database, { postgres: pool })
+  await held(node)
+  const { token, hash } = await issue(node)
+  const { signal, ended } = await stream(node, token)
+  const clients = [await pool.connect(), await pool.connect()]
+  await database.query("UPDATE tokens SET role = 'editor' WHERE hash = $1", [hash])
+  await sleep(1200) // longer than a call to Postgres may take
+  t.notOk(signal.aborted)
+  for (const client of clients) client.release()
+  await ended
+  t.equal(codeOf(signal), 'MMC_TOKENS_REVOKED')
 })
 
 t.test('while changes are not heard of, Postgres is asked every second; while it is away all stays open', async t => {

@@ -15,7 +15,7 @@ import { type Database, createDatabase } from '../support/database.js'
 const KEYS = ['name', 'hash', 'validUntil', 'role', 'requestedBy', 'issueDate', 'lastUsed']
 const TIME = /^\d{4}-\d{2}-\d{2}T\d{2}:\d{2}:\d{2}\.\d{3}Z$/
 
-t.test('the MMC frontend: its exact requests, and the answers that it builds on', async t => {
+t.test('the exact requests of the MMC frontend get the responses that it expects', async t => {
   const { app, login } = await buildHost(t, { basePath: '/mmc' })
   const headers = { ...await login(), accept: 'application/json;version=1' }
   const url = '/mmc/api/tokens'
@@ -39,7 +39,7 @@ t.test('the MMC frontend: its exact requests, and the answers that it builds on'
   t.match(expired.json(), { code: 'UNAUTHORIZED', data: { session: false } }, 'sends the browser to the login page')
 })
 
-t.test('a record has seven properties in this order; only the answer to the creating POST has the token before them', async t => {
+t.test('a record has seven properties in this order; only the response to the creating POST has the token before them', async t => {
   const { app, login } = await buildHost(t)
   const headers = await login()
   const created = await app.inject({ method: 'POST', url: '/api/tokens', headers, payload: { name: 'a', role: 'admin', validUntil: '2999-01-01T00:00:00Z' } })
@@ -51,7 +51,7 @@ t.test('a record has seven properties in this order; only the answer to the crea
   }
 })
 
-t.test('a list is sorted by issue date, then by hash, over page after page', async t => {
+t.test('a list is sorted by issue date, then by hash, over all pages', async t => {
   const { app, database, issue, login } = await buildHost(t)
   await issue()
   await database.query(`INSERT INTO tokens SELECT encode(sha256(n::text::bytea), 'hex'), 'n' || n, 'viewer', 'sql', '2026-01-01Z'::timestamptz + (n / 7) * interval '1 ms',
@@ -63,7 +63,7 @@ t.test('a list is sorted by issue date, then by hash, over page after page', asy
   t.strictSame(list, await app.tokens.list())
 })
 
-t.test('an unknown or malformed hash: GET says 404, DELETE changes nothing and answers 200', async t => {
+t.test('for an unknown or malformed hash, GET is 404, and DELETE changes nothing and is 200', async t => {
   const { app, login, issue } = await buildHost(t)
   const headers = await login()
   const { token, ...record } = await issue()
@@ -78,7 +78,7 @@ t.test('an unknown or malformed hash: GET says 404, DELETE changes nothing and a
   }
 })
 
-t.test('a DELETE with a JSON content type and no body, or with any body, is as good as without', async t => {
+t.test('a DELETE with a JSON content type and no body, or with any body, is the same as without', async t => {
   const { app, login, issue } = await buildHost(t)
   const session = await login()
   for (const [type, payload] of [['application/json', undefined], ['application/json', ''], ['application/json', '{'], ['text/plain', 'x'], ['garbage', 'x']]) {
@@ -89,7 +89,7 @@ t.test('a DELETE with a JSON content type and no body, or with any body, is as g
   }
 })
 
-t.test('an admin token may manage tokens, in the name token:<name>; a token of another role may not', async t => {
+t.test('an admin token may manage tokens, as token:<name>; a token of another role may not', async t => {
   const { app, issue } = await buildHost(t)
   const admin = await issue({ name: 'root', role: 'admin' })
   const payload = { name: 'child', role: 'viewer', validUntil: '2999-01-01T00:00:00Z' }
@@ -103,7 +103,7 @@ t.test('an admin token may manage tokens, in the name token:<name>; a token of a
   }
 })
 
-t.test('every answer of the four routes has Cache-Control: no-store', async t => {
+t.test('every response of the four routes has Cache-Control: no-store', async t => {
   const { app, issue, login } = await buildHost(t)
   const headers = await login()
   const { hash } = await issue()
@@ -122,7 +122,7 @@ t.test('every answer of the four routes has Cache-Control: no-store', async t =>
   for (const answer of answers) t.equal(answer.headers['cache-control'], 'no-store')
 })
 
-t.test('over a real socket: the life of a token, and the second Authorization header that Node hides', async t => {
+t.test('a token works over a real socket, and the second Authorization header that Node hides is seen', async t => {
   const { app, login, issue } = await buildHost(t)
   await app.listen({ host: '127.0.0.1', port: 0 })
   const { port } = app.server.address() as AddressInfo
@@ -160,7 +160,7 @@ const bodies = {
   garbage: { payload: 'a', headers: { 'content-type': 'garbage' } }
 } satisfies Record<string, InjectOptions>
 
-t.test('disabled → two credentials → not authenticated → not an admin → version → body → operation, on every route', async t => {
+t.test('every route checks in this order: disabled, two credentials, not authenticated, not an admin, version, body', async t => {
   const { app, login, issue } = await buildHost(t)
   const { token: admin, hash } = await issue({ name: 'taken', role: 'admin' })
   const { token: viewer } = await issue({ role: 'viewer' })
@@ -222,7 +222,7 @@ async function create (t: Test): Promise<FastifyInstance> {
   return host
 }
 
-t.test('JSON is read by whatever name its type has; anything else is 415, and what is not JSON 400, once it is judged', async t => {
+t.test('any JSON content type is parsed; others are 415 and invalid JSON is 400, after the other checks', async t => {
   const app = await create(t)
   const post = async (type: string | undefined, payload: string) => await app.inject({ method: 'POST', url: '/', headers: type === undefined ? {} : { 'content-type': type }, payload })
   for (const type of ['application/json', 'APPLICATION/JSON', ' application/json ;charset=utf-8', 'application/json;']) {
@@ -238,13 +238,13 @@ t.test('JSON is read by whatever name its type has; anything else is 415, and wh
   }
 })
 
-t.test('a DELETE without a body is none that can not be read, whatever type it says', async t => {
+t.test('a DELETE without a body is valid with any content type', async t => {
   const app = await create(t)
   t.equal((await app.inject({ method: 'POST', url: '/' })).statusCode, 200, 'of a POST the schema says so')
   for (const headers of [{}, { 'content-type': 'application/json' }]) t.equal((await app.inject({ method: 'DELETE', url: '/', headers })).statusCode, 200)
 })
 
-t.test('what the schema refuses is told by the property and its description', t => {
+t.test('an error of the schema has the property and its description', t => {
   const check = (instancePath: string): void => { checkBody({ body: {}, validationError: { validation: [{ instancePath }] } } as never, CreateTokenSchema) }
   t.throws(() => { check('/name') }, { code: 'INVALID', message: `name must be ${CreateTokenSchema.properties.name.description}` })
   for (const path of ['', '/unknown']) t.throws(() => { check(path) }, { code: 'INVALID', message: `${path === '' ? 'The body' : 'unknown'} must be ${CreateTokenSchema.description}` })
@@ -254,7 +254,7 @@ t.test('what the schema refuses is told by the property and its description', t 
 
 const body = (name: string, encoding: BufferEncoding = 'utf8'): Buffer => Buffer.from(JSON.stringify({ name, role: 'viewer', validUntil: '2999-01-01T00:00:00Z' }), encoding)
 
-t.test('a body is UTF-8: a content type with another charset is 415, and nothing is stored', async t => {
+t.test('a content type with another charset than UTF-8 is 415, and nothing is stored', async t => {
   const { app, login } = await buildHost(t)
   const headers = await login()
   const post = async (charset: string, payload: Buffer) => await app.inject({ method: 'POST', url: '/api/tokens', headers: { ...headers, 'content-type': `application/json${charset}` }, payload })
@@ -290,7 +290,7 @@ async function fill ({ query }: Database, count: number): Promise<void> {
     '2999-01-01Z', '2026-01-01Z' FROM generate_series(1, ${count}) AS n`)
 }
 
-t.test('a slow reader of a long list holds no client of the pool, and gets the whole list in the end', async t => {
+t.test('a slow reader of a long list holds no client of the pool, and gets the whole list', async t => {
   const database = await createDatabase(t)
   const pool = new pg.Pool({ connectionString: database.url, max: 1 })
   t.teardown(() => pool.end())
@@ -309,7 +309,7 @@ t.test('a slow reader of a long list holds no client of the pool, and gets the w
   t.equal(new Set(list.map(({ hash }) => hash)).size, list.length)
 })
 
-t.test('a list that can not be finished is cut off, so that nobody takes it for whole', async t => {
+t.test('a list that fails halfway is cut off, so that it is not valid JSON', async t => {
   const { app, database, login } = await buildHost(t)
   await fill(database, 20_000)
   await app.listen({ port: 0, host: '127.0.0.1' })
@@ -320,7 +320,7 @@ t.test('a list that can not be finished is cut off, so that nobody takes it for 
   await t.rejects(json(answer))
 })
 
-t.test('the answer to DELETE is the list without the token', async t => {
+t.test('DELETE returns the list without the token', async t => {
   const { app, database, issue, login } = await buildHost(t)
   await fill(database, 1000)
   const { hash } = await issue()
@@ -349,7 +349,7 @@ async function walk (host: TestHost, query: string, base?: string): Promise<stri
   return pages
 }
 
-t.test('a list by pages is the list, in its order, and the last page has no link', async t => {
+t.test('the pages of a list make up the list, in its order, and the last one has no link', async t => {
   const host = await buildHost(t)
   for (const name of ['a', 'b', 'c', 'd', 'e']) await host.issue({ name })
   t.strictSame(await walk(host, ''), [['a', 'b', 'c', 'd', 'e']], 'without a limit: everything, as ever')
@@ -366,7 +366,7 @@ t.test('a list by pages is the list, in its order, and the last page has no link
   t.strictSame((await list(host, `?cursor=${cursor}`)).names, ['e'], 'a cursor without a limit: all that follows')
 })
 
-t.test('a page asks Postgres for its tokens and one more, and no further', async t => {
+t.test('a page reads its tokens and one more from Postgres', async t => {
   const database = await createDatabase(t)
   const postgres = new pg.Pool({ connectionString: database.url })
   t.teardown(() => postgres.end())
@@ -384,7 +384,7 @@ t.test('a page asks Postgres for its tokens and one more, and no further', async
   t.strictSame(sizes, [2, 500, 500])
 })
 
-t.test('pages of tokens that were made in the same millisecond, thousands of them, miss none and repeat none', async t => {
+t.test('pages of thousands of tokens created in the same millisecond miss none and repeat none', async t => {
   const host = await buildHost(t)
   await host.database.query('INSERT INTO tokens SELECT encode(sha256(n::text::bytea), \'hex\'), n::text, \'viewer\', \'sql\', \'2026-01-01Z\', \'2999-01-01Z\', \'2026-01-01Z\' FROM generate_series(1, 2500) AS n')
   for (const limit of [499, 500, 501, 1000]) {
@@ -394,7 +394,7 @@ t.test('pages of tokens that were made in the same millisecond, thousands of the
   }
 })
 
-t.test('a token that is revoked or made between two pages disturbs neither', async t => {
+t.test('a token that is revoked or created between two pages does not affect the rest of the list', async t => {
   const host = await buildHost(t)
   const tokens = []
   for (const name of ['a', 'b', 'c', 'd']) tokens.push(await host.issue({ name }))
@@ -404,7 +404,7 @@ t.test('a token that is revoked or made between two pages disturbs neither', asy
   t.strictSame(await walk(host, /\?[^>]+/.exec(link ?? '')?.[0] ?? ''), [['c', 'd'], ['e']])
 })
 
-t.test('the link keeps what else was asked for, stays on the path of the request and holds no token', async t => {
+t.test('the link keeps the other parameters and the path of the request, and has no token', async t => {
   const host = await buildHost(t, { basePath: '/mmc', tokens: { queryParameter: 'key' } })
   for (const name of ['a', 'b', 'c']) await host.issue({ name })
   const { token } = await host.issue({ name: 'admin', role: 'admin' })
@@ -413,7 +413,7 @@ t.test('the link keeps what else was asked for, stays on the path of the request
   t.strictSame((await walk(host, '?limit=2&state=active', '/mmc')).flat(), ['a', 'b', 'c', 'admin'])
 })
 
-t.test('a list of those that have expired, and of those that have not', async t => {
+t.test('a list can be limited to expired or active tokens', async t => {
   const host = await buildHost(t)
   for (const name of ['old', 'new', 'older']) await host.issue({ name })
   await host.database.query("UPDATE tokens SET valid_until = now() - interval '1 second' WHERE name LIKE 'old%'")
@@ -422,7 +422,7 @@ t.test('a list of those that have expired, and of those that have not', async t 
   t.strictSame(await walk(host, '?state=expired&limit=1'), [['old'], ['older']])
 })
 
-t.test('a list of those that nobody used since, with what this node has not written yet', async t => {
+t.test('a list can be limited to tokens not used since a time, including uses not yet written', async t => {
   const host = await buildHost(t)
   for (const name of ['idle', 'busy', 'new']) await host.issue({ name })
   const { token } = await host.issue({ name: 'used just now' })
@@ -434,7 +434,7 @@ t.test('a list of those that nobody used since, with what this node has not writ
   t.strictSame(await walk(host, '?unusedSince=2026-04-01T00:00:00Z&limit=1'), [['idle'], ['busy']])
 })
 
-t.test('a parameter that is no good is a 400 that says what it must be, for admins alone', async t => {
+t.test('an invalid parameter is a 400 that says what it must be, for admins only', async t => {
   const host = await buildHost(t)
   const hash = '0'.repeat(64)
   const cursor = (text: string): string => Buffer.from(text).toString('base64url')
@@ -462,7 +462,7 @@ t.test('a parameter that is no good is a 400 that says what it must be, for admi
   t.equal((await list(host, '?page=x&sort=name&Limit=0')).status, 200, 'what is not ours means nothing')
 })
 
-t.test('DELETE that prefers the minimum is a 204 without the list (RFC 7240), and any other as ever', async t => {
+t.test('DELETE with Prefer: return=minimal is a 204 without the list (RFC 7240); other preferences are ignored', async t => {
   const { app, issue, login } = await buildHost(t)
   const headers = await login()
   const revoke = async (prefer: string) => {
@@ -484,7 +484,7 @@ t.test('DELETE that prefers the minimum is a 204 without the list (RFC 7240), an
 
 const PREFER = { prefer: 'return=minimal' }
 
-t.test('a hash may be in any letter case: PowerShell prints upper case', async t => {
+t.test('a hash may be in any letter case', async t => {
   const { app, login, issue } = await buildHost(t)
   const headers = await login()
   const mixed = (hash: string): string => hash.replace(/[a-f]/g, (letter, index: number) => index % 2 === 0 ? letter.toUpperCase() : letter)
@@ -505,7 +505,7 @@ t.test('a hash may be in any letter case: PowerShell prints upper case', async t
   }
 })
 
-t.test('what is no hash, or no token\'s, changes nothing: GET is 404, DELETE the list, and 404 where it prefers the minimum', async t => {
+t.test('with an invalid or unknown hash, GET is 404, and DELETE changes nothing and is the list, or 404 with Prefer: return=minimal', async t => {
   const { app, login, issue } = await buildHost(t)
   const headers = await login()
   const { hash, name } = await issue()
@@ -521,7 +521,7 @@ t.test('what is no hash, or no token\'s, changes nothing: GET is 404, DELETE the
   t.strictSame([await minimal(), await minimal()], [204, 404])
 })
 
-t.test('in code what is no hash is an error that does not repeat it, since it may be the token itself', async t => {
+t.test('an invalid hash in code is an error that does not repeat it, since it may be the token', async t => {
   const { app, issue } = await buildHost(t)
   const { token, hash, name } = await issue()
   const message = 'hash must be the SHA-256 of the token in 64 hexadecimal digits'
@@ -536,7 +536,7 @@ t.test('in code what is no hash is an error that does not repeat it, since it ma
 
 const inSeconds = (seconds: number): string => new Date(Date.now() + seconds * 1000).toISOString()
 
-t.test('a new token may live as long as "maxLifetime" allows, to the second; longer is a 400 that states the limit', async t => {
+t.test('the lifetime of a new token is limited by "maxLifetime", to the second; a longer one is a 400 that states the limit', async t => {
   const { app, login } = await buildHost(t, { tokens: { maxLifetime: 3600 } })
   const headers = await login()
   const create = async (name: string, validUntil: string) => await app.inject({ method: 'POST', url: '/api/tokens', headers, payload: { ...NEW_TOKEN, name, validUntil } })
@@ -550,14 +550,14 @@ t.test('a new token may live as long as "maxLifetime" allows, to the second; lon
   t.strictSame((await app.tokens.list()).map(({ name }) => name), ['an hour'])
 })
 
-t.test('tokens that are there live on under a new "maxLifetime"', async t => {
+t.test('existing tokens are not affected by a new "maxLifetime"', async t => {
   const { database, issue } = await buildHost(t)
   const { token } = await issue()
   const { app } = await buildHost(t, { database, tokens: { maxLifetime: 1 } })
   t.equal((await app.inject({ url: '/api/viewer', headers: bearer(token) })).statusCode, 200)
 })
 
-t.test('where tokens must not manage tokens, each of the four routes is 403 to every token, and a session does what it did', async t => {
+t.test('with tokensMayManageTokens: false, the four routes are 403 for every token, and sessions are not affected', async t => {
   const { app, issue, login } = await buildHost(t, { tokens: { tokensMayManageTokens: false } })
   const { hash, token } = await issue({ role: 'admin' })
   const viewer = await issue({ role: 'viewer' })

@@ -2,17 +2,15 @@ import { EventEmitter, once } from 'node:events'
 import { setImmediate as turn, setTimeout as sleep } from 'node:timers/promises'
 import pg from 'pg'
 import t, { type Test } from 'tap'
-import { type Revocations, createRevocations } from '../../lib/store/revocations.js'
 import { type TestHost, bearer, buildHost } from '../support/build-host.js'
-import { createDatabase, createSeparateDatabase, databaseUrl } from '../support/database.js'
+import { type Database, createDatabase, createSeparateDatabase } from '../support/database.js'
 import { measure } from '../support/measure.js'
 import { type NodeProcess, startNode } from '../support/node-process.js'
 import { startPostgres } from '../support/postgres.js'
 import { type Proxy, createProxy } from '../support/proxy.js'
-import { holdTimers } from '../support/timers.js'
 import { until } from '../support/until.js'
 
-t.test('a token made on one node works on all; one revoked on any, or deleted with SQL, is refused by all', { buffered: true }, async t => {
+t.test('a token made on one node works on all; one revoked on any, or deleted with SQL, is refused by all', async t => {
   const one = await buildHost(t)
   const nodes = [one, await buildHost(t, { database: one.database }), await buildHost(t, { database: one.database })]
   const statuses = async (token: string): Promise<number[]> =>
@@ -45,7 +43,7 @@ t.test('a token made on one node works on all; one revoked on any, or deleted wi
   }
 })
 
-t.test('switching tokens off is a switch of one process', { buffered: true }, async t => {
+t.test('switching tokens off is a switch of one process', async t => {
   const one = await buildHost(t)
   const two = await buildHost(t, { database: one.database })
   const { token } = await one.issue()
@@ -54,7 +52,7 @@ t.test('switching tokens off is a switch of one process', { buffered: true }, as
   t.equal((await two.app.inject({ url: '/api/viewer', headers: bearer(token) })).statusCode, 200)
 })
 
-t.test('of three node processes, the one that answers the DELETE refuses the token at once, the others never later than 2 s after', { buffered: true }, async t => {
+t.test('of three node processes, the one that answers the DELETE refuses the token at once, the others never later than 2 s after', async t => {
   const { url } = await createSeparateDatabase(t)
   const nodes = await Promise.all(Array.from({ length: 3 }, async () => await startNode(t, url)))
 
@@ -156,7 +154,7 @@ async function createCounting (t: Test): Promise<{ node: Node, count: (work: () 
     Object.assign(client, {
       query: async (asked: { text: string }) => {
         // Heartbeats, and what is asked in the background of tokens that ended.
-        if (!/pg_notify|\.ended/.test(asked.text)) queries++
+        if (!/pg_notify|\.ended|AS place$|SET last_used =/.test(asked.text)) queries++
         return await query(asked)
       }
     })
@@ -183,7 +181,7 @@ async function createCounting (t: Test): Promise<{ node: Node, count: (work: () 
   }
 }
 
-t.test('while the lease is held, a known token costs no query, and a thousand requests at once with one that nobody knows cost one', { buffered: true }, async t => {
+t.test('while the lease is held, a known token costs no query, and a thousand requests at once with one that nobody knows cost one', async t => {
   const { node, count } = await createCounting(t)
   let token = ''
   t.equal(await count(async () => {
@@ -197,7 +195,7 @@ t.test('while the lease is held, a known token costs no query, and a thousand re
   t.equal(await count(async () => { for (let n = 0; n < 100; n++) t.equal(await use(node, forged), 401) }), 0, 'a forgery never reaches Postgres')
 })
 
-t.test('a revoked token that is hammered costs one query a second at most', { buffered: true }, async t => {
+t.test('a revoked token that is hammered costs one query a second at most', async t => {
   const { node, count } = await createCounting(t)
   const { token, hash } = await node.issue()
   await use(node, token)
@@ -212,7 +210,7 @@ t.test('a revoked token that is hammered costs one query a second at most', { bu
   t.ok(queries <= 1 + Math.floor(seconds), `${queries} queries in ${seconds} s`)
 })
 
-t.test('what changes elsewhere is heard of: revoked, changed, deleted with SQL, truncated', { buffered: true }, async t => {
+t.test('what changes elsewhere is heard of: revoked, changed, deleted with SQL, truncated', async t => {
   const one = await createNode(t)
   const two = await createNode(t, { database: one.database })
   const changes: Record<string, (hash: string) => Promise<unknown>> = {
@@ -235,6 +233,96 @@ t.test('what changes elsewhere is heard of: revoked, changed, deleted with SQL, 
   await until(async () => (await one.app.inject({ url: '/api/editor', headers: bearer(token) })).statusCode === 200)
   t.pass('a new role is in force')
 })
+
+/** Moves the clock that only goes forward, which ends a lease; resolves when a new one is held. */
+function createClock (t: Test): (node: TestHost, seconds: number) => Promise<void> {
+  const now = performance.now.bind(performance)
+  let ahead = 0
+  t.intercept(performance, 'now', { value: () => now() + ahead })
+  return async ({ app }, seconds) => {
+    ahead += seconds * 1000
+    await until(() => app.tokens.health().lease === 'held')
+  }
+}
+
+/** How long the pool of a host is exhausted, in seconds. */
+const EXHAUSTED = Number(process.env.EXHAUSTED_SECONDS ?? 4)
+
+t.test(`a host's pool that is exhausted for ${EXHAUSTED} s: known tokens in use are accepted all the while, unknown ones are 500 within a second, revocations are heard`, async t => {
+  const other = await buildHost(t)
+  const { database } = other
+  const pool = new pg.Pool({ connectionString: database.url, max: 2 })
+  t.teardown(() => pool.end())
+  const { app } = await buildHost(t, { database, tokens: { postgres: pool } })
+  const node = { ...other, app }
+  await until(() => app.tokens.health().lease === 'held')
+  const [good, revoked, unknown] = [await other.issue(), await other.issue(), await other.issue()]
+  for (const { token } of [good, revoked]) t.equal(await use(node, token), 200)
+
+  const busy = await Promise.all([pool.connect(), pool.connect()])
+  const started = performance.now()
+  const passed = (): number => (performance.now() - started) / 1000
+  const leases = new Set<string>()
+  const statuses = new Set<number>()
+  let [slowest, isRevoked] = [0, false]
+  while (passed() < EXHAUSTED) {
+    statuses.add(await use(node, good.token))
+    leases.add(app.tokens.health().lease)
+    const { result: status, took } = await measure(async () => await use(node, unknown.token))
+    t.equal(status, 500)
+    slowest = Math.max(slowest, took)
+    if (isRevoked || passed() < EXHAUSTED / 2) continue
+    isRevoked = true
+    t.equal(await use(node, revoked.token), 200)
+    await other.app.tokens.revoke(revoked.hash)
+    const last = await lastAccepted(node, revoked.token)
+    t.ok(last < 1000, `last accepted ${last} ms after`)
+  }
+  t.strictSame([[...statuses], [...leases]], [[200], ['held']])
+  t.ok(slowest < 1000, `${slowest} ms`)
+
+  // By another clock it is minutes.
+  const move = createClock(t)
+  for (let n = 0; n < 3; n++) {
+    await move(node, 29)
+    t.equal(await use(node, good.token), 200)
+    // As long as it takes to be asked for again.
+    await sleep(1200)
+  }
+  for (const client of busy) client.release()
+})
+
+const UNHEARD: Record<string, { sql: string, status: number }> = {
+  'the table is dropped': { sql: 'DROP TABLE tokens', status: 500 },
+  'the schema is dropped': { sql: 'DO $$ BEGIN EXECUTE format(\'DROP SCHEMA %I CASCADE\', current_schema); END $$', status: 500 },
+  'the table is renamed': { sql: 'ALTER TABLE tokens RENAME TO others', status: 500 },
+  'a row is deleted while the trigger is off': { sql: 'ALTER TABLE tokens DISABLE TRIGGER notify_change; DELETE FROM tokens', status: 401 },
+  'a role changes while the trigger is off': { sql: "ALTER TABLE tokens DISABLE TRIGGER USER; UPDATE tokens SET role = 'none'", status: 403 },
+  'row level security hides a row': { sql: 'ALTER TABLE tokens ENABLE ROW LEVEL SECURITY', status: 401 }
+}
+for (const [what, { sql, status }] of Object.entries(UNHEARD)) {
+  t.test(`${what}, which nobody is notified of: in force a minute later, however busy the token`, async t => {
+    const { database, issue } = await buildHost(t)
+    const { url, schema, query } = database
+    const role = `${schema}_node`
+    await query(`CREATE ROLE ${role} LOGIN; GRANT USAGE ON SCHEMA ${schema} TO ${role}; GRANT INSERT ON tokens TO ${role};
+      GRANT SELECT, UPDATE, DELETE ON ALL TABLES IN SCHEMA ${schema} TO ${role}`)
+    t.teardown(() => query(`DROP OWNED BY ${role}; DROP ROLE ${role}`))
+    const postgres = Object.assign(new URL(url), { username: role }).href
+    const node = await buildHost(t, { database, tokens: { postgres, migrate: false } })
+    const move = createClock(t)
+    await move(node, 0)
+    const { token } = await issue()
+    t.equal(await use(node, token), 200)
+    await query(sql)
+    t.equal(await use(node, token), 200, 'believed')
+    await move(node, 31)
+    const moved = Date.now()
+    while (Date.now() - moved < 1500) await use(node, token)
+    await move(node, 30)
+    t.equal(await use(node, token), status)
+  })
+}
 
 const FAULTS: Record<string, (proxy: Proxy) => void> = {
   'the connection swallows what is sent to Postgres': proxy => { proxy.set('swallow up') },
@@ -275,7 +363,7 @@ t.test('a backend that is ended costs the lease, which is back at once; what is 
   const [lost, held] = [node.becomes('lost'), node.becomes('held')]
   await node.database.query(`ALTER TABLE tokens DISABLE TRIGGER notify_change; DELETE FROM tokens WHERE hash = '${hash}'; ALTER TABLE tokens ENABLE ALWAYS TRIGGER notify_change`)
   t.equal(await use(node, token), 200, 'nobody said a word')
-  await node.database.query("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'fastify-mmc-tokens listener' AND datname = current_database() AND query LIKE '%LISTEN%'")
+  await node.database.query("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'fastify-mmc-tokens listener' AND datname = current_database()")
   t.match(await lost, /"level":40/)
   t.match(await held, /"level":30/)
   t.equal(await use(node, token), 401)
@@ -292,30 +380,101 @@ t.test('a host closes in time where the connections have gone silent, in the mid
   }
 })
 
-t.test('a `listen` that reaches another database proves nothing: the lease is never held, and a revoked token is refused at once', { buffered: true }, async t => {
-  const database = await createDatabase(t)
-  const { issue } = await buildHost(t, { database })
-  const elsewhere = `${database.schema}_elsewhere`
-  const client = new pg.Client(database.url)
+/** Another database of the same server. */
+async function createElsewhere (t: Test, { url, schema }: Database): Promise<string> {
+  const name = `${schema}_elsewhere`
+  const client = new pg.Client(url)
   await client.connect()
-  await client.query(`CREATE DATABASE ${elsewhere}`)
+  await client.query(`CREATE DATABASE ${name}`)
   t.teardown(async () => {
-    await client.query(`DROP DATABASE ${elsewhere} WITH (FORCE)`)
+    await client.query(`DROP DATABASE ${name} WITH (FORCE)`)
     await client.end()
   })
-  const url = new URL(database.url)
-  url.pathname = elsewhere
+  return Object.assign(new URL(url), { pathname: name }).href
+}
+
+/** A node whose pool and whose listener go separate ways, and its first line about revocations. */
+async function createSplit (t: Test, options: Parameters<typeof buildHost>[1]): Promise<{ node: TestHost, line: Promise<string> }> {
   const log = new EventEmitter()
-  const stream = { write (line: string) { if (line.includes('hear of revocations')) log.emit('line', line) } }
-  const lost = once(log, 'line') as Promise<[string]>
-  const node = await buildHost(t, { database, tokens: { listen: String(url) }, fastify: { logger: { stream } } })
+  const stream = { write (line: string) { if (/hears? of revocations/.test(line)) log.emit('line', line) } }
+  const line = once(log, 'line') as Promise<[string]>
+  const node = await buildHost(t, { ...options, fastify: { logger: { stream } } })
   await node.app.listen({ port: 0, host: '127.0.0.1' })
-  t.match((await lost)[0], /"level":40.*same database/)
-  t.equal(node.app.tokens.health().lease, 'lost')
-  const { token, hash } = await issue()
+  return { node, line: line.then(([text]) => text) }
+}
+
+t.test('a `listen` that reaches another database of the same server is an error, never a lease', async t => {
+  const database = await createDatabase(t)
+  const { issue } = await buildHost(t, { database })
+  const { node, line } = await createSplit(t, { database, tokens: { listen: await createElsewhere(t, database) } })
+  t.match(await line, /"level":40.*same database/)
+  const { token } = await issue()
+  for (let uses = 0; uses < 20; uses++) {
+    t.strictSame([await use(node, token), node.app.tokens.health().lease], [500, 'lost'])
+    await sleep(100)
+  }
+})
+
+for (const where of ['database', 'server']) {
+  t.test(`a \`listen\` that reaches another ${where}, where other nodes are at work, is an error, which ends the lease`, async t => {
+    const database = await createDatabase(t)
+    const { issue } = await buildHost(t, { database })
+    let elsewhere = ''
+    if (where === 'server') {
+      const postgres = await startPostgres()
+      t.teardown(() => postgres.end())
+      elsewhere = postgres.url
+    } else {
+      elsewhere = await createElsewhere(t, database)
+    }
+    await createNode(t, { database: { ...database, url: elsewhere } })
+    const { node, line } = await createSplit(t, { database, tokens: { listen: elsewhere } })
+    t.match(await line, /"level":30/, 'it hears those')
+    const { token } = await issue()
+    for (let uses = 0; uses < 20; uses++) {
+      t.strictSame([await use(node, token), node.app.tokens.health().lease], [500, 'lost'])
+      await sleep(100)
+    }
+  })
+}
+
+t.test('a pool that moves to a promoted standby, while the listener stays, ends the lease within two seconds of use', async t => {
+  const primary = await startPostgres()
+  t.teardown(() => primary.end())
+  const database: Database = { url: primary.url, schema: 'mmc_tokens', query: async () => [] }
+  const proxy = await createProxy(t, primary.url)
+  const { node, line } = await createSplit(t, { database, tokens: { postgres: proxy.url, listen: primary.url } })
+  await line
+  const { token } = await node.issue()
   t.equal(await use(node, token), 200)
-  await node.database.query('DELETE FROM tokens WHERE hash = $1', [hash])
-  t.equal(await use(node, token), 401)
+  await primary.stop()
+  const standby = await startPostgres({ standbyOf: primary })
+  t.teardown(() => standby.end())
+  await primary.start()
+  while (node.app.tokens.health().lease !== 'held') await turn()
+  while (await use(node, token) !== 200) await turn()
+
+  const client = new pg.Client(standby.url)
+  await client.connect()
+  await client.query('SELECT pg_promote()')
+  await client.end()
+  proxy.lead(standby.url)
+  proxy.cut()
+  const moved = performance.now()
+  while (await use(node, token) === 200 && performance.now() - moved < 5000) await turn()
+  t.ok(performance.now() - moved < 2000, `${performance.now() - moved} ms`)
+  t.strictSame([await use(node, token), node.app.tokens.health().lease], [500, 'lost'])
+})
+
+t.test('a pool whose sessions have another time zone and another date style is at the same place', async t => {
+  const database = await createDatabase(t)
+  const pool = new pg.Pool({ connectionString: database.url, options: '-c TimeZone=Asia/Kolkata -c DateStyle=German,DMY -c lc_time=C' })
+  t.teardown(() => pool.end())
+  const { node, line } = await createSplit(t, { database, tokens: { postgres: pool, listen: database.url } })
+  t.match(await line, /"level":30/)
+  const { token } = await node.issue()
+  t.equal(await use(node, token), 200)
+  t.equal(node.app.tokens.health().lease, 'held')
 })
 
 /** A server of its own, which can be stopped in the middle of everything and goes on where it was. */
@@ -444,287 +603,6 @@ t.test('a node process that is stopped while a token is revoked lets nobody in b
   let status = 500
   while (status === 500) status = (await node.use(token)).status
   t.equal(status, 401)
-})
-
-interface Listening {
-  revocations: Revocations
-  /** The clock, in milliseconds. Moved alone, it passes as in a process that sleeps. */
-  clock: { now: number }
-  /** Lets time pass, on the clock and for timers. */
-  pass: (milliseconds: number) => void
-  /** What the plugin sent, by channel and payload. */
-  beats: Array<{ channel: string, payload: string }>
-  /** Those that the listener made, and those that ended. */
-  clients: pg.Client[]
-  ended: Set<pg.Client>
-  heard: string[]
-  lines: string[]
-  /** Why the lease was lost. */
-  reasons: string[]
-  /** Resolves when so many heartbeats were sent. */
-  beat: (count: number) => Promise<void>
-  /** A notification, as from Postgres. */
-  notify: (channel: string, payload?: string) => void
-  /** A heartbeat that is back. */
-  prove: (index: number) => void
-}
-
-interface Faults {
-  /** What becomes of a heartbeat. */
-  send?: () => Promise<void>
-  /** What becomes of a statement on the connection that listens. */
-  ask?: (answer: () => Promise<unknown>) => Promise<unknown>
-}
-
-/** A listener on a real connection, its heartbeats, its clock and its timers in our hands. */
-async function createListening (t: Test, { send = async () => {}, ask = async answer => await answer() }: Faults = {}): Promise<Listening> {
-  const clock = { now: 10_000 }
-  const [beats, clients, heard, lines, reasons]: [Listening['beats'], pg.Client[], string[], string[], string[]] = [[], [], [], [], []]
-  const ended = new Set<pg.Client>()
-  let wanted = 0
-  let tell = (): void => {}
-  class Client extends pg.Client {
-    constructor (config?: string | pg.ClientConfig) {
-      super(config)
-      clients.push(this)
-      this.on('end', () => { ended.add(this) })
-      const query = this.query.bind(this) as (text: string) => Promise<unknown>
-      Object.assign(this, { query: async (text: string) => await ask(async () => await query(text)) })
-    }
-  }
-  t.intercept(performance, 'now', { value: () => clock.now })
-  const tick = holdTimers(t, 'setTimeout')
-  const listener = { clear () { heard.push('clear') }, forget (hash: string) { heard.push(`forget ${hash}`) }, ended () { heard.push('ended') } }
-  const neighbours = { channel: 'neighbours', greet () { heard.push('greet') }, hear (payload: string) { heard.push(`hear ${payload}`) } }
-  const log = { info: (line: string) => { lines.push(`info ${line}`) }, warn ({ err }: { err: Error }, line: string) { lines.push(`warn ${line}`); reasons.push(err.message) }, error () {} }
-  const revocations = createRevocations({ config: { connectionString: await databaseUrl() }, place: 'here' }, async (channel, payload) => {
-    beats.push({ channel, payload })
-    if (beats.length >= wanted) tell()
-    await send()
-  }, listener, neighbours, log as never, Client)
-  // A connection that closes keeps no process.
-  const stay = setInterval(() => {}, 1000)
-  t.teardown(async () => {
-    await revocations.close()
-    clearInterval(stay)
-  })
-  const notify = (channel: string, payload?: string): void => { clients.at(-1)?.emit('notification', { channel, payload }) }
-  return {
-    revocations,
-    clock,
-    pass (milliseconds) {
-      for (let passed = 0; passed < milliseconds; passed++) {
-        clock.now++
-        tick(1)
-      }
-    },
-    beats,
-    clients,
-    ended,
-    heard,
-    lines,
-    reasons,
-    beat: count => new Promise(resolve => {
-      wanted = count
-      tell = resolve
-      if (beats.length >= count) resolve()
-    }),
-    notify,
-    prove: index => { const { channel, payload } = beats[index] as Listening['beats'][number]; notify(channel, payload) }
-  }
-}
-
-t.test('a heartbeat that is back holds the lease for two seconds from when it was sent, whichever came back last', async t => {
-  const { revocations, clock, pass, lines, heard, beat, prove, notify, beats } = await createListening(t)
-  t.equal(revocations.isTrusted(), false)
-  revocations.start()
-  await beat(1)
-  t.strictSame(heard, ['clear'], 'nobody heard of what changed before')
-  t.equal(revocations.isTrusted(), false, 'sent is not back')
-  notify(beats[0]?.channel ?? '', 'of another')
-  t.equal(revocations.isTrusted(), false, 'not ours')
-  pass(499)
-  t.equal(beats.length, 1)
-  pass(1)
-  t.equal(beats.length, 2, 'twice a second')
-  pass(100)
-  prove(1)
-  t.equal(revocations.isTrusted(), true)
-  prove(0)
-  clock.now = 10_000 + 500 + 1999
-  t.equal(revocations.isTrusted(), true)
-  clock.now++
-  t.equal(revocations.isTrusted(), false)
-  prove(0)
-  prove(1)
-  t.equal(revocations.isTrusted(), false, 'a heartbeat proves once')
-  t.strictSame([lines, heard], [['info hears of revocations from Postgres at here'], ['clear', 'greet', 'ended']], 'said once')
-})
-
-t.test('it hears of each token, of all at once, and of its neighbours; what has no payload is not all', async t => {
-  const { revocations, heard, beat, notify } = await createListening(t)
-  revocations.start()
-  await beat(1)
-  heard.length = 0
-  notify('mmc_tokens', 'a')
-  notify('mmc_tokens', '*')
-  notify('neighbours', 'b')
-  notify('mmc_tokens')
-  t.strictSame(heard, ['forget a', 'clear', 'hear b', 'forget '])
-})
-
-t.test('a heartbeat that is not back after a second costs the lease, and the connection; one that just came back does not', async t => {
-  const { revocations, pass, clients, lines, beats, beat, prove } = await createListening(t)
-  revocations.start()
-  await beat(1)
-  pass(999)
-  prove(1)
-  pass(1)
-  t.strictSame([revocations.isTrusted(), beats.length], [true, 3], 'a second is not yet too late')
-  prove(0)
-  prove(2)
-  // The one at 1500 never comes back; the next looks are at 2500, which is not too late, and at 3000.
-  pass(1000)
-  prove(4)
-  pass(999)
-  prove(5)
-  t.strictSame([revocations.isTrusted(), clients.length], [true, 1])
-  pass(1)
-  t.equal(revocations.isTrusted(), false)
-  t.match(lines.at(-1), /^warn does not hear of revocations from Postgres at here/)
-  t.strictSame([clients.length, beats.length], [1, 6])
-  pass(1000)
-  await beat(7)
-  t.equal(clients.length, 2)
-  pass(1000)
-  t.strictSame([clients.length, beats.length], [2, 9], 'what waited on the first is forgotten')
-})
-
-t.test('however the client says that it ended, the lease is lost at once, and once', async t => {
-  for (const [reason, say] of [['broken', (client: pg.Client) => client.emit('error', new Error('broken'))], ['the connection ended', (client: pg.Client) => client.emit('end')]] as const) {
-    await t.test(reason, async t => {
-      const { revocations, pass, clients, lines, reasons, beats, beat, prove } = await createListening(t)
-      revocations.start()
-      await beat(1)
-      prove(0)
-      const [client] = clients as [pg.Client]
-      t.equal(revocations.isTrusted(), true)
-      say(client)
-      t.equal(revocations.isTrusted(), false)
-      say(client)
-      t.strictSame([lines.length, reasons], [2, [reason]])
-      pass(1000)
-      t.strictSame([beats.length, clients.length], [1, 2], 'no more heartbeats on it')
-      await beat(2)
-      prove(1)
-      t.equal(revocations.isTrusted(), true)
-      say(client)
-      t.equal(revocations.isTrusted(), true, 'an old client says nothing of the new one')
-    })
-  }
-})
-
-t.test('it tries again ever more slowly, up to a second, says so once, and begins anew after success', async t => {
-  let isDown = true
-  const { revocations, pass, clients, lines, beat, prove } = await createListening(t, { async send () { if (isDown) throw new Error('no') } })
-  t.intercept(Math, 'random', { value: () => 0.5 })
-  const pauseIs = async (pause: number): Promise<void> => {
-    await turn()
-    const before = clients.length
-    pass(pause - 1)
-    t.equal(clients.length, before)
-    pass(1)
-    t.equal(clients.length, before + 1, `${pause} ms`)
-  }
-  revocations.start()
-  for (const [before, pause] of [75, 150, 300, 600, 750, 750].entries()) {
-    await beat(before + 1)
-    await pauseIs(pause)
-  }
-  t.equal(lines.length, 1)
-  isDown = false
-  await beat(7)
-  prove(6)
-  isDown = true
-  pass(500)
-  await pauseIs(75)
-  t.match(lines, [/^warn does/, /^info hears/, /^warn does/])
-})
-
-t.test('it starts once, also while it waits to try again, and after it was closed it is silent', async t => {
-  let isDown = false
-  const { revocations, pass, clients, beats, beat, prove } = await createListening(t, { async send () { if (isDown) throw new Error('no') } })
-  revocations.start()
-  revocations.start()
-  await beat(1)
-  t.equal(clients.length, 1)
-  isDown = true
-  pass(500)
-  await turn()
-  revocations.start()
-  t.equal(clients.length, 1)
-  isDown = false
-  pass(1000)
-  await beat(3)
-  prove(2)
-  t.equal(revocations.isTrusted(), true)
-  const closing = revocations.close()
-  t.equal(revocations.isTrusted(), false)
-  await closing
-  pass(5000)
-  await turn()
-  t.strictSame([clients.length, beats.length], [2, 3])
-})
-
-t.test('closed while it waits to try again, it does not', async t => {
-  const { revocations, pass, clients, beat } = await createListening(t, { async send () { throw new Error('no') } })
-  revocations.start()
-  await beat(1)
-  await turn()
-  await revocations.close()
-  pass(5000)
-  t.equal(clients.length, 1)
-})
-
-t.test('a connection that can not listen is given up and closed, and another is tried', async t => {
-  let isDeaf = true
-  const { revocations, pass, clients, ended, reasons, beat } = await createListening(t, {
-    async ask (answer) {
-      if (isDeaf) throw new Error('no LISTEN')
-      return await answer()
-    }
-  })
-  revocations.start()
-  await until(() => ended.size > 0)
-  t.strictSame([reasons, clients.length], [['no LISTEN'], 1])
-  isDeaf = false
-  pass(1000)
-  await beat(1)
-  t.equal(clients.length, 2)
-})
-
-t.test('closed while it begins to listen, it sends nothing', async t => {
-  let closing: Promise<void> | undefined
-  const { revocations, pass, beats, clients, ended } = await createListening(t, {
-    async ask (answer) {
-      const rows = await answer()
-      closing = revocations.close()
-      return rows
-    }
-  })
-  revocations.start()
-  await until(() => ended.size > 0)
-  await closing
-  pass(5000)
-  t.strictSame([beats.length, clients.length], [0, 1])
-})
-
-t.test('its connection is closed with it', async t => {
-  const { revocations, clients, ended, beat } = await createListening(t)
-  revocations.start()
-  await beat(1)
-  await revocations.close()
-  t.strictSame([...ended], clients)
 })
 
 // At the end of the file, so that those that say "buffered" run beside each other, and all others alone.

@@ -425,6 +425,24 @@ for (const encoding of ['LATIN1', 'SQL_ASCII']) {
   })
 }
 
+t.test('a Postgres before version 13 rejects the start with that sentence', async t => {
+  const { url } = await createDatabase(t)
+  const pool = new pg.Pool({ connectionString: url })
+  t.teardown(() => pool.end())
+  // Of this one nobody has a copy.
+  pool.on('connect', client => {
+    const query = client.query.bind(client) as (asked: object) => Promise<pg.QueryResult>
+    const age = async (asked: object): Promise<object> => {
+      const { rows } = await query(asked)
+      return { rows: rows.map((row: object) => 'server' in row ? { ...row, server: '12.22 (Debian 12.22-1.pgdg120+1)' } : row) }
+    }
+    Object.assign(client, { query: age })
+  })
+  await t.rejects(buildHost(t, { tokens: { postgres: pool } }), {
+    code: 'MMC_TOKENS_DATABASE', message: /can't be used: it is Postgres 12\.22 \(Debian 12\.22-1\.pgdg120\+1\): use 13 or later$/
+  })
+})
+
 t.test('time zone, date style and other habits of a database change nothing', async t => {
   const { app, issue, login } = await buildHost(t, {
     database: await createWith(t, {

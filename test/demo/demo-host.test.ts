@@ -11,9 +11,9 @@ import { argumentsFor } from '../support/program.js'
 
 const MMC_401 = { code: 'UNAUTHORIZED', message: String, data: { session: false } }
 
-t.test('the lines that npm start prints, run as they stand, log in, create a token, use it, revoke it and are refused', async t => {
+t.test('the commands that npm start prints log in, create, use and revoke a token, which is then refused', async t => {
   const demo = await startDemo(t, { DATABASE_URL: (await createSeparateDatabase(t)).url })
-  t.match(demo.output(), `The demo host listens at ${demo.address}/\nLogins: cedalo / secret (admin), editor / secret, viewer / secret\n`)
+  t.match(demo.output(), `The demo host is listening at ${demo.address}/\nLogins: cedalo / secret (admin), editor / secret, viewer / secret\n`)
 
   const lines = /^JAR=[^]*^curl .*$/m.exec(demo.output())?.[0] ?? ''
   const missing = ['curl', 'sha256sum'].filter(tool => spawnSync('sh', ['-c', `command -v ${tool}`]).status !== 0)
@@ -38,12 +38,12 @@ t.test('the lines that npm start prints, run as they stand, log in, create a tok
   t.notMatch(demo.output(), token.slice(token.lastIndexOf('.')), 'but not the token')
 })
 
-t.test('npm start takes the login of the admin and the base path from its environment', async t => {
+t.test("npm start reads the admin's login and the base path from the environment", async t => {
   const demo = await startDemo(t, {
     DATABASE_URL: (await createSeparateDatabase(t)).url, CEDALO_MC_PROXY_BASE_PATH: '/mmc/', CEDALO_MC_USERNAME: 'root user', CEDALO_MC_PASSWORD: 'a better one'
   })
   t.match(demo.address, /\/mmc$/)
-  t.match(demo.output(), `listens at ${demo.address}/\nLogins: root user / a better one (admin)`)
+  t.match(demo.output(), `listening at ${demo.address}/\nLogins: root user / a better one (admin)`)
   const { status, headers } = await logIn(demo.address, 'root user', 'a better one')
   t.equal(status, 200)
   t.equal((await fetch(`${demo.address}/api/tokens`, { headers })).status, 200)
@@ -51,7 +51,7 @@ t.test('npm start takes the login of the admin and the base path from its enviro
   t.equal((await logIn(demo.address, 'cedalo', 'secret')).status, 401, 'instead of the default')
 })
 
-t.test('npm start with TOKENS_ENABLED=false answers 404 on the four routes, and the rest of the host as ever', async t => {
+t.test('with TOKENS_ENABLED=false, the four routes are 404 and the rest of the host works', async t => {
   const demo = await startDemo(t, { DATABASE_URL: (await createSeparateDatabase(t)).url, TOKENS_ENABLED: 'false' })
   const { headers } = await logIn(demo.address)
   for (const [method, path] of [['GET', ''], ['POST', ''], ['GET', `/${digest('')}`], ['DELETE', `/${digest('')}`]]) {
@@ -62,7 +62,7 @@ t.test('npm start with TOKENS_ENABLED=false answers 404 on the four routes, and 
   t.equal((await fetch(`${demo.address}/api/editor`, { headers })).status, 200)
 })
 
-t.test('two demo hosts on one database are two nodes: they share their sessions and their tokens', async t => {
+t.test('two demo hosts on one database share sessions and tokens', async t => {
   const DATABASE_URL = (await createSeparateDatabase(t)).url
   const [one, other] = await Promise.all([startDemo(t, { DATABASE_URL }), startDemo(t, { DATABASE_URL })])
   const { headers } = await logIn(one.address)
@@ -76,7 +76,7 @@ t.test('two demo hosts on one database are two nodes: they share their sessions 
   t.equal((await fetch(`${other.address}/api/profile`, { headers: bearer(token) })).status, 401)
 })
 
-t.test('POST /auth logs all three users in, and answers a browser with redirects, a program with JSON', async t => {
+t.test('POST /auth logs all three users in, with redirects for browsers and JSON for programs', async t => {
   const { app } = await buildHost(t)
   const auth = (query: string, username: string, password = 'secret') => app.inject({
     method: 'POST', url: `/auth${query}`, headers: { 'content-type': 'application/x-www-form-urlencoded' }, payload: `username=${username}&password=${password}`
@@ -104,7 +104,7 @@ t.test('/logout ends the session', async t => {
   t.match(response.headers['set-cookie'], /^mmc=;.*Max-Age=0/i)
 })
 
-t.test('/api/profile tells a session and a token who they are, and is 401 for neither', async t => {
+t.test('/api/profile returns the user of a session or a token, and is 401 without either', async t => {
   const { app, login, issue } = await buildHost(t)
   t.same((await app.inject({ url: '/api/profile', headers: await login('editor') })).json(), { username: 'editor', roles: ['editor'] })
   const { token } = await issue({ name: 'ci', role: 'monitoringViewer' })
@@ -114,7 +114,7 @@ t.test('/api/profile tells a session and a token who they are, and is 401 for ne
   t.match(refused.json(), MMC_401)
 })
 
-t.test('/api/viewer lets viewers and up in, /api/editor editors and up, by session as by token', async t => {
+t.test('/api/viewer requires a viewer or higher, /api/editor an editor or higher, by session and by token', async t => {
   const { app, login, issue } = await buildHost(t)
   for (const [role, username, viewer, editor] of [
     ['admin', 'cedalo', 200, 200], ['editor', 'editor', 200, 200], ['viewer', 'viewer', 200, 403],
@@ -129,7 +129,7 @@ t.test('/api/viewer lets viewers and up in, /api/editor editors and up, by sessi
   for (const url of ['/api/viewer', '/api/editor']) t.match((await app.inject(url)).json(), MMC_401)
 })
 
-t.test('/ws is for viewers and up: a token in the query of a real socket opens it, nothing or a lesser role is refused', async t => {
+t.test('/ws requires a viewer or higher: a real WebSocket with a query token opens, one without or with a lower role is refused', async t => {
   const { app, issue } = await buildHost(t)
   const address = (await app.listen({ host: '127.0.0.1', port: 0 })).replace('http', 'ws')
   const { token } = await issue({ name: 'dashboard' })
@@ -144,7 +144,7 @@ t.test('/ws is for viewers and up: a token in the query of a real socket opens i
   }
 })
 
-t.test('a URL that can not be decoded is 400, and the answer does not repeat the token in it', async t => {
+t.test('a malformed URL is a 400 whose body does not repeat the token', async t => {
   const { app, issue } = await buildHost(t)
   const { token } = await issue()
   const response = await app.inject(`/api/%zz?token=${token}`)
@@ -178,12 +178,12 @@ async function startDemo (t: Test, environment: NodeJS.ProcessEnv) {
     for (const stream of [child.stdout, child.stderr]) {
       stream.setEncoding('utf8').on('data', (chunk: string) => {
         output += chunk
-        if (output.includes('Ctrl-C ends it.')) resolve()
+        if (output.includes('Press Ctrl-C to stop.')) resolve()
       })
     }
     child.once('close', () => { reject(new Error(`npm start ended: ${output}`)) })
   })
-  const address = /listens at (\S+)\//.exec(output)?.[1] ?? ''
+  const address = /is listening at (\S+)\//.exec(output)?.[1] ?? ''
   return { address, output: () => output, stop: () => end(child, closed, 'SIGTERM') }
 }
 

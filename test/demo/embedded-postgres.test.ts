@@ -16,7 +16,7 @@ import { until } from '../support/until.js'
 
 const DATA = fileURLToPath(new URL('../../.data/', import.meta.url))
 
-t.test('two servers at once do not collide, each has a folder of its own under .data/, and what keepAs keeps is there at the next start', async t => {
+t.test('two servers run side by side in separate folders in .data/, and keepAs keeps the data for the next start', async t => {
   const keepAs = nameFor(t)
   const servers = await Promise.all([start(t, { keepAs }), start(t, { keepAs })])
   t.same(await foldersOf(keepAs), [`${keepAs}-1`, `${keepAs}-2`])
@@ -30,7 +30,7 @@ t.test('two servers at once do not collide, each has a folder of its own under .
   t.same(await foldersOf(keepAs), [`${keepAs}-1`, `${keepAs}-2`])
 })
 
-t.test('data survive a crash of Postgres, and it starts again although clients knock all the while', async t => {
+t.test('data survive a crash of Postgres, and it restarts while clients keep connecting', async t => {
   const postgres = await start(t)
   await ask(postgres.url, 'CREATE TABLE kept AS SELECT generate_series(1, 200000) AS n')
   const pid = await postgres.pid()
@@ -51,7 +51,7 @@ t.test('data survive a crash of Postgres, and it starts again although clients k
   t.notOk(existsSync(runtimeOf(postgres)), 'one that was stopped leaves nothing either')
 })
 
-t.test('a throw-away server needs nothing but sh, cp, chown and rm on the PATH, and end() leaves nothing of it behind', async t => {
+t.test('a temporary server needs only sh, cp, chown and rm on the PATH, and end() leaves nothing behind', async t => {
   const { PATH } = process.env
   t.teardown(() => { process.env.PATH = PATH })
   const tools = await temporaryFolder(t)
@@ -71,7 +71,7 @@ t.test('a throw-away server needs nothing but sh, cp, chown and rm on the PATH, 
   t.same(await foldersOf(`${process.pid}-`), [])
 })
 
-t.test('a program that ends, or is ended, without end() takes its throw-away server and the data along', async t => {
+t.test('a temporary server and its data are removed when the program ends or is killed without end()', async t => {
   const program = `
     import { startPostgres } from ${JSON.stringify(new URL('../support/postgres.ts', import.meta.url))}
     await startPostgres()
@@ -89,7 +89,7 @@ t.test('a program that ends, or is ended, without end() takes its throw-away ser
   }))
 })
 
-t.test('npm start takes its Postgres along whichever way it ends, and knows its tokens when it starts again', async t => {
+t.test('npm start stops its Postgres however it ends, and still has its tokens after a restart', async t => {
   const name = nameFor(t)
   const temporary = await temporaryFolder(t)
   let token: { token: string, hash: string } | undefined
@@ -213,8 +213,8 @@ async function startDemo (t: Test, temporary: string) {
   await once(reserved, 'listening')
   const { port } = reserved.address() as AddressInfo
   await once(reserved.close(), 'close')
-  const demo = await startChild(t, temporary, argumentsFor('test/support/start.ts'), 'Ctrl-C ends it.', { CEDALO_MC_PROXY_PORT: String(port) })
-  return { ...demo, address: /listens at (\S+)\//.exec(demo.output())?.[1] ?? '' }
+  const demo = await startChild(t, temporary, argumentsFor('test/support/start.ts'), 'Press Ctrl-C to stop.', { CEDALO_MC_PROXY_PORT: String(port) })
+  return { ...demo, address: /is listening at (\S+)\//.exec(demo.output())?.[1] ?? '' }
 }
 
 async function createToken (address: string, name: string) {

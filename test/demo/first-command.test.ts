@@ -11,7 +11,7 @@ import { sweep } from '../support/sweep.js'
 
 const DATA = fileURLToPath(new URL('../../.data/', import.meta.url))
 const COMMAND = [process.execPath, ...argumentsFor('test/support/start.ts')] as const
-const READY = 'Ctrl-C ends it.'
+const READY = 'Press Ctrl-C to stop.'
 
 async function listen (): Promise<{ server: Server, port: number }> {
   const server = createServer().listen(0, 'localhost')
@@ -49,14 +49,14 @@ function start (t: Test, environment: NodeJS.ProcessEnv, [file, ...args]: readon
   }
 }
 
-t.test('a port that is taken is one sentence, and nothing is left behind', async t => {
+t.test('a port in use is reported in one sentence, and nothing is left behind', async t => {
   const { server, port } = await listen()
   t.teardown(() => server.close())
   const before = await readdir(DATA).catch((): string[] => [])
   for (const [CEDALO_MC_PROXY_PORT, sentence] of [
-    [String(port), `Port ${port} is taken. Choose another: CEDALO_MC_PROXY_PORT=8089 npm start`],
-    ['99999', /^CEDALO_MC_PROXY_PORT=99999 can't be listened on: [^\n]+$/],
-    ['http', /^CEDALO_MC_PROXY_PORT=http can't be listened on: [^\n]+$/]
+    [String(port), `Port ${port} is in use. Choose another: CEDALO_MC_PROXY_PORT=8089 npm start`],
+    ['99999', /^Could not listen on CEDALO_MC_PROXY_PORT=99999: [^\n]+$/],
+    ['http', /^Could not listen on CEDALO_MC_PROXY_PORT=http: [^\n]+$/]
   ] as const) {
     const { ended, output } = start(t, { CEDALO_MC_PROXY_PORT })
     t.equal(await ended, 1)
@@ -69,15 +69,15 @@ t.test('a port that is taken is one sentence, and nothing is left behind', async
   t.strictSame(made, [])
 })
 
-t.test('what is under way is said before anything is loaded', async t => {
+t.test('the first line is printed before anything is loaded', async t => {
   // The very command, which compiles.
   const { scripts } = JSON.parse(await readFile('package.json', 'utf8')) as { scripts: { start: string } }
   const { child, output } = start(t, { CEDALO_MC_PROXY_PORT: String(await freePort()) }, ['sh', '-c', `exec ${scripts.start}`])
   await once(child.stdout, 'data')
-  t.match(output(), /^Starting the demo host on port \d+ …\n(Starting a Postgres of its own, with its data under \.data\/ …\n)?$/)
+  t.match(output(), /^Starting the demo host on port \d+ …\n(Starting an embedded Postgres, with its data in \.data\/ …\n)?$/)
 })
 
-t.test('with TOKENS_ENABLED=false it starts without a Postgres, and knocks at none; otherwise one that is not there is one sentence', async t => {
+t.test('with TOKENS_ENABLED=false it starts without connecting to Postgres; otherwise an unreachable one is reported in one sentence', async t => {
   const CEDALO_MC_PROXY_PORT = String(await freePort())
   const DATABASE_URL = 'postgres://me:hidden@127.0.0.1:1/mmc'
   const refused = start(t, { CEDALO_MC_PROXY_PORT, DATABASE_URL })
@@ -100,7 +100,7 @@ t.test('with TOKENS_ENABLED=false it starts without a Postgres, and knocks at no
 async function worksSwitchedOff (t: Test, DATABASE_URL: string | undefined): Promise<void> {
   const CEDALO_MC_PROXY_PORT = String(await freePort())
   const said = await start(t, { CEDALO_MC_PROXY_PORT, DATABASE_URL, TOKENS_ENABLED: 'false' }).until(READY)
-  t.match(said, /…\nTokens are switched off: no Postgres is asked for the keys that nodes share, so sessions hold on this node alone\.\n/)
+  t.match(said, /…\nTokens are disabled: starting without Postgres, so sessions are valid on this node only\.\n/)
   t.notMatch(said, 'hidden')
   const address = `http://localhost:${CEDALO_MC_PROXY_PORT}`
   const login = await fetch(`${address}/auth?json=true`, { method: 'POST', body: new URLSearchParams({ username: 'cedalo', password: 'secret' }) })
@@ -109,7 +109,7 @@ async function worksSwitchedOff (t: Test, DATABASE_URL: string | undefined): Pro
   t.equal((await fetch(`${address}/api/tokens`, { headers })).status, 404)
 }
 
-t.test('what a kill -9 left behind goes at the next start, and nothing else', async t => {
+t.test('the next start removes what a kill -9 left behind, and nothing else', async t => {
   await mkdir(DATA, { recursive: true })
   const parent = await mkdtemp(join(DATA, 'sweep-'))
   t.teardown(() => rm(parent, { recursive: true }))
@@ -127,7 +127,7 @@ t.test('what a kill -9 left behind goes at the next start, and nothing else', as
   t.notOk((await readdir(DATA)).includes(`${gone}-left`))
 })
 
-t.test('on a terminal the log is for people, a request is one line, and the lines to paste come last; else it is JSON', async t => {
+t.test('on a terminal the log is readable, with one line per request, and the commands to paste come last; otherwise it is JSON', async t => {
   const { url: DATABASE_URL } = await createSeparateDatabase(t)
   const ask = async (port: string): Promise<void> => { await fetch(`http://localhost:${port}/api/profile?token=a.b.c`) }
   const piped = { CEDALO_MC_PROXY_PORT: String(await freePort()), DATABASE_URL }
@@ -141,7 +141,7 @@ t.test('on a terminal the log is for people, a request is one line, and the line
   const terminal = start(t, { CEDALO_MC_PROXY_PORT, DATABASE_URL }, ['script', '-qefc', COMMAND.map(word => `'${word}'`).join(' '), '/dev/null'])
   const before = await terminal.until(READY)
   t.notMatch(before, '"level"')
-  t.match(before, /INFO.*Server listening at[^]*# Log in, create a token[^]*Enter shows these lines again, Ctrl-C ends it\.\s*$/)
+  t.match(before, /INFO.*Server listening at[^]*# Log in and create a token[^]*Press Enter to show these commands again\. Press Ctrl-C to stop\.\s*$/)
   await ask(CEDALO_MC_PROXY_PORT)
   const asked = (await terminal.until('→ 401')).slice(before.length)
   t.match(asked, /GET \/api\/profile\?token=\[Redacted\] → 401 in \d+ ms/)

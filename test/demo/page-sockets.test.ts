@@ -4,7 +4,7 @@ import { createBareHost, who } from '../support/bare-host.js'
 import { openPage, skip } from '../support/browser.js'
 import { blocksOf } from '../support/docs.js'
 
-t.test('docs/host-integration.md: with its lines an EventSource and a WebSocket of a browser come in, also again, and are told of a refusal by an error', { skip }, async t => {
+t.test('docs/host-integration.md: with its code an EventSource and a WebSocket of a browser connect, reconnect, and get an error if refused', { skip }, async t => {
   const { app, addTokens, issue } = await createBareHost(t)
   await app.register(websocket)
   await addTokens()

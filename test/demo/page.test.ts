@@ -25,7 +25,7 @@ async function create (page: Page, name: string): Promise<string> {
   return await page.getByLabel('The token', { exact: true }).inputValue()
 }
 
-t.test('the whole life of a token goes through the page: log in, create, copy, use, see it used, revoke, log out', { skip }, async t => {
+t.test('the page covers the life of a token: log in, create, copy, use, see it used, revoke, log out', { skip }, async t => {
   const { app, address } = await listen(t)
   const page = await openPage(t)
   await page.goto(address)
@@ -59,11 +59,11 @@ t.test('the whole life of a token goes through the page: log in, create, copy, u
 
   await row.getByRole('button', { name: 'Revoke nightly backup' }).click()
   await judge(t, page, 'revoke')
-  await page.getByRole('button', { name: 'Keep it' }).click()
+  await page.getByRole('button', { name: 'Cancel' }).click()
   t.equal((await app.tokens.list()).length, 1, 'not without a confirmation')
   await row.getByRole('button').click()
   await page.getByRole('dialog').getByRole('button', { name: 'Revoke' }).click()
-  await page.getByText('The token “nightly backup” is revoked').waitFor()
+  await page.getByText('Revoked “nightly backup”').waitFor()
   await page.getByText('No tokens yet').waitFor()
   t.equal((await app.inject({ url: '/api/editor', headers: bearer(secret) })).statusCode, 401)
 
@@ -73,7 +73,7 @@ t.test('the whole life of a token goes through the page: log in, create, copy, u
   await page.getByRole('alert').filter({ hasText: 'Wrong user name or password' }).waitFor()
 })
 
-t.test('a name is text, whatever HTML, emoji or direction stands in it', { skip }, async t => {
+t.test('a name is shown as text, whatever HTML, emoji or direction it contains', { skip }, async t => {
   const { app, address } = await listen(t)
   const page = await openPage(t)
   await logIn(page, address)
@@ -82,7 +82,7 @@ t.test('a name is text, whatever HTML, emoji or direction stands in it', { skip 
     await create(page, name)
     t.equal(await page.getByRole('dialog').getByRole('heading').textContent(), `“${name}” is ready`)
     await page.keyboard.press('Escape')
-    await page.getByRole('button', { name: 'Close without a copy' }).click()
+    await page.getByRole('button', { name: 'Close without copying' }).click()
   }
   await page.getByRole('row').nth(names.length).waitFor()
   t.strictSame(await page.getByRole('rowheader').allTextContents(), names)
@@ -93,7 +93,7 @@ t.test('a name is text, whatever HTML, emoji or direction stands in it', { skip 
   t.equal(await page.locator('img, b, tr script').count(), 0)
 })
 
-t.test('the keyboard is enough, and a secret that was not copied is not lost by an Escape', { skip }, async t => {
+t.test('the keyboard is enough, and Escape does not discard a secret that was not copied', { skip }, async t => {
   const { app, address } = await listen(t)
   const page = await openPage(t)
   await logIn(page, address)
@@ -109,7 +109,7 @@ t.test('the keyboard is enough, and a secret that was not copied is not lost by 
   await isFocused('Copy')
   t.equal(await page.locator(':focus').evaluate(element => (globalThis as unknown as { getComputedStyle: (element: unknown) => { outline: string } }).getComputedStyle(element).outline), 'rgb(1, 114, 173) solid 2px', 'one sees where one is')
   await press('Escape')
-  await isFocused('Close without a copy')
+  await isFocused('Close without copying')
   await judge(t, page, 'secret-not-copied')
   await press('Escape', 'Escape', 'Escape')
   const field = page.getByLabel('The token', { exact: true })
@@ -127,14 +127,14 @@ t.test('the keyboard is enough, and a secret that was not copied is not lost by 
   await press('Escape')
   await isFocused('Create token')
   await press('Tab', 'Enter')
-  await isFocused('Keep it')
+  await isFocused('Cancel')
   await press('Tab', 'Enter')
-  await page.getByText('The token “by keyboard” is revoked').waitFor()
+  await page.getByText('Revoked “by keyboard”').waitFor()
   await isFocused('Tokens')
   t.strictSame(await app.tokens.list(), [])
 })
 
-t.test('what goes wrong is said where it went wrong: a taken name, a bad time, a database out of reach, a session that ended', { skip }, async t => {
+t.test('errors are shown where they occur: a name in use, an invalid name, an unreachable database, an ended session', { skip }, async t => {
   const { address, database, issue } = await listen(t)
   await issue({ name: 'taken' })
   const page = await openPage(t)
@@ -146,7 +146,7 @@ t.test('what goes wrong is said where it went wrong: a taken name, a bad time, a
   await page.getByRole('alert').filter({ hasText: 'exists' }).waitFor()
   await judge(t, page, 'create-refused')
   await page.getByLabel('Name').fill(' ')
-  await page.getByLabel('Expires in').selectOption('Another time …')
+  await page.getByLabel('Expires in').selectOption('Custom …')
   await page.getByLabel('Expires at').fill('2999-01-01T00:00')
   await submit.click()
   await page.getByRole('alert').filter({ hasText: 'name' }).waitFor()
@@ -154,7 +154,7 @@ t.test('what goes wrong is said where it went wrong: a taken name, a bad time, a
 
   await database.query('ALTER TABLE tokens RENAME TO away')
   await page.reload()
-  await page.getByRole('alert').filter({ hasText: 'can not be shown' }).waitFor()
+  await page.getByRole('alert').filter({ hasText: 'Could not load the tokens' }).waitFor()
   await judge(t, page, 'error')
   await database.query('ALTER TABLE away RENAME TO tokens')
   await page.getByRole('button', { name: 'Try again' }).click()
@@ -166,18 +166,18 @@ t.test('what goes wrong is said where it went wrong: a taken name, a bad time, a
   await page.getByRole('button', { name: 'Log in' }).waitFor()
 })
 
-t.test('who may not manage tokens is told so, and so is an admin while tokens are switched off', { skip }, async t => {
+t.test('the page says why it is empty for a user who is not an admin, and while tokens are disabled', { skip }, async t => {
   const { app, address } = await listen(t)
   const page = await openPage(t)
   await logIn(page, address, 'editor')
-  await page.getByText('For admins only').waitFor()
+  await page.getByText('Admins only').waitFor()
   await judge(t, page, 'not-an-admin')
   await app.tokens.disable()
   await page.reload()
-  await page.getByText('Tokens are switched off').waitFor()
+  await page.getByText('Tokens are disabled').waitFor()
 })
 
-t.test('under a base path, and without a clipboard API, everything works, and the API reference tries the routes out', { skip }, async t => {
+t.test('the page and the API reference work under a base path and without a clipboard API', { skip }, async t => {
   const { address, issue } = await listen(t, { basePath: '/mmc' })
   await issue({ name: 'listed' })
   const page = await openPage(t)
@@ -208,7 +208,7 @@ const SWAGGER_UI = [
   'select-name' // the choices of a parameter stand beside its name, and are not bound to it
 ]
 
-t.test('the API reference is readable in the light, in the dark and on a phone, but for what Swagger UI does itself', { skip }, async t => {
+t.test('the API reference is accessible in light and dark mode and on a phone, except for what Swagger UI does itself', { skip }, async t => {
   const { address } = await listen(t)
   for (const [name, options] of [['light', {}], ['dark', { colorScheme: 'dark' }], ['phone', { viewport: { width: 375, height: 812 }, isMobile: true }]] as const) {
     const page = await openPage(t, options)
@@ -227,7 +227,7 @@ t.test('the API reference is readable in the light, in the dark and on a phone, 
   }
 })
 
-t.test('nothing of the page may come from elsewhere or stand inline', { skip }, async t => {
+t.test('the page loads nothing from other origins and has nothing inline', { skip }, async t => {
   const { app } = await listen(t)
   for (const path of ['/', '/login', '/page/page.js']) {
     const policy = String((await app.inject(path)).headers['content-security-policy'])
@@ -237,7 +237,7 @@ t.test('nothing of the page may come from elsewhere or stand inline', { skip }, 
   for (const path of ['/page/host.ts', '/page/..%2fhost.ts', '/page/constructor']) t.equal((await app.inject(path)).statusCode, 404, path)
 })
 
-t.test('tokens of every state are readable in the dark, and on a phone without scrolling sideways', { skip }, async t => {
+t.test('tokens of every state are readable in dark mode, and on a phone without horizontal scrolling', { skip }, async t => {
   const { address, database, issue } = await listen(t)
   for (const [name, role, days] of [['nightly backup', 'editor', 90], ['grafana-dashboard-of-the-second-floor-in-building-seven', 'monitoringViewer', 3], ['old CI job', 'viewer', 30], ['🔑', 'connectionManager', 400]] as const) {
     await issue({ name, role, validUntil: new Date(Date.now() + days * 24 * 60 * 60 * 1000).toISOString() })

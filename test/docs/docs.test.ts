@@ -1,7 +1,9 @@
 import { execFile } from 'node:child_process'
 import { randomUUID } from 'node:crypto'
-import { once } from 'node:events'
+import { EventEmitter, once } from 'node:events'
 import { access, readdir, readFile, rm, writeFile } from 'node:fs/promises'
+import type { AddressInfo } from 'node:net'
+import { PassThrough } from 'node:stream'
 import { promisify } from 'node:util'
 import secureSession from '@fastify/secure-session'
 import swagger from '@fastify/swagger'
@@ -10,6 +12,7 @@ import Fastify, { type FastifyInstance } from 'fastify'
 import pg from 'pg'
 import * as prometheus from 'prom-client'
 import t from 'tap'
+import { WebSocket, WebSocketServer } from 'ws'
 import tokensPlugin, { type TokensPluginOptions } from '../../lib/index.js'
 import { security, securitySchemes } from '../../schemas/index.js'
 import { bearer, buildHost, SECRET } from '../support/build-host.js'
@@ -18,9 +21,9 @@ import { createDatabase, createSeparateDatabase, databaseUrl } from '../support/
 import { blocksOf, runBlock } from '../support/docs.js'
 import { lacks } from '../support/tools.js'
 
-t.test('docs/host-integration.md: its blocks make a host that does what the page says', async t => {
+t.test('docs/host-integration.md: the code blocks make a host that works as the page says', async t => {
   const { url: postgres, schema } = await createDatabase(t)
-  const [register = '', guard = '', optOut = '', , malformed = '', openapi = '', , ...more] = await blocksOf('docs/host-integration.md', 'ts')
+  const [register = '', guard = '', optOut = '', malformed = '', , , , openapi = '', , ...more] = await blocksOf('docs/host-integration.md', 'ts')
   t.strictSame(more, [], 'every block is known to this test')
   const handler = async (request: { url: string }): Promise<object> => ({ url: request.url })
 
@@ -47,37 +50,47 @@ t.test('docs/host-integration.md: its blocks make a host that does what the page
   t.strictSame([Object.keys(described.paths ?? {}).slice(0, 2), described.security], [['/api/tokens', '/api/tokens/{tokenHash}'], security])
 })
 
-t.test('docs/host-integration.md: an open socket is closed when its token is revoked or expires, or nobody can tell, and another stays open', async t => {
+t.test('docs/host-integration.md: what a token opened ends when it is deleted with SQL, and when it is revoked on another node', async t => {
   const { url: postgres, schema, query } = await createDatabase(t)
-  const [, , , live = ''] = await blocksOf('docs/host-integration.md', 'ts')
-  const app = Fastify()
-  t.teardown(() => app.close())
-  await app.register(tokensPlugin, { postgres, schema, secret: SECRET })
-  await app.register(websocket)
-  await app.register(async app => await runBlock(live, { app, setInterval: (look: () => void) => setInterval(look, 10) }))
-  await app.ready()
-  const issue = async (name: string) => await app.tokens.issue({ name, role: 'viewer', validUntil: '2999-01-01T00:00:00Z', requestedBy: 'x' })
-  const open = async (headers = {}) => {
-    const socket = await app.injectWS('/live', { headers })
-    return { socket, closed: once(socket, 'close').then(([code]) => code as number) }
+  const [, , , , live = '', events = '', upgrades = ''] = await blocksOf('docs/host-integration.md', 'ts')
+  const bus = new EventEmitter()
+  const start = async (...blocks: string[]): Promise<FastifyInstance> => {
+    const app = Fastify({ forceCloseConnections: true })
+    t.teardown(() => app.close())
+    await app.register(tokensPlugin, { postgres, schema, secret: SECRET })
+    if (blocks.includes(live)) await app.register(websocket)
+    await app.register(async child => { for (const block of blocks) await runBlock(block, { app: child, bus, PassThrough, WebSocketServer }) })
+    await app.listen({ host: '127.0.0.1', port: 0 })
+    return app
   }
-  const [revoked, expired, unknown] = [await issue('revoked'), await issue('expired'), await issue('unknown')]
-  const [first, second, third, session] = [await open(bearer(revoked.token)), await open(bearer(expired.token)), await open(bearer(unknown.token)), await open()]
-  await app.tokens.revoke(revoked.hash)
-  t.equal(await first.closed, 1008)
-  t.equal(second.socket.readyState, second.socket.OPEN)
-  await query("UPDATE tokens SET valid_until = now() - interval '1 second' WHERE name = 'expired'")
-  t.equal(await second.closed, 1008)
-  t.equal(third.socket.readyState, third.socket.OPEN)
-  await app.tokens.disable()
-  t.equal(await third.closed, 1008)
-  t.equal(session.socket.readyState, session.socket.OPEN)
-  session.socket.terminate()
+  const [one, raw, other] = [await start(live, events), await start(upgrades), await start()] as [FastifyInstance, FastifyInstance, FastifyInstance]
+  const hostOf = ({ server }: FastifyInstance): string => `127.0.0.1:${(server.address() as AddressInfo).port}`
+  const ways: Array<(hash: string) => Promise<unknown>> = [
+    async hash => await query('DELETE FROM tokens WHERE hash = $1', [hash]),
+    async hash => await other.tokens.revoke(hash)
+  ]
+  for (const [index, end] of ways.entries()) {
+    const { token, hash } = await other.tokens.issue({ name: `open ${index}`, role: 'viewer', validUntil: '2999-01-01T00:00:00Z', requestedBy: 'x' })
+    const polite = new WebSocket(`ws://${hostOf(one)}/live?token=${token}`)
+    const own = new WebSocket(`ws://${hostOf(raw)}/?token=${token}`)
+    await Promise.all([once(polite, 'open'), once(own, 'open')])
+    own.send('hello')
+    t.equal(String((await once(own, 'message'))[0]), `token:open ${index}: hello`)
+    const stream = await fetch(`http://${hostOf(one)}/events`, { headers: bearer(token) })
+    const text = stream.text()
+    bus.emit('event', { n: index })
+    const codes = Promise.all([once(polite, 'close'), once(own, 'close')])
+    await end(hash)
+    t.strictSame((await codes).map(([code]) => code as number), [1008, 1008])
+    t.equal(await text, `:\n\ndata: {"n":${index}}\n\n`)
+    const refused = new WebSocket(`ws://${hostOf(raw)}/?token=${token}`)
+    t.match(await once(refused, 'error').then(([error]) => error as Error), { message: /401/ })
+  }
 })
 
-t.test("docs/host-integration.md: the harness for a host's own tests makes apps that are apart, mints tokens, and leaves nothing behind", async t => {
+t.test("docs/host-integration.md: the harness for a host's tests builds isolated apps, issues tokens and leaves nothing behind", async t => {
   const { query } = await createDatabase(t)
-  const [, , , , , , harness = ''] = await blocksOf('docs/host-integration.md', 'ts')
+  const [, , , , , , , , harness = ''] = await blocksOf('docs/host-integration.md', 'ts')
   const schemas: string[] = []
   async function buildApp (options: TokensPluginOptions): Promise<FastifyInstance> {
     schemas.push(String(options.schema))
@@ -104,7 +117,7 @@ t.test("docs/host-integration.md: the harness for a host's own tests makes apps 
   t.equal(await count(), 0)
 })
 
-t.test('docs/host-integration.md: an owner who may do no more than the page says migrates, a node with migrate: false needs no more than the page grants', async t => {
+t.test('docs/host-integration.md: the privileges on the page are enough for an owner that migrates, and for a node with migrate: false', async t => {
   const [owner, node] = ['owner', 'node'].map(name => `${name}_${randomUUID().replaceAll('-', '')}`) as [string, string]
   const server = new pg.Client(await databaseUrl())
   await server.connect()
@@ -142,7 +155,7 @@ t.test('docs/host-integration.md: an owner who may do no more than the page says
   await events.until(1, 'token.revoked')
 })
 
-t.test('docs/http-api.md: its lines, run one after another, are answered as the page says', { skip: lacks('curl') }, async t => {
+t.test('docs/http-api.md: the commands, run one after another, return what the page says', { skip: lacks('curl') }, async t => {
   const { app, issue } = await buildHost(t, { tokens: { expiryHeader: true } })
   const host = await app.listen({ host: '127.0.0.1', port: 0 })
   const lines = await blocksOf('docs/http-api.md', 'sh')
@@ -164,7 +177,7 @@ t.test('docs/http-api.md: its lines, run one after another, are answered as the 
   }
 })
 
-t.test('README.md: what it names of app.tokens is there, and all that is there is named', async t => {
+t.test('README.md names all members of app.tokens, and no others', async t => {
   const { app } = await buildHost(t, { tokens: { enabled: false } })
   const section = /## In the host's code\n([^]*?)\n## /.exec(await readFile('README.md', 'utf8'))?.[1] ?? ''
   const named = [...(/^`app.tokens` has ([^;]*);/.exec(section.trim())?.[1] ?? '').matchAll(/`(\w+)`/g)].map(([, name]) => name)
@@ -172,13 +185,13 @@ t.test('README.md: what it names of app.tokens is there, and all that is there i
   t.strictSame([...named, ...called].sort(), Object.keys(app.tokens).sort())
 })
 
-t.test('docs/security.md: every test that it names is there', async t => {
+t.test('docs/security.md: every test that it names exists', async t => {
   const tests = new Set([...(await readFile('docs/security.md', 'utf8')).matchAll(/`(test\/[^`]+\.ts)`/g)].map(([, file = '']) => file))
   t.ok(tests.size > 10)
   for (const file of tests) await t.resolves(access(file), file)
 })
 
-t.test('docs/operations.md: the lines for a leaked token find it and end it; the blocks for an audit and for metrics work in a host', { skip: lacks('curl', 'sha256sum') }, async t => {
+t.test('docs/operations.md: the commands for a leaked token find and revoke it; the blocks for audit and metrics work in a host', { skip: lacks('curl', 'sha256sum') }, async t => {
   const [, leaked = ''] = await blocksOf('docs/operations.md', 'sh')
   const { app, issue } = await buildHost(t)
   const host = await app.listen({ host: '127.0.0.1', port: 0 })
@@ -201,7 +214,7 @@ t.test('docs/operations.md: the lines for a leaked token find it and end it; the
   t.match((await own.inject({ url: '/metrics', headers: bearer(monitor.token) })).body, 'mmc_tokens_authentications{outcome="accepted"} 1')
 })
 
-t.test('docs/operations.md: the line for what a backup brings back is SQL', async t => {
+t.test('docs/operations.md: the statement for a restored backup works', async t => {
   const { database, issue, app } = await buildHost(t)
   const [one, other] = [await issue(), await issue()]
   const [statement = '', ...more] = await blocksOf('docs/operations.md', 'sql')
@@ -210,7 +223,7 @@ t.test('docs/operations.md: the line for what a backup brings back is SQL', asyn
   t.match(await app.tokens.list(), [{ hash: other.hash }])
 })
 
-t.test('docs/operations.md: the log says what the page says that it says, and nothing else of its own', async t => {
+t.test('docs/operations.md lists every log line of the plugin, with its level, and no others', async t => {
   const lib = await readdir('lib', { recursive: true, withFileTypes: true })
   const source = (await Promise.all(lib.filter(entry => entry.isFile()).map(async ({ parentPath, name }) => await readFile(`${parentPath}/${name}`, 'utf8')))).join('')
   const logged = [...source.matchAll(/log\.(info|warn|error)\([^'`\n]*['`]([^'`$]+)/g)].map(([, level, line = '']) => `${line.trim()} (${level})`)

@@ -71,7 +71,7 @@ const walk: Record<string, (t: Test, host: Host) => Promise<string>> = {
   'registered in a child': async (_t, { app }) => await startError(async () => {
     await app.register(async child => { await child.register(tokensPlugin, {} as TokensPluginOptions) })
   }),
-  'an application of fastify-cli, by fastify start': async (_t, { app }) => await startError(async () => {
+  'a fastify-cli application, with fastify start': async (_t, { app }) => await startError(async () => {
     await app.register(async child => { await child.register(tokensPlugin, {} as TokensPluginOptions) })
   }),
   'registered without await': async (_t, { app, addTokens }) => await startError(async () => {
@@ -88,7 +88,7 @@ const walk: Record<string, (t: Test, host: Host) => Promise<string>> = {
     t.match(await answer(host, { url: '/', headers: bearer((await host.issue()).token) }), /^200\nin/)
     return ''
   },
-  async 'a guard at the root that was added before the plugin' (t, host) {
+  async 'a guard at the root, added before the plugin' (t, host) {
     host.app.addHook('preHandler', guard)
     await host.addTokens()
     await seeGuard(t, host)
@@ -108,9 +108,9 @@ const walk: Record<string, (t: Test, host: Host) => Promise<string>> = {
   },
   'no secret, or a short one': async t => await startWith(t, { secret: undefined }),
   'no postgres': async t => await startWith(t, { postgres: undefined }),
-  'an option misspelt': async t => await startWith(t, { secrets: SECRET }),
-  'Postgres is not there': async t => await startWith(t, { postgres: 'postgres://me@127.0.0.1:1/mmc' }),
-  async 'a role without rights' (t) {
+  'a misspelled option': async t => await startWith(t, { secrets: SECRET }),
+  'Postgres is unreachable': async t => await startWith(t, { postgres: 'postgres://me@127.0.0.1:1/mmc' }),
+  async 'a role without privileges' (t) {
     const { url, schema, query } = await createDatabase(t)
     await query(`CREATE ROLE ${schema}`)
     t.teardown(() => query(`DROP ROLE ${schema}`))
@@ -123,20 +123,20 @@ const walk: Record<string, (t: Test, host: Host) => Promise<string>> = {
     url.pathname = '/none'
     return await startWith(t, { postgres: url.href })
   },
-  'migrate: false before the tables are there': async t => await startWith(t, { migrate: false }),
-  async 'a database in another encoding than UTF8' (t) {
+  'migrate: false before the tables exist': async t => await startWith(t, { migrate: false }),
+  async 'a database with another encoding than UTF8' (t) {
     const { url, query } = await createDatabase(t)
     const name = `test_${process.pid}_latin1`
     await query(`CREATE DATABASE ${name} ENCODING 'LATIN1' TEMPLATE template0 LC_COLLATE 'C' LC_CTYPE 'C'`)
     t.teardown(() => query(`DROP DATABASE ${name} WITH (FORCE)`))
     return await startWith(t, { postgres: Object.assign(new URL(url), { pathname: `/${name}` }).href })
   },
-  async 'a pool that was ended before' (t) {
+  async 'a pool that has already ended' (t) {
     const postgres = new pg.Pool({ connectionString: (await createDatabase(t)).url })
     await postgres.end()
     return await startWith(t, { postgres })
   },
-  async 'a pool that is ended while the host runs' (t, host) {
+  async 'a pool that ends while the host runs' (t, host) {
     const postgres = new pg.Pool({ connectionString: (await createDatabase(t)).url })
     await host.addTokens({ postgres })
     const { token } = await host.issue()
@@ -153,12 +153,12 @@ const walk: Record<string, (t: Test, host: Host) => Promise<string>> = {
     await addTokens()
     return await startError(async () => { app.get('/api/tokens', async () => 'mine') })
   },
-  async 'request.user is a decorator with a getter alone' (_t, host) {
+  async 'request.user is a decorator with only a getter' (_t, host) {
     host.app.decorateRequest('user', { getter: () => 'me' })
     await host.addTokens()
     return await answer(host, { headers: bearer((await host.issue()).token) })
   },
-  async 'session answers another shape, such as { name, role }' (_t, host) {
+  async 'session returns another shape, such as { name, role }' (_t, host) {
     await host.addTokens({ session: () => ({ name: 'me', role: 'admin' }) as never })
     return await answer(host, {})
   },
@@ -166,7 +166,7 @@ const walk: Record<string, (t: Test, host: Host) => Promise<string>> = {
     await addTokens()
     return await startError(async () => app.tokens.requireRole())
   },
-  async 'requireRole with a role that tokens can not have' (_t, { app, addTokens, log }) {
+  async "requireRole with a role that tokens can't have" (_t, { app, addTokens, log }) {
     await addTokens()
     app.tokens.requireRole('edtor')
     return log.join('\n')
@@ -174,7 +174,7 @@ const walk: Record<string, (t: Test, host: Host) => Promise<string>> = {
   async 'a weak secret' (t) {
     return await startWith(t, { secret: 'changeme-changeme-changeme-changeme' })
   },
-  async 'the token without Bearer' (_t, host) {
+  async 'a token without Bearer' (_t, host) {
     await host.addTokens()
     return await answer(host, { headers: { authorization: (await host.issue()).token } })
   },
@@ -182,14 +182,14 @@ const walk: Record<string, (t: Test, host: Host) => Promise<string>> = {
     await host.addTokens()
     return await answer(host, { headers: { ...bearer((await host.issue({ role: 'admin' })).token), accept: 'application/json;version=2' } })
   },
-  async 'the clock of the host is ahead' (t, host) {
+  async "the host's clock is ahead" (t, host) {
     await host.addTokens({ session: () => ({ username: 'me', roles: ['admin'] }) })
     const { token } = await host.issue()
     t.intercept(Date, 'now', { value: () => Date.UTC(3000, 0) })
     const refused = await answer(host, { headers: bearer(token) })
     return `${refused}\n${await answer(host, { method: 'POST', payload: NEW_TOKEN })}`
   },
-  async 'the clock of the host is behind' (t, host) {
+  async "the host's clock is behind" (t, host) {
     await host.addTokens()
     const [ended, revoked] = [await host.issue(), await host.issue()]
     t.intercept(Date, 'now', { value: () => Date.UTC(2999, 0) - 1 })
@@ -221,7 +221,7 @@ async function seeGuard (t: Test, host: Host): Promise<string> {
 t.strictSame([...seen.keys()].sort(), Object.keys(walk).sort(), 'docs/errors.md lists the mistakes of this test, and no others')
 
 for (const [mistake, make] of Object.entries(walk)) {
-  t.test(`${mistake}: what one sees is what docs/errors.md says`, async t => {
+  t.test(`${mistake}: the error is as docs/errors.md says`, async t => {
     const cell = seen.get(mistake) ?? ''
     const said = await make(t, await bareHost(t))
     t.ok(said.startsWith(/^\d{3}/.exec(cell)?.[0] ?? ''), said)
@@ -229,7 +229,7 @@ for (const [mistake, make] of Object.entries(walk)) {
   })
 }
 
-t.test('docs/errors.md has every error of lib/errors.ts, by its status, code and message, and no message that lib does not have', async t => {
+t.test('docs/errors.md has every error of lib/errors.ts with its status, code and message, and no others', async t => {
   for (const [name, Made] of Object.entries(errors)) {
     if (['TokensError', 'mustBe'].includes(name)) continue
     const { code, statusCode, message } = new (Made as new (text: string) => errors.TokensError)('…')
@@ -240,7 +240,7 @@ t.test('docs/errors.md has every error of lib/errors.ts, by its status, code and
   for (const [, message = ''] of page.matchAll(/^\| \d{3} \| `\w+` \| `(.*?)` \|/gm)) t.match(lib, pattern(message))
 })
 
-t.test('a token that was checked and refused, and one that nobody refused, are no sign of an earlier guard', async t => {
+t.test("an invalid token, a handler's own 401 and a route that ignores tokens cause no warning about an earlier guard", async t => {
   const host = await bareHost(t)
   await host.addTokens()
   host.app.get('/', async (_request, reply) => await reply.code(401).send({ message: 'for a reason of its own' }))

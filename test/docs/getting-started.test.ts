@@ -9,7 +9,7 @@ import { lacks } from '../support/tools.js'
 
 const run = promisify(execFile)
 
-t.test('docs/getting-started.md: its blocks, run one after another in a new folder, make a token, use it and revoke it', { skip: lacks('curl', 'sha256sum', 'openssl') }, async t => {
+t.test('docs/getting-started.md: the commands, run one after another in a new folder, create, use and revoke a token', { skip: lacks('curl', 'sha256sum', 'openssl') }, async t => {
   const page = await readFile('docs/getting-started.md', 'utf8')
   const [make = '', start = '', ...rest] = [...page.matchAll(/```sh\n([^]*?)```/g)].map(([, code = '']) => code)
   const host = /```js\n([^]*?)```/.exec(page)?.[1] ?? ''
@@ -39,6 +39,6 @@ t.test('docs/getting-started.md: its blocks, run one after another in a new fold
 
   const { token, hash } = JSON.parse(/^\{"token".*?\}/m.exec(stdout)?.[0] ?? '{}') as { token?: string, hash?: string }
   t.match({ token, hash }, { token: /^[\w-]+\.[\w-]+\.[\w-]+$/, hash: /^[0-9a-f]{64}$/ }, stdout)
-  const [hello = '', unauthorized = ''] = [...page.matchAll(/says? `(.*)`\.$/gm)].map(([, said = '']) => said)
+  const [hello = '', unauthorized = ''] = [...page.matchAll(/prints `(.*)`\.$/gm)].map(([, said = '']) => said)
   t.ok(stdout.includes(`${hello}${hello}\n[]{`) && stdout.trimEnd().includes(unauthorized), stdout)
 })

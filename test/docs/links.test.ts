@@ -5,12 +5,12 @@ import { findDeadLinks } from '../support/docs.js'
 const pages = ['README.md', 'CHANGELOG.md', 'CONTRIBUTING.md', 'SECURITY.md', ...(await readdir('docs')).filter(name => name.endsWith('.md')).map(name => `docs/${name}`)]
 
 for (const page of pages) {
-  t.test(`${page}: its links lead to pages and headings that are there`, async t => {
+  t.test(`${page}: its links lead to existing pages and headings`, async t => {
     t.strictSame(await findDeadLinks(page, await readFile(page, 'utf8')), [])
   })
 }
 
-t.test('a dead link is found, and what only looks like one is not', async t => {
+t.test('the check finds dead links, and ignores text that only looks like one', async t => {
   const text = `# One & two: \`three\`
 ## One & two: \`three\`
 [a](host-integration.md#your-own-tests) [b](#one--two-three) [c](#one--two-three-1) [d](https://example.com/#x) [e](../README.md) \`[f](code.md)\`

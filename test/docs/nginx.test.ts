@@ -58,7 +58,7 @@ async function ask (socketPath: string, path: string, headers = {}): Promise<Inc
   return answer
 }
 
-t.test('docs/host-integration.md: behind its nginx a token is in no access log, and requests, WebSockets and EventSources come through', { skip }, async t => {
+t.test('docs/host-integration.md: with its nginx configuration no token is in the access log, and requests, WebSockets and EventSources work', { skip }, async t => {
   const { app, addTokens, issue } = await createBareHost(t)
   await app.register(websocket)
   await addTokens()

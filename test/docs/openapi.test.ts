@@ -24,18 +24,18 @@ interface Document {
 
 const readDocument = async (): Promise<Document> => JSON.parse(await readFile('docs/openapi.json', 'utf8')) as Document
 
-t.test('docs/openapi.json is what the routes tell of themselves; "npm run openapi" writes it', async t => {
+t.test('docs/openapi.json is up to date; "npm run openapi" generates it', async t => {
   t.strictSame(await readDocument(), JSON.parse(JSON.stringify(await createOpenapi())))
 })
 
 for (const version of ['3.0.3', '3.1.0'] as const) {
-  t.test(`what a host tells of us is valid OpenAPI ${version}`, async t => {
+  t.test(`the routes are described in valid OpenAPI ${version}`, async t => {
     const { valid, errors } = await new Validator().validate(JSON.parse(JSON.stringify(await createOpenapi(version))) as Record<string, unknown>)
     t.ok(valid, JSON.stringify(errors))
   })
 }
 
-t.test('it names both ways to present a token, and declares what it names', async t => {
+t.test('it declares and names both ways to present a token', async t => {
   const { components, security } = await readDocument()
   t.match(Object.values(components.securitySchemes), [{ type: 'http', scheme: 'bearer' }, { type: 'apiKey', in: 'query', name: 'token' }])
   t.strictSame(security.flatMap(one => Object.keys(one)), Object.keys(components.securitySchemes))
@@ -60,14 +60,14 @@ t.test('each operation has an id, a summary and a tag, and each status but 204 a
   }
 })
 
-t.test('where the host serves other versions, what is described names those', async t => {
+t.test('the description names the versions that the host serves', async t => {
   const told = JSON.stringify(await createOpenapi('3.1.0', { versions: [2, 3] }))
   t.notMatch(told, /version=1/)
   t.match(told, 'Accept must allow one of: application/json;version=3, application/json;version=2')
   t.match(told, '`Accept: application/json;version=3` selects the representation')
 })
 
-t.test('a client that is generated from it creates, lists, gets and revokes a token', async t => {
+t.test('a client generated from it creates, lists, gets and revokes a token', async t => {
   const { app, issue } = await buildHost(t)
   await mkdir('.data', { recursive: true })
   const folder = await mkdtemp('.data/client-')
@@ -85,7 +85,7 @@ t.test('a client that is generated from it creates, lists, gets and revokes a to
   await run(`${folder}/client.js`, await app.listen({ port: 0 }), (await issue({ role: 'admin' })).token)
 })
 
-t.test('where the host has other roles, the example of a new token has one of those', async t => {
+t.test("the example of a new token has one of the host's roles", async t => {
   const { paths } = JSON.parse(JSON.stringify(await createOpenapi('3.1.0', { roles: ['admin', 'robot'] }))) as Document
   t.equal((paths['/api/tokens']?.post?.requestBody?.content['application/json']?.example as { role?: string }).role, 'robot')
 })

@@ -63,7 +63,7 @@ function isEqual (told: string | undefined, value: unknown): boolean {
   }
 }
 
-t.test('an editor shows what each option does and its default', async t => {
+t.test('editors show what each option does, and its default', async t => {
   t.strictSame([...known.keys()].sort(), Object.keys(OptionsSchema.properties).sort())
   for (const [name, { doc, isRequired, default: value }] of known) {
     t.ok(doc.length > 20, name)
@@ -75,7 +75,7 @@ t.test('docs/options.md has each option of schemas/options.ts, with its type, un
   t.strictSame(faultsOf(PAGE), [])
 })
 
-t.test('a page that lacks an option or says something else of it is found', async t => {
+t.test('the check finds a missing option and a wrong type, unit or default', async t => {
   const broken: Array<[from: string | RegExp, to: string, fault: string]> = [
     [/## `prefix`[^]*?(?=^## )/m, '', 'prefix: missing, or not as the others'],
     ['## `hook`', '## `hoook`', 'hoook: there is none'],

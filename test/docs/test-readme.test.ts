@@ -5,7 +5,7 @@ const readme = await readFile('test/README.md', 'utf8')
 const rows = [...readme.matchAll(/^\| ([^|]+) \| ([^|]+) \|$/gm)].map(([, name = '', value = '']) => ({ name, value }))
 const codes = (text: string): string[] => [...text.matchAll(/`([^`]+)`/g)].map(([, code = '']) => code)
 
-t.test('each section of the contract is held by files that are there, or is said to be elsewhere or not built yet; and no file is left out', async t => {
+t.test('each section of the contract names existing test files, another folder or "not built yet", and no file is missing', async t => {
   const from = rows.findIndex(({ name }) => name === 'section')
   const sections = rows.slice(from + 1, rows.findIndex(({ name }) => name === 'folder')).filter(({ name }) => !name.startsWith('---'))
   t.strictSame(sections.map(({ name }) => name), [

@@ -31,8 +31,10 @@ export async function buildNode (bug?: BugName): Promise<Build> {
 
 function plant (file: string, source: string, bug: BugName | undefined): string {
   if (bug === undefined || BUGS[bug].file !== file) return source
-  const { from, to } = BUGS[bug]
-  const parts = source.split(from)
-  if (parts.length !== 2) throw new Error(`"${bug}" can't be planted: ${file} has ${parts.length - 1} times: ${from}`)
-  return parts.join(to)
+  const edits: ReadonlyArray<readonly [string, string]> = BUGS[bug].edits
+  return edits.reduce((text, [from, to]) => {
+    const parts = text.split(from)
+    if (parts.length !== 2) throw new Error(`"${bug}" can't be planted: ${file} has ${parts.length - 1} times: ${from}`)
+    return parts.join(to)
+  }, source)
 }

@@ -21,7 +21,7 @@ export interface Fault extends Strike {
   /** Whether it was there at all. */
   isFelt: (figures: Figures) => boolean
   /** What it must find where it is planted. */
-  bug: BugName
+  bug: BugName | readonly BugName[]
   caught: RegExp
 }
 

@@ -30,7 +30,7 @@ export const NETWORK_FAULTS: readonly Fault[] = [
       return () => { proxy.set('none') }
     },
     isFelt: losesLease,
-    bug: 'a heartbeat proves that Postgres answers, not that it is heard',
+    bug: ['the answer to the question is taken for a proof', 'the answer of the pool is taken for a proof'],
     caught: isAccepted
   },
   {
@@ -86,7 +86,7 @@ export const NETWORK_FAULTS: readonly Fault[] = [
       }
     },
     isFelt: losesLease,
-    bug: 'the cache is believed without a lease',
+    bug: 'a lease counts from when the beat was heard',
     caught: isAccepted
   },
   {

@@ -7,7 +7,7 @@ import { createWorld, startServer } from './world.js'
 
 const postgres = await startServer(t)
 const faults = new Map<BugName, Fault[]>()
-for (const fault of chosen()) faults.set(fault.bug, [...faults.get(fault.bug) ?? [], fault])
+for (const fault of chosen()) for (const bug of [fault.bug].flat()) faults.set(bug, [...faults.get(bug) ?? [], fault])
 
 for (const [bug, finders] of faults) {
   t.test(`a planted bug is found: ${bug}`, async t => {

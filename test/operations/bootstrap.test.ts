@@ -33,7 +33,7 @@ async function writeBootstrap (t: Test, entries: unknown): Promise<string> {
 
 const statusOf = async ({ app }: TestHost, token: string): Promise<number> => (await app.inject({ url: '/api/viewer', headers: bearer(token) })).statusCode
 
-t.test('a token that was minted offline works from the first start on, and its record says where it comes from', async t => {
+t.test('a token minted offline works from the first start, and its record says that it comes from bootstrap', async t => {
   const { token, entry } = await mint(t)
   t.strictSame(Object.keys(entry), ['name', 'role', 'validUntil', 'hash'])
   const host = await buildHost(t, { tokens: { bootstrap: await writeBootstrap(t, [entry]) } })
@@ -51,7 +51,7 @@ t.test('ten nodes that boot at once store each token once, and one of them tells
   t.strictSame(all.map(({ type, name, actor, address, requestId }) => [type, name, actor, address, requestId]).sort(), ['a', 'b', 'c'].map(name => ['token.issued', name, 'bootstrap', null, null]))
 })
 
-t.test('a token that was revoked, by whomever, stays revoked at every later boot', async t => {
+t.test('a revoked token stays revoked at every later start, whoever revoked it', async t => {
   const ways: Array<(host: TestHost, hash: string) => Promise<unknown>> = [
     async ({ app }, hash) => await app.tokens.revoke(hash),
     async ({ database }, hash) => await database.query('DELETE FROM tokens WHERE hash = $1', [hash]),
@@ -68,7 +68,7 @@ t.test('a token that was revoked, by whomever, stays revoked at every later boot
   }
 })
 
-t.test('nodes that boot while the token is being revoked do not bring it back', async t => {
+t.test('nodes that start while the token is being revoked do not restore it', async t => {
   const database = await createDatabase(t)
   const { entry } = await mint(t)
   const bootstrap = await writeBootstrap(t, [entry])
@@ -77,7 +77,7 @@ t.test('nodes that boot while the token is being revoked do not bring it back', 
   t.equal(await app.tokens.get(entry.hash), null)
 })
 
-t.test('a token that came before its row works within a second of the row', async t => {
+t.test('a token that is used before its row exists works within a second after it does', async t => {
   const { token, entry } = await mint(t)
   const host = await buildHost(t)
   // It believes what it finds from then on.
@@ -95,7 +95,7 @@ t.test('a token that came before its row works within a second of the row', asyn
   t.ok(refused < 1000, `refused ${refused} ms after`)
 })
 
-t.test('an entry that is no good is named and said what it must be; the others stand, and the host may refuse to start', async t => {
+t.test('an invalid entry is an error that names it and what it must be; the others are stored, and strict hosts do not start', async t => {
   const { token, entry: good } = await mint(t, { name: 'good' })
   const { entry } = await mint(t)
   const { name, ...nameless } = entry
@@ -124,7 +124,7 @@ t.test('an entry that is no good is named and said what it must be; the others s
   }
 })
 
-t.test('a name that has become free is taken at the next boot', async t => {
+t.test('a name that has become free is used at the next start', async t => {
   const { token, entry } = await mint(t)
   const host = await buildHost(t)
   const { hash } = await host.issue({ name: 'ci' })
@@ -147,20 +147,20 @@ t.test('a file that can not be read, or is no list, is told of without a word of
   }
 })
 
-t.test('an entry that expired meanwhile is no mistake', async t => {
+t.test('an entry that has expired is not an error', async t => {
   const { token, entry } = await mint(t)
   const bootstrap = await writeBootstrap(t, [{ ...entry, validUntil: '2020-01-01T00:00:00Z' }])
   t.equal(await statusOf(await buildHost(t, { tokens: { bootstrap, bootstrapStrict: true } }), token), 401)
 })
 
-t.test('the database out of reach is no fault of an entry: the start is refused, strict or not', async t => {
+t.test('an unreachable database rejects the start, strict or not', async t => {
   const { entry } = await mint(t)
   const host = await buildHost(t)
   await host.database.query('ALTER TABLE bootstrapped RENAME TO gone')
   await t.rejects(buildHost(t, { database: host.database, tokens: { bootstrap: await writeBootstrap(t, [entry]) } }), { code: '42P01' })
 })
 
-t.test('switched on again, a node begins nothing anew: it reads the file no more', async t => {
+t.test('a node that is enabled again does not read the file again', async t => {
   const { entry } = await mint(t)
   const bootstrap = await writeBootstrap(t, [entry])
   const { app } = await buildHost(t, { tokens: { bootstrap, bootstrapStrict: true } })
@@ -170,7 +170,7 @@ t.test('switched on again, a node begins nothing anew: it reads the file no more
   t.equal(app.tokens.enabled, true)
 })
 
-t.test('a start that is refused leaves no connection behind, in a host that lives on', async t => {
+t.test('a rejected start leaves no connection open, in a host that keeps running', async t => {
   const { url, query } = await createSeparateDatabase(t)
   const app = Fastify()
   t.teardown(() => app.close())
@@ -280,7 +280,7 @@ t.test('a name that somebody takes in the very moment is told of as taken', asyn
   t.match(errors, [/entry 3 \(\\"token 2\\"\) .*another token has its name/])
 })
 
-t.test('an empty file is no mistake', async t => {
+t.test('an empty list is not an error', async t => {
   const database = await createDatabase(t)
   const { app } = await buildHost(t, { database, tokens: { bootstrap: await writeFileOf(t, []), bootstrapStrict: true } })
   t.strictSame(await app.tokens.list(), [])

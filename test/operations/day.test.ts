@@ -9,7 +9,7 @@ import { until } from '../support/until.js'
 /** How long the first token lives: longer than the slowest machine needs, for then the clock is moved. */
 const LIFETIME = 60 * 60 * 1000
 
-t.test('a day of ten nodes: bootstrapped, warned, succeeded, expired, purged and leaked, and audit and metrics tell all of it', async t => {
+t.test('in a day of ten nodes, audit and metrics report tokens that are bootstrapped, replaced, expired, purged and leaked', async t => {
   const mint = await buildHost(t, { tokens: { enabled: false } })
   const { token: first, entry } = mint.app.tokens.mint({ name: 'ci', role: 'viewer', validUntil: new Date(Date.now() + LIFETIME).toISOString() })
   const bootstrap = `.data/day-${process.pid}.json`

@@ -7,7 +7,7 @@ import { until } from '../support/until.js'
 
 const ZERO = { accepted: 0, unknown: 0, expired: 0, invalid: 0, several: 0, failed: 0 }
 
-t.test('requests with a token are counted by what became of them, hits and lookups too, and all others are not', async t => {
+t.test('requests with a token are counted by outcome, and so are hits and lookups; other requests are not', async t => {
   const { app, database, issue, login } = await buildHost(t)
   const { token } = await issue()
   const [revoked, expired] = [await issue(), await issue({ name: 'expired', role: 'admin' })]
@@ -54,7 +54,7 @@ t.test('the loss of the lease is counted, and a database out of reach leaves the
   t.strictSame((await app.tokens.metrics()).lease, { held: 1, losses: 1 })
 })
 
-t.test('a token that is not there is looked up once a second, however often it is presented', async t => {
+t.test('an unknown token is looked up once a second, however often it is presented', async t => {
   const { app, issue } = await buildHost(t)
   const { token, hash } = await issue()
   await app.tokens.revoke(hash)
@@ -66,7 +66,7 @@ t.test('a token that is not there is looked up once a second, however often it i
   t.match(await app.tokens.metrics(), { lookups: 1, cacheHits: 19 })
 })
 
-t.test('a token whose own claim has ended is told of as expired, and not looked up', async t => {
+t.test('a token whose claim has expired is counted as expired, without a lookup', async t => {
   const { app, issue } = await buildHost(t)
   const { token } = await issue({ validUntil: new Date(Date.now() + 60_000).toISOString() })
   const later = Date.now() + 61_000
@@ -85,7 +85,7 @@ t.test('health tells whether tokens are on, and whether revocations are heard of
   t.strictSame(app.tokens.health(), { enabled: false, lease: 'held' })
 })
 
-t.test('what is written is waited for no more', async t => {
+t.test('uses that were written are no longer counted as waiting', async t => {
   const { app, issue } = await buildHost(t)
   const { token } = await issue()
   t.strictSame((await app.tokens.metrics()).usage, { waiting: 0, lagSeconds: 0 })
@@ -94,12 +94,12 @@ t.test('what is written is waited for no more', async t => {
   t.strictSame((await app.tokens.metrics()).usage, { waiting: 0, lagSeconds: 0 })
 })
 
-t.test('metrics are there while tokens are switched off, without a word to the database', async t => {
+t.test('metrics work while tokens are disabled, without a query', async t => {
   const { app } = await buildHost(t, { tokens: { enabled: false } })
   t.match(await app.tokens.metrics(), { authentications: ZERO, lease: { held: 0, losses: 0 }, tokens: null })
 })
 
-t.test('the demo host tells them in the format of Prometheus, the same ones each time it is asked', async t => {
+t.test('the demo host serves them in the Prometheus format, without counting twice', async t => {
   const { app, issue } = await buildHost(t)
   const { token } = await issue()
   for (let n = 0; n < 3; n++) await app.inject({ url: '/api/viewer', headers: bearer(token) })

@@ -22,7 +22,7 @@ async function refusal (options: object): Promise<{ code: string, message: strin
   }
 }
 
-t.test('an option that can not be taken is refused at registration with a sentence that says what to write instead', async t => {
+t.test('an invalid option rejects the registration with an error that says what is valid', async t => {
   const good = { postgres: 'postgres://nobody@127.0.0.1:1/x', secret: SECRET, enabled: false }
   const mustBe: Record<string, [sentence: string, ...bad: unknown[]]> = {
     postgres: ['a connection string such as postgres://user:password@host:5432/database, a configuration object for pg, or a Pool of pg', undefined, '', 5, null, new pg.Client()],
@@ -65,17 +65,17 @@ t.test('an option that can not be taken is refused at registration with a senten
   for (const secret of ['01234567'.padEnd(20, '7654321') + 'abcdefghijkl', `${SECRET} {"kty"`]) t.equal((await refusal({ ...good, secret })).code, 'accepted', secret)
 })
 
-t.test('the plugin says what it is called, and for which Fastify it is made', async t => {
+t.test('the plugin declares its name and the Fastify version that it supports', async t => {
   t.match(Reflect.get(tokensPlugin, Symbol.for('plugin-meta')), { name: 'fastify-mmc-tokens', fastify: '5.x' })
 })
 
-t.test('the options of the caller stay as they are, frozen ones too', async t => {
+t.test("the caller's options are not changed, and may be frozen", async t => {
   const options = Object.freeze({ postgres: Object.freeze({ host: '127.0.0.1', port: 1 }), secret: SECRET, enabled: false })
   t.equal((await refusal(options)).code, 'accepted')
   t.strictSame(Object.keys(options), ['postgres', 'secret', 'enabled'])
 })
 
-t.test('session: who is logged in, as the host says, at once or by a promise; what is no principal is nobody', async t => {
+t.test('session returns who is logged in, or a promise of it; an invalid user is not logged in', async t => {
   const answers: Array<[answer: unknown, status: number, session?: boolean]> = [
     [{ username: 'u', roles: ['admin'] }, 200], [Promise.resolve({ username: 'u', roles: ['viewer', 'admin'] }), 200], [{ username: 'u', roles: ['viewer'] }, 403], [{ username: 'u', roles: [] }, 403],
     [null, 401], [undefined, 401], [{}, 401], [{ username: '', roles: ['admin'] }, 401], [{ username: 'u', roles: 'admin' }, 401], [{ roles: ['admin'] }, 401], ['admin', 401], [true, 401]
@@ -94,7 +94,7 @@ t.test('session: who is logged in, as the host says, at once or by a promise; wh
   t.equal((await sync.app.inject({ url: '/api/tokens' })).statusCode, 401)
 })
 
-t.test('a session check of the host that throws is a 500, with the cause in the log, on the routes and for a bad token', async t => {
+t.test('a session function that throws is a 500, with the cause in the log, on the four routes and for an invalid token', async t => {
   const lines: string[] = []
   const { app } = await buildHost(t, {
     tokens: { session: () => { throw new Error('session store is down') } },
@@ -109,7 +109,7 @@ t.test('a session check of the host that throws is a 500, with the cause in the 
   }
 })
 
-t.test('issuer names what is ours: a host with another one leaves our tokens alone', async t => {
+t.test('a host with another issuer ignores tokens of this one', async t => {
   const database = await createDatabase(t)
   const one = await buildHost(t, { database, tokens: { issuer: 'https://one.example' } })
   const two = await buildHost(t, { database })
@@ -126,7 +126,7 @@ t.test('prefix is the base path of the four routes', async t => {
   t.equal((await app.inject({ url: '/api/tokens', headers })).statusCode, 404)
 })
 
-t.test('secret: of several the first signs and all verify, in whatever order they come and go; a dropped one is dead at once', async t => {
+t.test('of several secrets the first signs and all verify, in any order; tokens of a removed one are refused', async t => {
   const database = await createDatabase(t)
   const [old, fresh] = [SECRET, `fresh ${SECRET}`]
   const host = async (...secret: string[]): Promise<Awaited<ReturnType<typeof buildHost>>> => await buildHost(t, { database, tokens: { secret: secret.length > 1 ? secret : secret.join() } })
@@ -143,7 +143,7 @@ t.test('secret: of several the first signs and all verify, in whatever order the
   t.equal(await status(await host(old), during.token), 401)
 })
 
-t.test('roles: those of the host, and no others', async t => {
+t.test('tokens may have only the roles of the host', async t => {
   const { app, issue } = await buildHost(t, { tokens: { roles: ['admin', 'robot'] } })
   t.equal((await issue({ role: 'robot' })).role, 'robot')
   await t.rejects(issue({ role: 'viewer' }), { statusCode: 400, message: 'role must be one of admin, robot' })
@@ -151,7 +151,7 @@ t.test('roles: those of the host, and no others', async t => {
   t.strictSame(answer.json(), { code: 'INVALID', message: 'role must be one of admin, robot' })
 })
 
-t.test('queryParameter: another name, or none', async t => {
+t.test('queryParameter may be another name, or none', async t => {
   const database = await createDatabase(t)
   const renamed = await buildHost(t, { database, tokens: { queryParameter: 'access_token' } })
   const { token } = await renamed.issue()
@@ -162,7 +162,7 @@ t.test('queryParameter: another name, or none', async t => {
   t.equal((await app.inject({ url: `/api/viewer?token=${token}`, headers: bearer(token) })).statusCode, 200, 'one credential, not two')
 })
 
-t.test('versions: those that the host serves', async t => {
+t.test('versions are those that the host serves', async t => {
   const { app, login } = await buildHost(t, { tokens: { versions: [1, 3] } })
   const headers = await login()
   const status = async (accept: string): Promise<number> => (await app.inject({ url: '/api/tokens', headers: { ...headers, accept } })).statusCode
@@ -172,7 +172,7 @@ t.test('versions: those that the host serves', async t => {
   t.strictSame(refused.json(), { code: 'NOT_ACCEPTABLE', message: 'Accept must allow one of: application/json;version=3, application/json;version=1' })
 })
 
-t.test('hook: with onRequest a guard that sits there sees the token', async t => {
+t.test('with hook: onRequest, a guard in that hook sees the token', async t => {
   const { url: postgres, schema } = await createDatabase(t)
   const app = Fastify()
   t.teardown(() => app.close())
@@ -189,7 +189,7 @@ t.test('hook: with onRequest a guard that sits there sees the token', async t =>
   t.equal((await app.inject({ url: '/', headers: bearer(FORGED) })).statusCode, 401)
 })
 
-t.test('migrate: false leaves the tables alone, and an outdated one rejects the start with a sentence', async t => {
+t.test('with migrate: false the tables are not changed, and outdated ones reject the start with a clear error', async t => {
   const database = await createDatabase(t)
   const app = Fastify()
   t.teardown(() => app.close())
@@ -201,7 +201,7 @@ t.test('migrate: false leaves the tables alone, and an outdated one rejects the 
   t.ok(await issue())
 })
 
-t.test('listen: Postgres behind the pooler must have the tables, too, and none are made there; both ways are closed with the host, without a word', async t => {
+t.test('with listen, the tables must also exist behind the pooler and are not created there; both connections close with the host', async t => {
   const [direct, pooled] = [await createSeparateDatabase(t), await createSeparateDatabase(t)]
   const app = Fastify()
   t.teardown(() => app.close())
@@ -218,7 +218,7 @@ t.test('listen: Postgres behind the pooler must have the tables, too, and none a
   }
 })
 
-t.test('listen: what migrates goes there directly, and statements are not prepared for the pooler', async t => {
+t.test('with listen, migrations use the direct connection, and statements are not prepared for the pooler', async t => {
   const database = await createDatabase(t)
   const { app, issue } = await buildHost(t, { database, tokens: { postgres: { connectionString: database.url, max: 1 }, listen: database.url } })
   const { token } = await issue()
@@ -251,7 +251,7 @@ async function complaint (t: Test, options: object, server: FastifyServerOptions
   return await Promise.resolve(app.register(tokensPlugin, { ...GOOD, ...options } as TokensPluginOptions)).then(() => '', ({ message }: Error) => message)
 }
 
-t.test('what is no connection string of Postgres is refused, in whatever option it stands', async t => {
+t.test('an invalid connection string is rejected, in every option', async t => {
   for (const bad of ['localhost:5432/mmc', 'not a url', 'mysql://me@here/mmc', 'postgres', 'postgres:', 'postgres://', 'postgresql:///', 'postgres:here', ' postgres://here/mmc', 'host=here dbname=mmc', 'socket:', new URL('postgres://here/mmc'), []]) {
     t.match(await complaint(t, { postgres: bad }), /^option "postgres" must be a connection string such as/, String(bad))
     t.match(await complaint(t, { listen: bad }), /^option "listen" must be a connection string/, String(bad))
@@ -264,14 +264,14 @@ t.test('what is no connection string of Postgres is refused, in whatever option 
   for (const config of [{}, { connectionString: undefined, host: 'here' }]) t.equal(await complaint(t, { postgres: config }), '')
 })
 
-t.test('times that were meant in milliseconds are refused', async t => {
+t.test('durations that look like milliseconds are rejected', async t => {
   for (const name of ['maxLifetime', 'purgeExpiredAfter']) {
     for (const seconds of [90 * 86_400_000, 3_155_760_001]) t.match(await complaint(t, { [name]: seconds }), new RegExp(`^option "${name}" must be an? (positive )?integer in seconds.*, and at most 100 years$`))
     t.equal(await complaint(t, { [name]: 3_155_760_000 }), '')
   }
 })
 
-t.test('a misspelt option is refused with the one that was meant', async t => {
+t.test('a misspelled option is rejected with a suggestion', async t => {
   for (const [misspelt, meant] of [['secert', 'secret'], ['secrets', 'secret'], ['prefixx', 'prefix'], ['maxLifeTime', 'maxLifetime'], ['onevent', 'onEvent'], ['postgress', 'postgres'], ['queryParam', undefined], ['somethingElse', undefined]]) {
     const said = await complaint(t, { [misspelt as string]: 'x' })
     t.ok(said.startsWith(`there is no option "${misspelt}": the options are postgres, `), said)
@@ -279,7 +279,7 @@ t.test('a misspelt option is refused with the one that was meant', async t => {
   }
 })
 
-t.test('what fastify-cli hands to every plugin stops no start: skipOverride and the options of the server', async t => {
+t.test('options that fastify-cli passes to every plugin are ignored: skipOverride and those of the server', async t => {
   const server: FastifyServerOptions = {
     logger: false,
     bodyLimit: 1000,
@@ -324,7 +324,7 @@ const WEAK: Record<string, string[]> = {
   ]
 }
 
-t.test('a secret that is easily guessed does not start a host, and the sentence says why', async t => {
+t.test('a first secret that is easily guessed rejects the start, and the error says why', async t => {
   for (const [why, secrets] of Object.entries(WEAK)) {
     for (const secret of secrets) {
       const said = await start(t, secret)
@@ -335,14 +335,14 @@ t.test('a secret that is easily guessed does not start a host, and the sentence 
   }
 })
 
-t.test('one that is weak can be replaced: after the first it is taken, and warned of', async t => {
+t.test('a weak secret after the first is accepted with a warning, so that it can be replaced', async t => {
   for (const [why, [secret = '']] of Object.entries(WEAK)) {
     t.equal(await start(t, [SECRET, secret, `fresh ${SECRET}`]), `secret 2 of the option "secret" ${why} and may be guessed: remove it once the tokens that it signed are replaced`)
   }
   t.equal(await start(t, [SECRET, `fresh ${SECRET}`]), '')
 })
 
-t.test('random secrets start a host: hexadecimal, base64, base64url, and decimal ones of 8 different digits', async t => {
+t.test('random secrets are accepted: hexadecimal, base64, base64url, and decimal ones with 8 different digits', async t => {
   for (const encoding of ['hex', 'base64', 'base64url'] as const) {
     for (let n = 0; n < 50; n++) t.equal(await start(t, randomBytes(encoding === 'hex' ? 16 : 32).toString(encoding)), '')
   }

@@ -14,23 +14,23 @@ async function run (script: string, url?: string, meet = async (_child: ChildPro
   return (await running).stdout.trim()
 }
 
-t.test('a use that is not written, a task and a listener that wait for their turn, and an idle pool keep no process', async t => {
+t.test('unwritten uses, a waiting task, a waiting listener and an idle pool do not keep the process running', async t => {
   t.equal(await run(`
     import { createTask } from './lib/operations/task.ts'
     import { createConnection } from './lib/store/connection.ts'
-    import { createRevocations } from './lib/store/revocations.ts'
+    import { createListener } from './lib/store/listener.ts'
     import { createUsage } from './lib/tokens/usage.ts'
     const never = async () => { console.log('called') }
     createTask({ job: never, interval: 2 ** 30 }).start()
     // 4 s, after which it would fail and wait again.
     createUsage({ async touch () { throw new Error() } }, { warn () {} }).note('h', 0)
-    createRevocations({ config: { host: '127.0.0.1', port: 1 }, place: '' }, never, {}, { channel: '' }, { warn () {} }).start()
+    createListener({ connection: { config: { host: '127.0.0.1', port: 1 }, place: '' }, beats: [], keys: { channel: '' }, log: { warn () {} } }).start()
     const { withClient } = createConnection({ connectionString: process.env.DATABASE_URL, idleTimeoutMillis: 0 }, console)
     console.log((await withClient(async run => await run({ text: 'SELECT 1 AS one' }), 2 ** 30))[0].one)
   `), '1')
 })
 
-t.test('who waits for a Postgres that does not answer is told, also where nothing else keeps the process, which an answer leaves with nothing to wait for', async t => {
+t.test('a call to a Postgres that does not answer rejects, even if nothing else keeps the process running', async t => {
   t.equal(await run(`
     import { closeInTime, createConnection } from './lib/store/connection.ts'
     const silent = { options: {}, on () {}, connect () {} }
@@ -41,7 +41,7 @@ t.test('who waits for a Postgres that does not answer is told, also where nothin
   `), '[]\nMMC_TOKENS_DEADLINE\nMMC_TOKENS_DEADLINE')
 })
 
-t.test('a host that closes ends, also where its connections to Postgres have gone silent', async t => {
+t.test('a host closes even if its connections to Postgres are silent', async t => {
   const { url } = await createSeparateDatabase(t)
   const proxy = await createProxy(t, url)
   t.equal(await run(`

@@ -25,7 +25,7 @@ t.test('what expired longer ago than the grace time goes, is told of once, on on
   t.strictSame(events.all.length, 1)
 })
 
-t.test('thousands go in pieces, and each is told of once', async t => {
+t.test('thousands are purged in batches, and each is reported once', async t => {
   const events = collectEvents()
   const one = await buildHost(t)
   await one.database.query('INSERT INTO tokens SELECT encode(sha256(n::text::bytea), \'hex\'), n::text, \'viewer\', \'sql\', \'2020-01-01Z\', \'2021-01-01Z\', \'2020-01-01Z\' FROM generate_series(1, 2200) AS n')
@@ -36,7 +36,7 @@ t.test('thousands go in pieces, and each is told of once', async t => {
   t.strictSame(await one.app.tokens.list(), [])
 })
 
-t.test('a node looks as often as the grace time asks for, once a second to once a minute, until it closes; without the option never', async t => {
+t.test('a node purges as often as the grace time requires, once a second to once a minute, until it closes; without the option never', async t => {
   const pass = holdTimers(t, 'setInterval')
   let looks = 0
   const store = { async purge () { looks++; return 0 } }
@@ -56,7 +56,7 @@ t.test('a node looks as often as the grace time asks for, once a second to once 
   }
 })
 
-t.test('while another node purges, a node does nothing', async t => {
+t.test('only one node purges at a time', async t => {
   const one = await buildHost(t)
   await one.issue({ name: 'expired' })
   await expire(one, 'expired', '1 day')
@@ -86,7 +86,7 @@ async function holdLock ({ database: { url, schema } }: TestHost): Promise<() =>
   return async () => { await client.end() }
 }
 
-t.test('a purge that fails is a warning, and tried again', async t => {
+t.test('a failed purge is logged as a warning and retried', async t => {
   const warnings: unknown[] = []
   const log = Fastify().log
   log.warn = (...args: unknown[]) => { warnings.push(args) }

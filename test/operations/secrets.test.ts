@@ -1,7 +1,7 @@
 import { EventEmitter, once } from 'node:events'
 import { setImmediate as turn } from 'node:timers/promises'
 import t, { type Test } from 'tap'
-import { createNeighbours } from '../../lib/store/neighbours.js'
+import { createKeyCheck } from '../../lib/store/key-check.js'
 import type { Log } from '../../lib/types.js'
 import { type TestHost, bearer, buildHost } from '../support/build-host.js'
 import { type Database, createDatabase, createSeparateDatabase } from '../support/database.js'
@@ -144,34 +144,34 @@ const [FIRST, SECOND, STRANGER] = ['aaaa', 'bbbb', 'cccc']
 function create (fingerprints = [FIRST, SECOND]) {
   const said: string[] = []
   const warnings: string[] = []
-  const neighbours = createNeighbours('a schema', fingerprints, async (channel, text) => {
+  const keys = createKeyCheck('a schema', fingerprints, async (channel, text) => {
     said.push(`${channel} ${text}`)
     throw new Error('out of reach, which nobody need hear of')
   }, { warn: (line: string) => { warnings.push(line) } } as unknown as Log)
-  return { neighbours, said, warnings }
+  return { keys, said, warnings }
 }
 
 t.test('who comes asks the nodes of its schema, by what it signs with', async t => {
-  const { neighbours, said } = create()
-  t.equal(neighbours.channel, 'mmc_tokens_keys_a schema')
-  neighbours.greet()
+  const { keys, said } = create()
+  t.equal(keys.channel, 'mmc_tokens_keys_a schema')
+  keys.greet()
   t.strictSame(said, ['mmc_tokens_keys_a schema aaaa?'])
 })
 
 t.test('a node answers whoever signs with another secret and asks, and no answer', async t => {
-  const { neighbours, said } = create()
-  for (const payload of [FIRST, `${FIRST}?`, SECOND, STRANGER]) neighbours.hear(payload)
+  const { keys, said } = create()
+  for (const payload of [FIRST, `${FIRST}?`, SECOND, STRANGER]) keys.hear(payload)
   t.strictSame(said, [])
   for (const payload of [`${SECOND}?`, `${STRANGER}?`]) {
-    neighbours.hear(payload)
+    keys.hear(payload)
     await turn()
   }
   t.strictSame(said, ['mmc_tokens_keys_a schema aaaa', 'mmc_tokens_keys_a schema aaaa'])
 })
 
 t.test('any number who ask while an answer is under way cost one more', async t => {
-  const { neighbours, said } = create()
-  for (let n = 0; n < 200; n++) neighbours.hear(`${n}?`)
+  const { keys, said } = create()
+  for (let n = 0; n < 200; n++) keys.hear(`${n}?`)
   await turn()
   t.equal(said.length, 2)
 })
@@ -179,16 +179,16 @@ t.test('any number who ask while an answer is under way cost one more', async t 
 t.test('a secret that this node does not know is warned of, once a minute at most, whoever writes how much of it', async t => {
   let now = 1000
   t.intercept(performance, 'now', { value: () => now })
-  const { neighbours, warnings } = create()
-  for (const payload of [FIRST, `${FIRST}?`, SECOND, `${SECOND}?`]) neighbours.hear(payload)
+  const { keys, warnings } = create()
+  for (const payload of [FIRST, `${FIRST}?`, SECOND, `${SECOND}?`]) keys.hear(payload)
   t.strictSame(warnings, [], 'it verifies with both')
-  for (let n = 0; n < 200; n++) neighbours.hear(`${STRANGER}${n}`)
+  for (let n = 0; n < 200; n++) keys.hear(`${STRANGER}${n}`)
   now += 59_999
-  neighbours.hear('dddd')
+  keys.hear('dddd')
   t.match(warnings, [/^another node signs tokens with a secret that this node does not know, and they are refused here: give all nodes the same option "secret"/])
   t.equal(warnings.length, 1)
   now++
-  neighbours.hear(STRANGER)
+  keys.hear(STRANGER)
   t.equal(warnings.length, 2)
 })
 

@@ -27,7 +27,7 @@ const SCRIPT = `
 document.documentElement.classList.toggle('dark-mode', matchMedia('(prefers-color-scheme: dark)').matches)
 document.head.insertAdjacentHTML('beforeend', '<meta name="viewport" content="width=device-width, initial-scale=1">')`
 
-/** A page that describes the four routes, and tries them out. Comes before the routes that it describes. */
+/** A page to read about and try the four routes. Register it before them. */
 export async function addApiReference (app: FastifyInstance, basePath: string): Promise<void> {
   await app.register(swagger, {
     hideUntagged: true,
@@ -35,7 +35,7 @@ export async function addApiReference (app: FastifyInstance, basePath: string): 
       info: {
         title: 'Application tokens',
         version: '1',
-        description: `What [the page of tokens](${basePath}/) speaks: the routes of fastify-mmc-tokens, for admins. Who is logged in there can try them out here.`
+        description: `The routes of fastify-mmc-tokens, for admins. To try them out here, log in on [the token page](${basePath}/).`
       },
       components: { securitySchemes: { session: { type: 'apiKey', in: 'cookie', name: 'mmc' }, ...securitySchemes } },
       security: [{ session: [] }, ...security]

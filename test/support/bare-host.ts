@@ -26,10 +26,10 @@ export async function createBareHost (t: Test, options: FastifyServerOptions = {
 }
 
 /** When the host registers its own, seen from us. */
-export const ORDERS = ['before us', 'after us'] as const
+export const ORDERS = ['before the plugin', 'after the plugin'] as const
 
 export async function inOrder (order: typeof ORDERS[number], own: () => Promise<unknown>, us: () => Promise<unknown>): Promise<void> {
-  for (const step of order === 'before us' ? [own, us] : [us, own]) await step()
+  for (const step of order === 'before the plugin' ? [own, us] : [us, own]) await step()
 }
 
 /** Who a host finds in a request. */

@@ -23,7 +23,7 @@ export async function startDemo (port: number): Promise<void> {
   const basePath = CEDALO_MC_PROXY_BASE_PATH.replace(/^\/*(.*?)\/*$/, '/$1').replace(/^\/$/, '')
   const enabled = TOKENS_ENABLED !== 'false'
   const hasOwnPostgres = enabled && DATABASE_URL === undefined
-  if (hasOwnPostgres) console.log('Starting a Postgres of its own, with its data under .data/ …')
+  if (hasOwnPostgres) console.log('Starting an embedded Postgres, with its data in .data/ …')
   const postgres = hasOwnPostgres ? await startPostgres({ keepAs: 'demo' }) : undefined
   const url = postgres?.url ?? DATABASE_URL ?? 'postgres://localhost'
   let app: FastifyInstance | undefined
@@ -50,11 +50,11 @@ export async function startDemo (port: number): Promise<void> {
   for (const signal of ['SIGINT', 'SIGTERM'] as const) process.once(signal, stop)
   const lines = usage(`http://localhost:${port}${basePath}`)
   console.log(lines)
-  // Requests push them out of sight.
+  // The log scrolls them away.
   if (process.stdin.isTTY) process.stdin.on('data', () => { console.log(lines) }).unref()
 }
 
-/** On a terminal: in colour, and one line a request instead of two. */
+/** On a terminal: in colour, with one line per request. */
 const FOR_PEOPLE: Pick<HostOptions, 'fastify' | 'prepare'> = {
   fastify: {
     ...withoutRequestLog(),
@@ -67,10 +67,10 @@ const FOR_PEOPLE: Pick<HostOptions, 'fastify' | 'prepare'> = {
   }
 }
 
-/** Keys that all nodes on one database share. A real host keeps its secrets where it keeps secrets, and never beside the tokens. */
+/** Keys shared by all nodes on one database. A real host never stores its secrets beside the tokens. */
 async function sharedKeys (url: string): Promise<Keys> {
   const client = new pg.Client({ connectionString: url, connectionTimeoutMillis: 5000 })
-  // What it reports besides what its calls reject with.
+  // Its calls reject with the same errors.
   client.on('error', () => {})
   try {
     await client.connect()
@@ -87,13 +87,13 @@ async function sharedKeys (url: string): Promise<Keys> {
 
 const newKeys = (): Keys => ({ secret: randomBytes(32).toString('base64'), session: randomBytes(32).toString('base64') })
 
-/** Nothing switches it on but a new start. */
+/** The demo enables tokens only at startup. */
 function withoutPostgres (): Keys {
-  console.log('Tokens are switched off: no Postgres is asked for the keys that nodes share, so sessions hold on this node alone.')
+  console.log('Tokens are disabled: starting without Postgres, so sessions are valid on this node only.')
   return newKeys()
 }
 
-/** So that the lines to paste follow those of a start: until this node holds its lease, where that is a matter of moments. */
+/** Waits up to 2 s for the lease, so that its log line does not follow the commands. */
 async function becomeCalm (app: FastifyInstance): Promise<void> {
   for (let tries = 0; tries < 200 && app.tokens.health().lease !== 'held'; tries++) await wait(10)
 }
@@ -102,26 +102,26 @@ function usage (address: string): string {
   const form = new URLSearchParams({ username, password }).toString().replaceAll("'", '%27')
   const validUntil = new Date(Date.now() + 90 * 24 * 60 * 60 * 1000).toISOString()
   return `
-The demo host listens at ${address}/
+The demo host is listening at ${address}/
 Logins: ${username} / ${password} (admin), editor / secret, viewer / secret
 
-# Log in, create a token that may do what a viewer may:
+# Log in and create a token with the role viewer:
 JAR=$(mktemp)
 curl -s -c $JAR -d '${form}' '${address}/auth?json=true'; echo
 ANSWER=$(curl -s -b $JAR -H 'content-type: application/json' -d '{"name":"try '$(date +%s)'","role":"viewer","validUntil":"${validUntil}"}' ${address}/api/tokens); echo $ANSWER
 TOKEN=$(echo $ANSWER | sed 's/.*"token":"\\([^"]*\\)".*/\\1/')
 
-# Use it, in the header and in the query, see when it expires, and how the host counts:
+# Use it in the header and in the query; see when it expires, and the metrics:
 curl -s -H "authorization: Bearer $TOKEN" ${address}/api/viewer; echo
 curl -s "${address}/api/profile?token=$TOKEN"; echo
 curl -s -o /dev/null -D - -H "authorization: Bearer $TOKEN" ${address}/api/viewer | grep application-token-expires
 curl -s ${address}/metrics | grep authentications
 
-# Revoke it by its hash, and be refused:
+# Revoke it by its hash; it is then refused:
 HASH=$(printf %s "$TOKEN" | sha256sum | cut -d ' ' -f 1)
 curl -s -b $JAR -X DELETE ${address}/api/tokens/$HASH; echo
 curl -s -i -H "authorization: Bearer $TOKEN" ${address}/api/viewer; echo
 
-${process.stdin.isTTY ? 'Enter shows these lines again, ' : ''}Ctrl-C ends it.
+${process.stdin.isTTY ? 'Press Enter to show these commands again. ' : ''}Press Ctrl-C to stop.
 `
 }

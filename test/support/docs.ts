@@ -1,3 +1,4 @@
+import { transform } from 'esbuild'
 import { existsSync } from 'node:fs'
 import { readFile } from 'node:fs/promises'
 import { dirname, join, relative } from 'node:path'
@@ -11,7 +12,8 @@ export async function blocksOf (page: string, language: string): Promise<string[
 export async function runBlock (code: string, values: Record<string, unknown>): Promise<Record<string, unknown>> {
   const AsyncFunction = Object.getPrototypeOf(async () => {}).constructor as new (...args: string[]) => (...args: unknown[]) => Promise<Record<string, unknown>>
   const exported = [...code.matchAll(/^export (?:async function|const) (\w+)/gm)].map(([, name]) => name)
-  const body = code.replace(/^import .*$/gm, '').replace(/^export /gm, '')
+  const { code: plain } = await transform(code, { loader: 'ts', tsconfigRaw: { compilerOptions: { verbatimModuleSyntax: true } } })
+  const body = plain.replace(/^import .*$/gm, '').replace(/^export /gm, '')
   return await new AsyncFunction(...Object.keys(values), `${body}; return { ${exported.join()} }`)(...Object.values(values))
 }
 

@@ -1,19 +1,19 @@
 import type { FastifyInstance } from 'fastify'
 import { Counter, Gauge, Registry } from 'prom-client'
 
-/** `GET /metrics` in the format of Prometheus: what `app.tokens.metrics()` tells, read when it is asked for. */
+/** `GET /metrics` in the Prometheus format, from `app.tokens.metrics()`. */
 export function addMetrics (app: FastifyInstance): void {
   const registers = [new Registry()]
   const counter = (name: string, help: string, labelNames: string[] = []) => new Counter({ name: `mmc_tokens_${name}`, help, labelNames, registers })
   const gauge = (name: string, help: string, labelNames: string[] = []) => new Gauge({ name: `mmc_tokens_${name}`, help, labelNames, registers })
-  const authentications = counter('authentications_total', 'Requests with a token, by what became of them', ['outcome'])
-  const cacheHits = counter('cache_hits_total', 'Requests that were judged from memory')
-  const lookups = counter('lookups_total', 'How often Postgres was asked for a token')
-  const leaseHeld = gauge('lease_held', 'Whether this process hears of revocations')
-  const leaseLosses = counter('lease_losses_total', 'How often it ceased to')
-  const waiting = gauge('usage_waiting', 'Uses that are not yet written')
-  const lag = gauge('usage_lag_seconds', 'How long the first of them has waited')
-  const tokens = gauge('tokens', 'Tokens on all nodes', ['role', 'state'])
+  const authentications = counter('authentications_total', 'Requests with a token, by outcome', ['outcome'])
+  const cacheHits = counter('cache_hits_total', 'Requests answered from memory')
+  const lookups = counter('lookups_total', 'Lookups of tokens in Postgres')
+  const leaseHeld = gauge('lease_held', 'Whether this process holds the lease')
+  const leaseLosses = counter('lease_losses_total', 'How often this process lost the lease')
+  const waiting = gauge('usage_waiting', 'Uses not yet written as lastUsed')
+  const lag = gauge('usage_lag_seconds', 'Age of the oldest use not yet written')
+  const tokens = gauge('tokens', 'Tokens in the database', ['role', 'state'])
 
   app.get('/metrics', async (_request, reply) => {
     const now = await app.tokens.metrics()

@@ -8,7 +8,7 @@ const FILES = new Map([
 ])
 const TYPES: Record<string, string> = { js: 'text/javascript', css: 'text/css', svg: 'image/svg+xml' }
 
-/** The demo's login and its page of tokens, which are files as they stand: nothing is built. */
+/** The demo's login and token pages, static files without a build. */
 export async function addPage (app: FastifyInstance, basePath: string): Promise<void> {
   app.get('/', async (request, reply) => send(reply, request.session.get('username') === undefined ? loginPage() : TOKENS))
   app.get<{ Querystring: { error?: string } }>('/login', async (request, reply) => send(reply, loginPage(request.query.error !== undefined)))
@@ -36,7 +36,7 @@ ${body}
 `)
 }
 
-// The page shows secrets: nothing of another origin, nothing inline, no copy kept.
+// The page shows secrets: no other origin, nothing inline, no caching.
 const HEADERS = {
   'cache-control': 'no-store',
   'referrer-policy': 'no-referrer',
@@ -46,7 +46,7 @@ const HEADERS = {
 }
 
 const TOKENS = `<body>
-<noscript><main class="container"><p>You are logged in. The page of tokens needs JavaScript; <a href="api-docs/">the API</a> does not. <a href="logout">Log out</a></p></main></noscript>
+<noscript><main class="container"><p>You are logged in. This page needs JavaScript; <a href="api-docs/">the API</a> does not. <a href="logout">Log out</a></p></main></noscript>
 <div id="page"></div>
 <dialog id="dialog" aria-labelledby="dialog-title"></dialog>
 <script type="module" src="page/page.js"></script>
@@ -63,7 +63,7 @@ ${isRefused ? '<p role="alert" class="alert">Wrong user name or password. Try ag
 <label>Password <input name="password" type="password" autocomplete="current-password" required></label>
 <button>Log in</button>
 </form>
-<p><small>The logins stand in the terminal, where <code>npm start</code> printed them.</small></p>
+<p><small><code>npm start</code> printed the logins in the terminal.</small></p>
 </article>
 </main>
 </body>`

@@ -8,7 +8,7 @@ import type { IssuedToken } from '../../lib/index.js'
 import { createPostgresStore } from '../../lib/store/postgres.js'
 import { type Cache, type CachedToken, createCache } from '../../lib/tokens/cache.js'
 import { type Tokens, createTokens } from '../../lib/tokens/tokens.js'
-import type { Claims, Signer, Store } from '../../lib/types.js'
+import type { Claims, Signer, Store, Token } from '../../lib/types.js'
 import { type TestHost, bearer, buildHost } from '../support/build-host.js'
 import { type Database, createSeparateDatabase } from '../support/database.js'
 import { createNaiveCache } from '../support/naive-cache.js'
@@ -35,13 +35,111 @@ t.test('a token that is known is there at once; what is not known, or while chan
   t.equal(cache.get('a'), undefined)
 })
 
-t.test('a token that is known is believed until a change is heard of, however long that takes', async t => {
+/** What Postgres is asked for again, one look after the other. */
+async function looks (cache: Cache, ...answers: Array<(hashes: string[]) => Token[] | Promise<Token[]>>): Promise<string[][]> {
+  const asked: string[][] = []
+  for (const answer of answers) {
+    const ended = await cache.refresh(async hashes => {
+      asked.push(hashes)
+      return await answer(hashes)
+    }).catch(() => [])
+    ended.forEach(cache.forget)
+  }
+  return asked
+}
+
+t.test('a token that is known is believed for a minute without asking, and one in use is asked for again before, in the background', async t => {
+  let now = 0
+  const cache = createCache(() => true, () => now)
+  const [a, b] = [known('a'), known('b')]
+  await cache.load('a', async () => a)
+  await cache.load('b', async () => b)
+  const all = (): Token[] => [a.token, b.token]
+  now = 29_999
+  t.strictSame(await looks(cache, all), [], 'not yet')
+  now = 30_000
+  t.strictSame(await looks(cache, all, all), [['a', 'b']], 'once: nobody used them since')
+  now = 60_000
+  t.equal(cache.get('a'), a)
+  t.strictSame(await looks(cache, all, all), [['a']])
+  now = 89_999
+  t.equal(cache.get('b'), b)
+  now = 90_000
+  t.strictSame([cache.get('a'), cache.get('b')], [a, undefined], 'a minute from when it was asked for')
+  now = 119_999
+  t.equal(cache.get('a'), a)
+  now = 120_000
+  t.equal(cache.get('a'), undefined)
+  t.strictSame(await looks(cache, all), [], 'what is not believed is not asked for')
+})
+
+t.test('a token that is gone, or is another, is looked up at its next use; one that could not be asked for is asked for 10 s later', async t => {
+  const changes: Array<[what: string, (token: Token) => Token[]]> = [
+    ['gone', () => []],
+    ...(['name', 'role', 'validUntil', 'requestedBy', 'issueDate'] as const).map((member): [string, (token: Token) => Token[]] => [member, token => [{ ...token, [member]: 'another' }]])
+  ]
+  for (const [what, change] of changes) {
+    let now = 0
+    const cache = createCache(() => true, () => now)
+    const a = known('a')
+    await cache.load('a', async () => a)
+    now = 30_000
+    await looks(cache, () => change(a.token))
+    t.equal(cache.get('a'), undefined, what)
+  }
   let now = 0
   const cache = createCache(() => true, () => now)
   const a = known('a')
   await cache.load('a', async () => a)
-  now = Number.MAX_SAFE_INTEGER
+  now = 30_000
+  const fail = (): Token[] => { throw new Error('no lock') }
+  t.strictSame(await looks(cache, fail), [['a']])
   t.equal(cache.get('a'), a)
+  now = 39_999
+  t.strictSame(await looks(cache, fail), [])
+  now = 40_000
+  t.strictSame(await looks(cache, () => [{ ...a.token, lastUsed: 'later' }]), [['a']])
+  now = 99_999
+  t.equal(cache.get('a'), a)
+})
+
+t.test('an answer about a token that changed meanwhile, or was looked up again, changes nothing', async t => {
+  for (const isBack of [false, true]) {
+    let now = 0
+    const cache = createCache(() => true, () => now)
+    const [a, other] = [known('a'), known('other')]
+    await cache.load('a', async () => a)
+    now = 30_000
+    t.strictSame(await cache.refresh(async () => {
+      cache.forget('a')
+      if (isBack) await cache.load('a', async () => other)
+      return isBack ? [] : [a.token]
+    }), [])
+    t.equal(cache.get('a'), isBack ? other : undefined)
+  }
+})
+
+t.test('a thousand tokens are asked for at once, the others with the next look; one that does not exist never', async t => {
+  let now = 0
+  const cache = createCache(() => true, () => now)
+  for (let n = 0; n < 2500; n++) await cache.load(`${n}`, async () => known(`${n}`))
+  await cache.load('none', async () => null)
+  now = 30_000
+  const all = (hashes: string[]): Token[] => hashes.map(hash => known(hash).token)
+  t.strictSame((await looks(cache, all, all, all, all)).map(({ length }) => length), [1000, 1000, 500])
+})
+
+t.test('whether anything was believed is said once', async t => {
+  let isTrusted = true
+  const cache = createCache(() => isTrusted, () => 0)
+  await cache.load('a', async () => known('a'))
+  cache.get('b')
+  t.equal(cache.wasUsed(), false)
+  cache.get('a')
+  t.strictSame([cache.wasUsed(), cache.wasUsed()], [true, false])
+  isTrusted = false
+  cache.get('a')
+  t.equal(cache.wasUsed(), false)
 })
 
 t.test('that a token does not exist is believed for a second', async t => {
@@ -185,7 +283,7 @@ interface Node { tokens: Tokens, hasHeard: (hash: string) => boolean }
 /** The rules on a real store that listens, with a cache to be tried. */
 async function createNode (t: Test, { url, schema }: Database, create: (store: Store) => Cache): Promise<Node> {
   const pool = createJitteryPool(url)
-  const store = createPostgresStore({ postgres: pool, listen: undefined, schema, migrate: true, fingerprints: [], log: Fastify().log })
+  const store = createPostgresStore({ postgres: pool, listen: undefined, schema, migrate: true, fingerprints: [], beats: ['beat'], log: Fastify().log })
   t.teardown(async () => {
     await store.close()
     await pool.end()
@@ -195,11 +293,11 @@ async function createNode (t: Test, { url, schema }: Database, create: (store: S
   const events = { issued () {}, ended () {} }
   const heard = new Set<string>()
   await store.start({
+    ...cache,
     forget (hash) {
       cache.forget(hash)
       heard.add(hash)
-    },
-    clear: cache.clear
+    }
   })
   await until(store.isTrusted)
   const tokens = createTokens({ store, cache, signers: [SIGNER], usage, audit: events, connections: { end () {}, forget () {} }, issuer: 'cedalo', roles: ['viewer'] })

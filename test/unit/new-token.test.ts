@@ -8,7 +8,7 @@ import { parseName, parseRole, parseValidUntil } from '../../lib/tokens/new-toke
 import { type TestHost, buildHost } from '../support/build-host.js'
 import { createDatabase } from '../support/database.js'
 
-t.test('a refusal names the property and says what it must be', t => {
+t.test('an error names the property and what it must be', t => {
   for (const value of [undefined, 1, '', ' ', 'a\u0000', 'a'.repeat(256), '\ud800']) t.throws(() => parseName(value), { code: 'INVALID', message: /^name must be ./ })
   for (const value of [undefined, 1, ['admin'], 'other', '', 'Admin']) t.throws(() => parseRole(value, ['admin', 'viewer']), { code: 'INVALID', message: /^role must be .*admin.*viewer/ })
   for (const value of [undefined, 1, '', 'tomorrow', '2999-01-01', '2999-02-30T00:00:00Z', '2999-01-01T24:00:00Z', '1970-01-01T00:00:01Z', '9999-12-31T23:59:59-00:01', '2999-01-01T00:00:00+24:00']) {
@@ -17,13 +17,13 @@ t.test('a refusal names the property and says what it must be', t => {
   t.end()
 })
 
-t.test('a lifetime may be limited, and the refusal says to when', t => {
+t.test('a lifetime may be limited, and the error names the latest time', t => {
   t.equal(parseValidUntil('1970-01-01T00:01:01Z', 1000, 60), 61_000)
   t.throws(() => parseValidUntil('1970-01-01T00:01:02Z', 1000, 60), { code: 'INVALID', message: 'validUntil must be at most 60 seconds ahead, no later than 1970-01-01T00:01:01.000Z' })
   t.end()
 })
 
-t.test('what is good is taken: a name trimmed, a role as it is, a time cut to its second', t => {
+t.test('valid input is accepted: the name is trimmed, the time cut to whole seconds', t => {
   t.equal(parseName('  a b '), 'a b')
   t.equal(parseName(' '.repeat(300) + '😀'.repeat(255)), '😀'.repeat(255), 'code points after the trim')
   t.equal(parseRole('viewer', ['admin', 'viewer']), 'viewer')
@@ -60,7 +60,7 @@ function readName (text: string): string | null {
   return name
 }
 
-t.test('a name is refused with 400 or comes back as its trimmed self', async t => {
+t.test('a name is a 400, or is returned trimmed', async t => {
   const counts = { accepted: 0, refused: 0 }
   fc.assert(fc.property(fc.oneof(name, fc.anything()), value => {
     const expected = typeof value === 'string' ? readName(value) : null
@@ -76,7 +76,7 @@ t.test('a name is refused with 400 or comes back as its trimmed self', async t =
   t.ok(counts.accepted > 500 && counts.refused > 500, JSON.stringify(counts))
 })
 
-t.test('through the front door and Postgres, too', async t => {
+t.test('the same holds over HTTP and Postgres', async t => {
   const { app, login } = await buildHost(t)
   const headers = await login()
   const counts: Record<number, number> = { 200: 0, 400: 0 }
@@ -95,7 +95,7 @@ t.test('through the front door and Postgres, too', async t => {
   t.ok(Object.values(counts).every(count => count > 10), JSON.stringify(counts))
 })
 
-t.test('every character alone, and between two letters, is taken or refused as the contract lists it', t => {
+t.test('every character, alone and between two letters, is accepted or refused as the contract says', t => {
   // Beyond, planes 2 to 13 are letters, or not assigned.
   for (let code = 0; code <= 0xe1000; code = code === 0x1ffff ? 0xe0000 : code + 1) {
     for (const text of [String.fromCodePoint(code), `a${String.fromCodePoint(code)}b`]) {
@@ -109,7 +109,7 @@ t.test('every character alone, and between two letters, is taken or refused as t
   t.end()
 })
 
-t.test('what deceives is refused through the front door; what scripts and emoji need is taken', async t => {
+t.test('deceiving characters are refused over HTTP; those that scripts and emoji need are accepted', async t => {
   const { app, login } = await buildHost(t)
   const headers = await login()
   const create = async (name: string): Promise<number> => (await app.inject({ method: 'POST', url: '/api/tokens', headers, payload: { name, role: 'viewer', validUntil: '2999-01-01T00:00:00Z' } })).statusCode
@@ -117,14 +117,14 @@ t.test('what deceives is refused through the front door; what scripts and emoji 
   for (const name of ['می\u200cخواهم', 'क्\u200dष', '👩\u200d👩\u200d👧', '❤\ufe0f', '🏴\u{e0067}\u{e0062}\u{e0065}\u{e006e}\u{e0067}\u{e007f}', '葛\u{e0100}', 'e\u0301'.repeat(255)]) t.equal(await create(name), 200, encodeURI(name))
 })
 
-t.test('sign and bootstrap obey the same rules', async t => {
+t.test('mint and bootstrap apply the same rules', async t => {
   const { app } = await buildHost(t)
   const sign = (name: string): string => app.tokens.mint({ name, role: 'viewer', validUntil: '2999-01-01T00:00:00Z' }).entry.name
   t.equal(sign(' e\u0301 '), 'é')
   for (const name of ['ci\u200b', '\u2060', '\u202e']) t.throws(() => sign(name), { code: 'INVALID', message: /^name must be / })
 })
 
-t.test('a name of a million combining characters is refused without being sorted', t => {
+t.test('a name of a million combining characters is refused without sorting it', t => {
   const begun = process.cpuUsage()
   t.throws(() => parseName('a' + '\u0315\u0300\u05ae\u0300\u0062'.slice(0, 4).repeat(250_000)), { code: 'INVALID' })
   const { user, system } = process.cpuUsage(begun)
@@ -147,7 +147,7 @@ const ALIKE = [
 /** Told apart. */
 const OTHERS = ['CI', 'c i', 'сi', 'ｃi', 'ab', 'É', 'e', 'A b', '①', '1', 'ﬁ', 'fi']
 
-t.test('names that look alike are one name, in whatever order they come; case and look-alike letters are told apart', async t => {
+t.test('names that look alike are the same name in any order; case and look-alike letters make a difference', async t => {
   const { app, login } = await buildHost(t)
   const headers = await login()
   const create = async (name: string) => await app.inject({ method: 'POST', url: '/api/tokens', headers, payload: { name, role: 'viewer', validUntil: NEVER } })
@@ -161,7 +161,7 @@ t.test('names that look alike are one name, in whatever order they come; case an
   for (const name of [...ALIKE.map(([name = '']) => name), ...OTHERS]) t.equal((await create(name)).statusCode, 200, name)
 })
 
-t.test('of many that ask at once on three nodes for names that look alike, exactly one gets its token', async t => {
+t.test('of many concurrent requests on three nodes for names that look alike, exactly one succeeds', async t => {
   const database = await createDatabase(t)
   const nodes = await Promise.all([1, 2, 3].map(async () => await buildHost(t, { database })))
   const headers = await (nodes[0] as TestHost).login()
@@ -173,7 +173,7 @@ t.test('of many that ask at once on three nodes for names that look alike, exact
   }
 })
 
-t.test('a token that is renamed with SQL leaves its name to others, and takes the new one as it looks', async t => {
+t.test('renaming a token with SQL frees its name, and reserves the new one as it looks', async t => {
   const { issue, database } = await buildHost(t)
   const { hash } = await issue({ name: 'ci' })
   await database.query("UPDATE tokens SET name = 'c\u200d d' WHERE hash = $1", [hash])
@@ -182,7 +182,7 @@ t.test('a token that is renamed with SQL leaves its name to others, and takes th
   await t.rejects(database.query("UPDATE tokens SET name = 'c  i' WHERE hash = $1", [hash]).then(async () => await issue({ name: 'c i' })), { code: 'CONFLICT' })
 })
 
-t.test('rows of the version before keep their names, also such that look alike; its nodes go on, under the same rule', async t => {
+t.test('rows of the previous version keep their names, even if they look alike; its nodes keep working, under the same rule', async t => {
   const database = await createDatabase(t)
   const [first = '', second = ''] = migrations(`"${database.schema}"`)
   await database.query(`CREATE SCHEMA "${database.schema}"; ${first}; ${second}; INSERT INTO migrations VALUES (1), (2)`)
@@ -205,7 +205,7 @@ t.test('rows of the version before keep their names, also such that look alike; 
   t.match(keys.map(({ name_key: key }) => key), [other, null, other, '', /^.[0-9a-f]{64}$/, 'a b', null])
 })
 
-t.test('a dump of the rows can be read back into the table', async t => {
+t.test('a dump of the rows can be restored into the table', async t => {
   const { app, database, issue } = await buildHost(t)
   await issue({ name: 'a' })
   await issue({ name: 'b' })
@@ -219,7 +219,7 @@ t.test('a dump of the rows can be read back into the table', async t => {
   t.match(await database.query("SELECT name_key FROM tokens WHERE name = 'b'"), [{ name_key: /^a.[0-9a-f]{64}$/ }])
 })
 
-t.test('an entry of a bootstrap file whose name looks like that of another token finds it taken', async t => {
+t.test('an entry of a bootstrap file whose name looks like that of another token is a conflict', async t => {
   const host = await buildHost(t)
   await host.issue({ name: 'c\u200di' })
   const { entry } = host.app.tokens.mint({ name: 'ci', role: 'viewer', validUntil: NEVER })
@@ -343,7 +343,7 @@ const validTime = fc.tuple(fc.oneof({ weight: 9, arbitrary: someTime }, { weight
 /** When it is asked, by the instant that is asked of: long before, around it, after. */
 const nowFor = near([-1e15, -1e15], [-1e15, -1e15], [-2, 2], [-1001, -998], [998, 1001], [-1e15, 1e15]).map(distance => (instant: number) => Math.max(0, instant + distance))
 
-t.test('every time that the contract accepts is the instant that it names, where that lies in the future and before the year 10000', async t => {
+t.test('every time that the contract accepts is the instant that it names, if it is in the future and before the year 10000', async t => {
   let accepted = 0
   fc.assert(fc.property(validTime, nowFor, ({ text, instant }, nowFor) => {
     const now = nowFor(instant)
@@ -383,7 +383,7 @@ t.test('a string that is almost a time is accepted exactly when RFC 3339 and the
   t.ok(counts.accepted > 500 && counts.refused > 2000, JSON.stringify(counts))
 })
 
-t.test('what is no string, or no time at all, is refused', async () => {
+t.test('a validUntil that is not a string or not a time is refused', async () => {
   const text = '2999-01-01T00:00:00Z'
   const others = fc.oneof(fc.anything({ withBoxedValues: true, withDate: true, withBigInt: true }).filter(value => typeof value !== 'string'), fc.constantFrom({ toString: () => text }, [text], new Date(1e14), 1e14))
   fc.assert(fc.property(fc.oneof(others, fc.string({ unit: 'binary' }), fc.string({ unit: fc.constantFrom(...'0123456789-:.TZ+ ') })), value => {
@@ -401,7 +401,7 @@ const sentence = {
   type: 'The body must be JSON in UTF-8, with content-type application/json'
 }
 
-t.test('bad input is refused with a sentence that names the property and says what it must be, and nothing is stored', async t => {
+t.test('invalid input is a 400 that names the property and what it must be, and nothing is stored', async t => {
   const { app, database, login } = await buildHost(t)
   const headers = { ...await login(), 'content-type': 'application/json' }
   const good = { name: 'a', role: 'viewer', validUntil: FUTURE }
@@ -434,7 +434,7 @@ t.test('bad input is refused with a sentence that names the property and says wh
   t.same(await database.query('SELECT * FROM tokens'), [])
 })
 
-t.test('a body that is not JSON is refused with 415, one that is too large with 413', async t => {
+t.test('a body that is not JSON is a 415, one that is too large a 413', async t => {
   const { app, login } = await buildHost(t)
   const session = await login()
   for (const type of ['application/x-www-form-urlencoded', 'text/plain', 'multipart/form-data; boundary=x', 'application/jsonp', 'garbage', '']) {
@@ -448,7 +448,7 @@ t.test('a body that is not JSON is refused with 415, one that is too large with 
   t.equal(large.headers['cache-control'], 'no-store')
 })
 
-t.test('a body that is not as long as it says is refused with a sentence', async t => {
+t.test('a body that does not match its content-length is a 400 that says so', async t => {
   const { app, login } = await buildHost(t)
   const headers = { ...await login(), 'content-type': 'application/json', 'content-length': '5' }
   const response = await app.inject({ method: 'POST', url: '/api/tokens', headers, payload: '{"name":"a"}' })
@@ -456,7 +456,7 @@ t.test('a body that is not as long as it says is refused with a sentence', async
   t.strictSame(response.json(), { code: 'INVALID', message: 'content-length must be the length of the body' })
 })
 
-t.test('JSON is JSON in whatever case and with whatever charset it is announced', async t => {
+t.test('the JSON content type may be in any case and have a charset', async t => {
   const { app, login } = await buildHost(t)
   const session = await login()
   for (const [index, type] of ['application/json', 'application/json; charset=utf-8', 'Application/JSON;charset=UTF-8', 'application/json;;garbage'].entries()) {
@@ -465,7 +465,7 @@ t.test('JSON is JSON in whatever case and with whatever charset it is announced'
   }
 })
 
-t.test('names are trimmed, normalized, counted in code points, and told apart by case', async t => {
+t.test('names are trimmed, normalized, counted in code points, and case-sensitive', async t => {
   const { app, login } = await buildHost(t)
   const headers = await login()
   const create = async (name: string): Promise<LightMyRequestResponse> =>
@@ -490,7 +490,7 @@ t.test('unknown properties are ignored and never stored', async t => {
   t.match(response.json(), { requestedBy: 'cedalo', hash: /^[0-9a-f]{64}$/ })
 })
 
-t.test('a time is taken in every accepted form, cut to the whole second and answered in UTC', async t => {
+t.test('a time is accepted in every form of the contract, cut to the whole second and returned in UTC', async t => {
   const { issue } = await buildHost(t)
   const forms = {
     '2999-06-08T10:54:53Z': '2999-06-08T10:54:53.000Z',
@@ -507,7 +507,7 @@ t.test('a time is taken in every accepted form, cut to the whole second and answ
   for (const [validUntil, answered] of Object.entries(forms)) t.equal((await issue({ validUntil })).validUntil, answered, validUntil)
 })
 
-t.test('the whole second of a time must itself lie in the future', async t => {
+t.test('the whole second of a time must be in the future', async t => {
   let now = Date.UTC(2026, 10, 24, 12, 0, 0, 999)
   t.intercept(Date, 'now', { value: () => now })
   const { issue } = await buildHost(t)
@@ -516,7 +516,7 @@ t.test('the whole second of a time must itself lie in the future', async t => {
   await t.rejects(issue({ validUntil: '2026-11-24T12:00:01.999Z' }), { statusCode: 400, code: 'INVALID', message: sentence.validUntil })
 })
 
-t.test('of twenty requests at once for one name exactly one wins, on two nodes', async t => {
+t.test('of twenty concurrent requests for one name on two nodes, exactly one succeeds', async t => {
   const one = await buildHost(t)
   const two = await buildHost(t, { database: one.database })
   const headers = await one.login()

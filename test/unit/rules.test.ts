@@ -64,7 +64,7 @@ async function issueOne ({ tokens }: Rules): Promise<Credential> {
 
 const reasonOf = (outcome: unknown): unknown => (outcome as Refusal).reason
 
-t.test('a token is issued as it is asked for, signed with the first key, and its name is taken then', async t => {
+t.test('a token is issued as requested, signed with the first key, and its name is then in use', async t => {
   const rules = createRules()
   const { tokens, rows } = rules
   const issued = await tokens.issue({ name: ' a ', role: 'viewer', validUntil: '1970-01-01T00:00:20.9Z', requestedBy: 'me' }, 10_250)
@@ -78,7 +78,7 @@ t.test('a token is issued as it is asked for, signed with the first key, and its
   await t.rejects(issueOne(rules), { code: 'CONFLICT' })
 })
 
-t.test('a token is looked up once and known then, at once and without another signature', async t => {
+t.test('a token is looked up once; later it is accepted synchronously, without verifying the signature again', async t => {
   const rules = createRules()
   const { tokens, calls } = rules
   const credential = await issueOne(rules)
@@ -100,7 +100,7 @@ t.test('a token is looked up once and known then, at once and without another si
   t.strictSame(calls, ['find', `note ${short} 13000`], 'its signature held once')
 })
 
-t.test('it ends by its row or by its claim, whichever is earlier, on the very millisecond, known or not, and its use is not told then', async t => {
+t.test('a token expires by its row or its claim, whichever is earlier, to the millisecond, cached or not, and its use is not recorded then', async t => {
   for (const [row, end] of [['1970-01-01T00:00:20.000Z', 20_000], ['1970-01-01T00:00:15.000Z', 15_000], ['1970-01-01T00:00:30.000Z', 20_000]] as const) {
     for (const isTrusted of [true, false]) {
       const rules = createRules()
@@ -118,7 +118,7 @@ t.test('it ends by its row or by its claim, whichever is earlier, on the very mi
   }
 })
 
-t.test('what is not signed, unknown, revoked or without an end is refused, and the log may know why', async t => {
+t.test('a token that is unsigned, unknown, revoked or without expiry is refused, with a reason for the log', async t => {
   const rules = createRules()
   const { tokens, calls } = rules
   const credential = await issueOne(rules)
@@ -133,7 +133,7 @@ t.test('what is not signed, unknown, revoked or without an end is refused, and t
   t.equal(reasonOf(await tokens.authenticate(credential, 11_000)), 'unknown or revoked')
 })
 
-t.test('what claims to be ours is recognized by its issuer', async t => {
+t.test("the plugin's tokens are recognized by their issuer", async t => {
   const rules = createRules()
   const credential = await issueOne(rules)
   t.match(credential, { hash: /^[0-9a-f]{64}$/, secret: /\.x$/ })
@@ -143,7 +143,7 @@ t.test('what claims to be ours is recognized by its issuer', async t => {
   t.equal(rules.tokens.recognize(`${encode('{}')}.${encode('{"iss":"other"}')}.x`), null)
 })
 
-t.test('a token is gone from its revocation on, also where the store could not say whether it was done', async t => {
+t.test('a token is refused from its revocation on, even if the store could not confirm it', async t => {
   const rules = createRules()
   const { tokens, calls } = rules
   const credential = await issueOne(rules)
@@ -160,7 +160,7 @@ t.test('a token is gone from its revocation on, also where the store could not s
   t.strictSame(calls, ['remove', 'ended', 'remove'], 'of what was not there nobody is told')
 })
 
-t.test('a record and the list have the latest use; what is no hash never reaches the store', async t => {
+t.test('a record and the list have the latest use; an invalid hash never reaches the store', async t => {
   const rules = createRules()
   const { tokens, rows, calls } = rules
   const { hash } = await issueOne(rules)

@@ -21,7 +21,7 @@ function create (codes: string[], isPrepared = true): { send: Send, sent: Query[
   return { send: createSend(connection, isPrepared), sent, deadlines }
 }
 
-t.test('a statement that the server forgot, knows already or can no longer run is sent again without its name, and so are all after it', async t => {
+t.test("a prepared statement that the server lost, already has or can't run is sent again unprepared, and so are all after it", async t => {
   for (const code of ['26000', '42P05', '0A000']) {
     const { send, sent } = create([code])
     t.strictSame(await send(QUERY), [])
@@ -33,7 +33,7 @@ t.test('a statement that the server forgot, knows already or can no longer run i
   t.strictSame(two.sent.map(({ name }) => name), ['a name', 'a name', undefined, undefined], 'two that were under way')
 })
 
-t.test('an error of that kind without a name is an error', async t => {
+t.test('the same error of an unprepared statement is an error', async t => {
   for (const isPrepared of [true, false]) {
     const { send, sent } = create(isPrepared ? ['0A000', '0A000'] : ['0A000'], isPrepared)
     await t.rejects(send(QUERY), { code: '0A000' })
@@ -41,13 +41,13 @@ t.test('an error of that kind without a name is an error', async t => {
   }
 })
 
-t.test('what did nothing and may succeed the next time is sent again: a serialization failure, a deadlock, a lock or a statement out of its own time', async t => {
+t.test('statements are retried after a serialization failure, a deadlock, a lock timeout or a statement timeout', async t => {
   const { send, sent, deadlines } = create(['40001', '40P01', '55P03', '57014', '40001'])
   await send(QUERY)
   t.strictSame([sent.length, sent[5], deadlines], [6, QUERY, [undefined]])
 })
 
-t.test('anything else is an error, unless who sends it says that it may pass', async t => {
+t.test('any other error is thrown, unless the caller retries it', async t => {
   for (const code of ['23505', '57P01', 'ECONNRESET']) await t.rejects(create([code]).send(QUERY), { code })
   const { send, deadlines } = create(['23505', '40001'])
   await t.rejects(send(QUERY, { deadline: 1234, transient: ['23505'] }), { code: '40001' })

@@ -5,9 +5,9 @@ import { DAY } from './time.js'
 const page = document.querySelector('#page')
 const dialog = document.querySelector('#dialog')
 
-/** Lists asked for or changed so far: an answer that another has overtaken is not shown. */
+/** Counts requests and changes of the list, so that an outdated response is not shown. */
 let turn = 0
-/** All that is shown. `list` is "loading", "ready", or the answer that stands in its way; `dialog` what lies above it. */
+/** What the page shows. `list` is "loading", "ready" or an error; `dialog` is the open dialog. */
 const state = { user: null, list: 'loading', tokens: [], newest: null, message: '', dialog: null }
 
 function draw () {
@@ -20,7 +20,7 @@ function draw () {
   dialog.dataset.kind = kind ?? ''
 }
 
-/** Asks the host; an error is a message for people. */
+/** Calls the host. Errors have a message for people. */
 async function ask (path, method = 'GET', body = undefined) {
   const headers = { accept: 'application/json;version=1', ...body !== undefined && { 'content-type': 'application/json' } }
   let response
@@ -29,7 +29,7 @@ async function ask (path, method = 'GET', body = undefined) {
     response = await fetch(path, { method, headers, body: JSON.stringify(body) })
     answer = await response.json()
   } catch {
-    throw Object.assign(new Error('The host can not be reached.'), { status: 0 })
+    throw Object.assign(new Error('Could not reach the host.'), { status: 0 })
   }
   if (response.ok) return answer
   if (answer.data?.session === false) {
@@ -81,7 +81,7 @@ const actions = {
   async revoke ({ name, hash }) {
     await attempt(async () => {
       state.tokens = await ask(`api/tokens/${hash}`, 'DELETE')
-      state.message = `The token “${name}” is revoked.`
+      state.message = `Revoked “${name}”.`
       state.dialog = null
     })
     if (state.dialog === null) document.querySelector('h1').focus()
@@ -90,7 +90,7 @@ const actions = {
   async copy (what) {
     const field = document.getElementById(what)
     field.select()
-    // The clipboard is closed to pages that came without TLS; the field is selected for Ctrl-C then.
+    // Pages without TLS can't use the clipboard; the field stays selected for Ctrl-C.
     try {
       await navigator.clipboard.writeText(field.value)
       actions.noteCopy(what)
@@ -103,7 +103,7 @@ const actions = {
     draw()
   },
 
-  /** Closes what lies above the page; a secret that was never copied asks once more. */
+  /** Closes the dialog; asks again if it shows a secret that was not copied. */
   close () {
     if (state.dialog.isBusy) return
     if (!isUncopied()) return actions.leave()
@@ -114,7 +114,7 @@ const actions = {
   leave () {
     state.dialog = null
     draw()
-    // The token may have been used meanwhile.
+    // The token may have been used since.
     actions.load()
   }
 }
@@ -123,7 +123,7 @@ function isUncopied () {
   return state.dialog?.kind === 'secret' && state.dialog.copied === ''
 }
 
-/** Does what a dialog is for; an error is shown in it. */
+/** Runs the action of a dialog, and shows its error there. */
 async function attempt (action) {
   const { dialog } = state
   if (dialog.isBusy) return
@@ -144,7 +144,7 @@ function curlFor (token) {
   return `curl -H 'authorization: Bearer ${token}' '${new URL('api/profile', document.baseURI)}'`
 }
 
-// A browser closes a dialog on Escape by itself, and asks nobody the second time.
+// The second Escape would close a dialog without a cancel event.
 dialog.addEventListener('keydown', event => {
   if (event.key !== 'Escape') return
   event.preventDefault()

@@ -2,7 +2,7 @@ import { html, nothing } from './lit-html.js'
 import { DAY, fromNow, inFull, stateOf, toLocalField } from './time.js'
 
 const ROLES = ['viewer', 'editor', 'admin', 'connectionManager', 'monitoringViewer']
-const EXPIRIES = [[7, '7 days'], [30, '30 days'], [90, '90 days'], [365, '1 year'], ['custom', 'Another time …']]
+const EXPIRIES = [[7, '7 days'], [30, '30 days'], [90, '90 days'], [365, '1 year'], ['custom', 'Custom …']]
 
 export function pageView (state, actions) {
   const { user, list, tokens, newest, message } = state
@@ -24,7 +24,7 @@ export function pageView (state, actions) {
       <div class="title">
         <div>
           <h1 tabindex="-1">Tokens</h1>
-          <p>With a token a program may do what its role may do, until the token expires or is revoked.</p>
+          <p>A token lets a program do what its role allows, until the token expires or is revoked.</p>
         </div>
         ${list === 'ready' ? html`<button @click=${actions.startCreation}>Create token</button>` : nothing}
       </div>
@@ -35,7 +35,7 @@ export function pageView (state, actions) {
 
 function listView (tokens, newest, actions) {
   if (tokens.length === 0) {
-    return html`<article class="note"><h2>No tokens yet</h2><p>Create one, and a script, a dashboard or a CI job may come in with it.</p></article>`
+    return html`<article class="note"><h2>No tokens yet</h2><p>Create one for a script, a dashboard or a CI job.</p></article>`
   }
   const now = Date.now()
   return html`
@@ -64,15 +64,15 @@ function timeView (time, now) {
   return html`<time datetime=${time} title=${inFull(time)}>${fromNow(time, now)}</time>`
 }
 
-/** What stands in the way of the list, and what to do about it. */
+/** Why the list can't be shown, and what to do. */
 function troubleView ({ status, message }, actions) {
   if (status === 404) {
-    return html`<article class="note"><h2>Tokens are switched off</h2><p>This host was started with <code>TOKENS_ENABLED=false</code>: nobody can make tokens, and none is accepted.</p></article>`
+    return html`<article class="note"><h2>Tokens are disabled</h2><p>This host was started with <code>TOKENS_ENABLED=false</code>: tokens can't be created, and none are accepted.</p></article>`
   }
   if (status === 403) {
-    return html`<article class="note"><h2>For admins only</h2><p>Your role may not manage tokens. <a href="logout">Log in as an admin</a> to see them.</p></article>`
+    return html`<article class="note"><h2>Admins only</h2><p>Your role may not manage tokens. <a href="logout">Log in as an admin</a> to see them.</p></article>`
   }
-  return html`<article class="note"><div role="alert"><h2>The tokens can not be shown</h2><p>${message}${status === 500 ? ': the log of the host says why.' : ''}</p></div><button @click=${actions.load}>Try again</button></article>`
+  return html`<article class="note"><div role="alert"><h2>Could not load the tokens</h2><p>${message}${status === 500 ? ': see the log of the host.' : ''}</p></div><button @click=${actions.load}>Try again</button></article>`
 }
 
 export function dialogView (dialog, actions) {
@@ -90,7 +90,7 @@ function createView ({ error, isBusy, isCustom }, actions) {
       <form @submit=${submit}>
         ${errorView(error)}
         <label>Name <input name="name" data-focus required autocomplete="off" spellcheck="false" aria-describedby="name-help">
-          <small id="name-help">What will use it, such as “nightly backup”</small></label>
+          <small id="name-help">What the token is for, such as “nightly backup”</small></label>
         <label>Role <select name="role">${ROLES.map(role => html`<option>${role}</option>`)}</select></label>
         <label>Expires in <select name="days" @change=${event => actions.chooseExpiry(event.target.value)}>
           ${EXPIRIES.map(([value, text]) => html`<option value=${value} ?selected=${value === 90}>${text}</option>`)}</select></label>
@@ -113,14 +113,14 @@ function secretView ({ name, token, curl, copied, isLeaving }, actions) {
   return html`
     <article>
       <h2 id="dialog-title">“<bdi>${name}</bdi>” is ready</h2>
-      <p class="alert warning"><strong>Copy the token now.</strong> It is shown this once: the host keeps only its hash, and nobody can show it to you again.</p>
+      <p class="alert warning"><strong>Copy the token now.</strong> It is shown only once: the host stores only its hash.</p>
       ${field('secret', 'The token', token)}
       ${field('curl', 'Try it in a terminal', curl)}
       <p role="status" class="status">${copied === '' ? '' : 'Copied to the clipboard.'}</p>
       <footer>
         ${isLeaving
-          ? html`<p role="alert">You have not copied the token. Once this is closed, it is gone.</p>
-            <button type="button" id="leave" class="outline secondary" @click=${actions.leave}>Close without a copy</button>
+          ? html`<p role="alert">You have not copied the token. It can't be shown again after you close this dialog.</p>
+            <button type="button" id="leave" class="outline secondary" @click=${actions.leave}>Close without copying</button>
             <button type="button" @click=${() => actions.copy('secret')}>Copy the token</button>`
           : html`<button type="button" @click=${actions.close}>Done</button>`}
       </footer>
@@ -136,9 +136,9 @@ function revokeView ({ token, error, isBusy }, actions) {
     <article>
       <h2 id="dialog-title">Revoke “<bdi>${token.name}</bdi>”?</h2>
       ${errorView(error)}
-      <p>Every program that uses this token is refused from now on. This can not be undone.</p>
+      <p>Programs that use this token will be refused immediately. This can't be undone.</p>
       <footer>
-        <button class="outline secondary" data-focus @click=${actions.close}>Keep it</button>
+        <button class="outline secondary" data-focus @click=${actions.close}>Cancel</button>
         <button class="danger" aria-busy=${isBusy} @click=${() => actions.revoke(token)}>Revoke</button>
       </footer>
     </article>`

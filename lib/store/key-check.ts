@@ -6,7 +6,7 @@ const INTERVAL = 60_000
 
 type Notify = (channel: string, payload: string) => Promise<unknown>
 
-export interface Neighbours {
+export interface KeyCheck {
   /** Where nodes tell what they sign with: those of one schema. */
   channel: string
   /** Asks all others. */
@@ -15,11 +15,11 @@ export interface Neighbours {
 }
 
 /**
- * Tells the operator where a node that runs signs with a secret that this one does not know. Whoever comes asks (`<fingerprint>?`), and
- * those who sign with another secret answer (`<fingerprint>`), so that both can judge. Nothing is stored: who has gone is no neighbour.
+ * Tells the operator where another node signs with a secret that this one does not have. A node that starts asks
+ * (`<fingerprint>?`), and those that sign with another secret answer (`<fingerprint>`), so that both can judge.
  * @param fingerprints of the secrets of this node; it signs with the first
  */
-export function createNeighbours (schema: string, fingerprints: readonly string[], notify: Notify, log: Log): Neighbours {
+export function createKeyCheck (schema: string, fingerprints: readonly string[], notify: Notify, log: Log): KeyCheck {
   const channel = `${CHANNEL}_keys_${schema}`
   const own = fingerprints[0] as string
   let warnedAt = -Infinity
@@ -27,7 +27,7 @@ export function createNeighbours (schema: string, fingerprints: readonly string[
   let isAsked = false
 
   async function say (text: string): Promise<void> {
-    // Where this fails heartbeats do, too, and once they return the others are asked again.
+    // Where nobody hears it, the connection that listens is replaced, and the others are asked again.
     await notify(channel, text).catch(() => {})
   }
 
@@ -45,15 +45,17 @@ export function createNeighbours (schema: string, fingerprints: readonly string[
 
   return {
     channel,
-    greet () { say(`${own}?`) },
+    greet () { void say(`${own}?`) },
     hear (payload) {
       const fingerprint = payload.replace('?', '')
       if (fingerprint === own) return
-      if (payload !== fingerprint) answer()
+      if (payload !== fingerprint) void answer()
       const now = performance.now()
       if (fingerprints.includes(fingerprint) || now - warnedAt < INTERVAL) return
       warnedAt = now
-      log.warn('another node signs tokens with a secret that this node does not know, and they are refused here: give all nodes the same option "secret"; to replace it, let all verify with the new one before any signs with it')
+      log.warn('another node signs tokens with a secret that this node does not know, and they are refused here: ' +
+        'give all nodes the same option "secret"; to replace it, let all verify with the new one before any signs ' +
+        'with it')
     }
   }
 }

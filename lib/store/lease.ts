@@ -1,0 +1,122 @@
+/** Milliseconds from one question to the next. */
+const QUESTION = 500
+/** How long a proof holds, in milliseconds from when its question was sent. */
+const LEASE = 2000
+/** A question or a beat that is not back by then says that the connection is dead, in milliseconds. */
+export const SILENCE = 1000
+/** Milliseconds of silence before a beat: after one's own; after another's, so many and up to so many more. */
+const BEAT = { own: 450, other: 750, spread: 500 }
+/** The same after connecting, at most. */
+export const FIRST_BEAT = 250
+/** Questions that wait for a beat: older ones prove nothing any more. */
+const OPEN = 5
+
+interface Question { xmax: bigint, sent: number, sentDate: number }
+
+/** A connection that listens, for what the lease needs of it. */
+interface Line {
+  /** The `xmax` of a snapshot: no transaction with this id or a higher one has ended yet. */
+  ask: () => Promise<bigint>
+  /** Notifies all nodes of the id of the transaction that does so. */
+  beat: () => Promise<unknown>
+  /** Called when the lease is held, and was not before. */
+  onHeld: () => void
+  /** Called when the connection is dead. */
+  onDead: (error: Error) => void
+}
+
+export interface Lease {
+  /** Whether every change that was committed two seconds ago was heard. */
+  isHeld: (at?: number) => boolean
+  start: () => void
+  /** A beat arrived. */
+  hear: (payload: string, isOwn: boolean) => void
+  end: () => void
+}
+
+/**
+ * Proves that a connection hears changes, at a cost for Postgres that grows with the number of nodes: all ask, one
+ * beats. A beat whose transaction id is not below `xmax` was committed after the question was answered, and
+ * notifications arrive in the order of commits: so whatever was committed before the question was sent has been heard
+ * when the beat arrives.
+ */
+export function createLease ({ ask, beat, onHeld, onDead }: Line): Lease {
+  const open: Question[] = []
+  let last = -1n
+  let until = -Infinity
+  let untilDate = -Infinity
+  let isHeard = false
+  let isEnded = false
+  let questionTimer: NodeJS.Timeout | undefined
+  let beatTimer: NodeJS.Timeout | undefined
+
+  // The monotonic clock stands still while a machine sleeps; the other one may be set back.
+  const isHeld = (at = performance.now()): boolean => at < until && Date.now() < untilDate
+
+  async function question (): Promise<void> {
+    const [sent, sentDate] = [performance.now(), Date.now()]
+    const xmax = await ask()
+    if (isEnded) return
+    open.push({ xmax, sent, sentDate })
+    if (open.length > OPEN) open.shift()
+    // The beat may be here already.
+    prove()
+    questionTimer = setTimeout(run, Math.max(0, sent + QUESTION - performance.now()), question).unref()
+  }
+
+  function prove (): void {
+    const proved = open.findLastIndex(({ xmax }) => last >= xmax)
+    const [newest] = open.splice(0, proved + 1).slice(-1)
+    if (newest === undefined) return
+    const wasHeld = isHeld()
+    until = newest.sent + LEASE
+    untilDate = newest.sentDate + LEASE
+    if (!wasHeld && isHeld()) onHeld()
+  }
+
+  async function send (): Promise<void> {
+    isHeard = false
+    await beat()
+    if (isEnded || isHeard) return
+    clearTimeout(beatTimer)
+    beatTimer = setTimeout(() => { onDead(new Error('its own notification does not arrive')) }, SILENCE).unref()
+  }
+
+  function sendAfter (milliseconds: number): void {
+    clearTimeout(beatTimer)
+    beatTimer = setTimeout(run, milliseconds, send).unref()
+  }
+
+  function run (work: () => Promise<void>): void {
+    work().catch(onDead)
+  }
+
+  return {
+    isHeld,
+    start () {
+      run(question)
+      sendAfter(FIRST_BEAT * draw())
+    },
+    hear (payload, isOwn) {
+      if (isEnded || !/^\d{1,20}$/.test(payload)) return
+      const id = BigInt(payload)
+      // Two that beat at once may be committed in the other order: for all nodes the one that was heard first counts.
+      if (id <= last) return
+      last = id
+      isHeard = true
+      sendAfter(isOwn ? BEAT.own : BEAT.other + BEAT.spread * draw())
+      prove()
+    },
+    end () {
+      isEnded = true
+      until = -Infinity
+      clearTimeout(questionTimer)
+      clearTimeout(beatTimer)
+    }
+  }
+}
+
+/** A share of the longest wait, for each node another: whatever their number, about one goes first. */
+export function draw (): number {
+  return Math.max(0, 1 + Math.log(Math.random()) / Math.log(10_000))
+}

@@ -1,0 +1,93 @@
+import pg from 'pg'
+import type { PostgresConfig } from '../types.js'
+import { type Run, runOn } from './connection.js'
+import { createLease, type Lease, SILENCE } from './lease.js'
+
+/** What waits for a lock would hold up the rest. A connection that listens looks idle, which Postgres 14 may end. */
+const SETTINGS = `SELECT set_config(name, CASE name WHEN 'lock_timeout' THEN '500' ELSE '0' END, false) FROM pg_settings
+  WHERE name IN ('idle_session_timeout', 'lock_timeout', 'statement_timeout', 'transaction_timeout');
+  SET default_transaction_isolation = 'read committed'`
+
+interface Parts {
+  config: PostgresConfig
+  Client: typeof pg.Client
+  /** SQL for where it is answered. */
+  where: string
+  channels: readonly string[]
+  /** Channels for beats: all are listened to, the first is beaten on. */
+  beats: readonly string[]
+  /** What is heard, but for beats. */
+  onNotification: (channel: string, payload: string) => void
+  /** Called once notifications arrive. */
+  onHearing: () => void
+  onHeld: () => void
+  onDead: (error: Error) => void
+}
+
+/** One connection that listens. All that it knows ends with it. */
+export interface Line {
+  run: Run
+  isHeld: Lease['isHeld']
+  /** Resolves with where it listens, from when on it does. */
+  connect: () => Promise<string>
+  close: () => Promise<void>
+}
+
+export function createLine (parts: Parts): Line {
+  const { config, Client, where, channels, beats, onNotification, onHearing, onHeld, onDead } = parts
+  const client = new Client({
+    ...config,
+    application_name: 'fastify-mmc-tokens listener',
+    keepAlive: true,
+    connectionTimeoutMillis: SILENCE,
+    query_timeout: SILENCE
+  })
+  const run = runOn(client)
+  const lease = createLease({
+    async ask () {
+      const question = { text: 'SELECT pg_snapshot_xmax(pg_current_snapshot())::text AS xmax' }
+      const [row] = await run(question) as [{ xmax: string }]
+      return BigInt(row.xmax)
+    },
+    beat: async () => await run({ text: 'SELECT pg_notify($1, pg_current_xact_id()::text)::text', values: [beats[0]] }),
+    onHeld,
+    onDead
+  })
+  let state: 'connecting' | 'waiting' | 'hearing' | 'closed' = 'connecting'
+  let pid: string | undefined
+
+  client.on('error', onDead)
+  client.on('end', () => { onDead(new Error('the connection ended')) })
+  client.on('notification', ({ channel, payload = '', processId }) => {
+    // A pooler would hand on what comes while a query runs, and swallow the rest: none runs before the lease starts.
+    if (state === 'waiting') {
+      state = 'hearing'
+      lease.start()
+      onHearing()
+    }
+    if (beats.includes(channel)) lease.hear(payload, String(processId) === pid)
+    else onNotification(channel, payload)
+  })
+
+  return {
+    run,
+    isHeld: lease.isHeld,
+    async connect () {
+      await client.connect()
+      const hello = { text: `SELECT ${where} AS place, pg_backend_pid()::text AS pid` }
+      const [row] = await run(hello) as [{ place: string, pid: string }]
+      pid = row.pid
+      const listen = [...channels, ...beats].map(channel => `LISTEN ${pg.escapeIdentifier(channel)}`)
+      await run({ text: [SETTINGS, ...listen].join('; ') })
+      if (state === 'connecting') state = 'waiting'
+      return row.place
+    },
+    async close () {
+      state = 'closed'
+      lease.end()
+      // If it has gone silent, it is no reason for the process to stay.
+      ;(client as pg.Client & { unref: () => void }).unref()
+      await client.end()
+    }
+  }
+}
