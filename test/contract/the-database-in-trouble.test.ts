@@ -223,6 +223,18 @@ t.test('a connection that is ended in the moment it is ready is a 500, never the
   t.pass('and back')
 })
 
+t.test('the kernel probes the connections to Postgres, so that one whose other end is gone is noticed', { skip: process.platform !== 'linux' && 'only Linux lists the timers of its connections' }, async t => {
+  const database = await createDatabase(t)
+  const { url } = await createProxy(t, database.url)
+  const { app } = await buildHost(t, { database, tokens: { postgres: url } })
+  await until(() => app.tokens.health().lease === 'held')
+  const port = Number(new URL(url).port).toString(16).toUpperCase().padStart(4, '0')
+  // Those to the port that are established (01), and what they wait for: 02 is the next probe.
+  const connections = (await readFile('/proc/net/tcp', 'utf8')).split('\n').map(line => line.trim().split(/\s+/)).filter(([, , to, state]) => to?.endsWith(`:${port}`) && state === '01')
+  t.ok(connections.length >= 2, 'one of the pool and one that listens')
+  t.strictSame([...new Set(connections.map(([, , , , , timer]) => timer?.slice(0, 2)))], ['02'])
+})
+
 /**
  * Stands before the server at `url` and takes each connection at once, but hands it on when `wait` resolves, which is given its number;
  * `false` ends it.
