@@ -53,7 +53,9 @@ export function createPostgresStore (parts: PostgresStoreOptions): Store {
   // The name prepares the statement once per connection, which poolers may not support. It contains the schema, since two
   // plugins may share a pool. Postgres takes 63 letters, so six are left for the name of the statement.
   const send = createSend(connection, listen === undefined)
-  function statement<R> (name: string, text: string, more?: () => SendOptions): (...values: unknown[]) => Promise<R[]> {
+  function statement<R> (
+    name: string, text: string, more?: () => SendOptions
+  ): (...values: unknown[]) => Promise<R[]> {
     const prepared = `mmc_tokens.${options.schema}.${name}`
     return async (...values) => await send<R>({ name: prepared, text, values }, more?.())
   }
@@ -81,8 +83,8 @@ export function createPostgresStore (parts: PostgresStoreOptions): Store {
     WITH entry AS MATERIALIZED (
       SELECT *, row_number() OVER (PARTITION BY key ORDER BY place) > 1 AS is_twin
       FROM (SELECT *, ${nameKey('name')} AS key FROM ROWS FROM (json_to_recordset($1) AS (hash text, name text,
-        role text, "requestedBy" text, "issueDate" timestamptz, "validUntil" timestamptz, "lastUsed" timestamptz)) WITH ORDINALITY
-        AS entry (hash, name, role, requested_by, issue_date, valid_until, last_used, place)) AS looks
+        role text, "requestedBy" text, "issueDate" timestamptz, "validUntil" timestamptz, "lastUsed" timestamptz))
+        WITH ORDINALITY AS entry (hash, name, role, requested_by, issue_date, valid_until, last_used, place)) AS looks
     ), refused AS MATERIALIZED (
       SELECT hash, is_twin FROM entry WHERE is_twin
         OR NOT EXISTS (SELECT FROM ${schema}.bootstrapped AS earlier WHERE earlier.hash = entry.hash)
@@ -114,8 +116,8 @@ export function createPostgresStore (parts: PostgresStoreOptions): Store {
   const countTokens = statement<{ role: string, state: 'active' | 'expired', count: string }>('count', `
     SELECT role::text, CASE WHEN valid_until > $1 THEN 'active' ELSE 'expired' END AS state, count(*)::text AS count
     FROM ${schema}.tokens GROUP BY 1, 2 ORDER BY 1, 2 DESC`)
-  // In the order of the hashes, or two nodes that write the same ones would deadlock. Not later than now: the clock of a
-  // node may be ahead, and last_used only moves forward.
+  // In the order of the hashes, or two nodes that write the same ones would deadlock. Not later than now: the clock of
+  // a node may be ahead, and last_used only moves forward.
   const touchTokens = statement('touch', `
     WITH used AS MATERIALIZED (
       SELECT hash, at FROM (
