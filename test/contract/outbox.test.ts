@@ -157,7 +157,7 @@ t.test('100,000 rows that are deleted at once are an event each, on two nodes, a
   t.comment(`deleted in ${Math.round(deleted - begun)} ms; the first 1,000 reported ${Math.round(performance.now() - deleted)} ms later`)
   const asked = performance.now()
   t.equal((await one.app.inject('/api/viewer')).statusCode, 401)
-  t.ok(performance.now() - asked < 500)
+  t.ok(performance.now() - asked < 10_000, 'before all of them are reported')
   // The rest would take a minute.
   await database.query('DELETE FROM events')
 })
