@@ -55,6 +55,8 @@ export interface Origin {
 
 /** What happened to a token; `null` is unknown. */
 export interface TokenEvent extends Origin {
+  /** A UUID; the same when the event is reported again. */
+  id: string
   /**
    * `token.issued` includes `bootstrap`, `token.revoked` includes SQL; `token.expired-purged` is `purgeExpiredAfter`.
    */
@@ -64,6 +66,8 @@ export interface TokenEvent extends Origin {
   name: string | null
   hash: string | null
   role: string | null
+  /** Who acted, as Postgres says: nobody can choose it. `actor`, `address` and `requestId` are what that user says. */
+  databaseUser: string | null
   /** Of a rejection: why. The client does not learn it. */
   reason?: string
   /** Of a rejection: rejections dropped by the rate limit since the previous event. */

@@ -36,7 +36,7 @@ const register: FastifyPluginAsync<TokensPluginOptions> = async (app, options) =
   const cache = createCache(store.isTrusted, () => performance.now())
   const usage = createUsage(store, log)
   const audit = createAudit({ store, onEvent: settings.onEvent, log })
-  const purge = createPurge({ store, seconds: settings.purgeExpiredAfter, onPurged: audit.ended, log })
+  const purge = createPurge({ store, seconds: settings.purgeExpiredAfter, onPurged: audit.report, log })
   const signers = await createSigners(app, secrets.map(deriveKey), issuer)
   const isEnabled = (): boolean => lifecycle.isEnabled
   const isCurrent = (cached: CachedToken): boolean => cache.get(cached.token.hash) === cached
@@ -45,7 +45,7 @@ const register: FastifyPluginAsync<TokensPluginOptions> = async (app, options) =
 
   const lifecycle = createLifecycle({
     async start () {
-      await store.start(cache, audit.ended, [connections])
+      await store.start(cache, audit.hear, [connections])
       const { bootstrap: file, bootstrapStrict: isStrict } = settings
       await bootstrap({ store, audit, roles, log, file, isStrict }, Date.now())
       audit.start()
@@ -63,7 +63,7 @@ const register: FastifyPluginAsync<TokensPluginOptions> = async (app, options) =
   const requireRole = createRequireRole({ session, realm: issuer, roles, log })
   const sendError = createSendError(issuer, session)
   app.decorate('tokens', createApplicationTokens({ tokens, connections, audit, lifecycle, store, usage, requireRole }))
-  if (queryParameter !== false) redactParameter(log, queryParameter)
+  if (queryParameter !== false) redactParameter(log, queryParameter, issuer)
   addAuthentication(app, { ...settings, tokens, isEnabled, audit, connections, sendError })
   try {
     await app.register(createRoutes({ ...settings, tokens, isEnabled, session, sendError }), { prefix })

@@ -13,7 +13,7 @@ const ACTOR = 'bootstrap'
 
 interface Parts {
   store: Pick<Store, 'bootstrap'>
-  audit: Pick<Audit, 'issued'>
+  audit: Pick<Audit, 'report'>
   roles: readonly string[]
   log: Log
   /** Its path; `undefined`: there is none. */
@@ -37,10 +37,11 @@ export async function bootstrap ({ store, audit, roles, log, file, isStrict }: P
       failures[index] = new BootstrapError(`entry ${index + 1}${nameOf(entries[index])} of the bootstrap file ${file}: ${message}`)
     }
     const found = parse(entries, roles, now, fail)
-    const outcomes = found.size > 0 ? await store.bootstrap([...found.keys()]) : new Map<string, string>()
+    const origin = { ...UNKNOWN_ORIGIN, actor: ACTOR }
+    const outcomes = found.size > 0 ? await store.bootstrap([...found.keys()], origin) : new Map<string, string>()
+    if ([...outcomes.values()].includes('stored')) audit.report()
     for (const [token, index] of found) {
       const outcome = outcomes.get(token.hash)
-      if (outcome === 'stored') audit.issued(token, { ...UNKNOWN_ORIGIN, actor: ACTOR })
       if (outcome === 'taken') fail(index, 'another token has its name: revoke that one, or give this one another name')
       if (outcome === 'twin') fail(index, 'an entry before it has the same name: remove one of them')
     }

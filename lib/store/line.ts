@@ -28,6 +28,7 @@ interface Parts {
 export interface Line {
   run: Run
   isHeld: Lease['isHeld']
+  isBeater: Lease['isBeater']
   /** Resolves with where it listens, from when on it does. */
   connect: () => Promise<string>
   close: () => Promise<void>
@@ -79,6 +80,7 @@ export function createLine (parts: Parts): Line {
   return {
     run,
     isHeld: lease.isHeld,
+    isBeater: lease.isBeater,
     async connect () {
       await client.connect()
       const hello = { text: `SELECT ${where} AS place, pg_backend_pid()::text AS pid` }

@@ -5,7 +5,7 @@ import { closeInTime, codeOf, type Connection, type Run } from './connection.js'
 import type { KeyCheck } from './key-check.js'
 import { draw, FIRST_BEAT, SILENCE } from './lease.js'
 import { createLine, type Line } from './line.js'
-import { CHANNEL, ENDED } from './migrations.js'
+import { CHANNEL, ACTED } from './migrations.js'
 
 /** Milliseconds from one look at what is believed to the next. */
 const LOOK = 1000
@@ -37,8 +37,8 @@ interface Parts {
   /** Who must hear of changes. */
   changes: readonly ChangeListener[]
   believed: Pick<Believed, 'wasUsed' | 'refresh'>
-  /** Called when tokens may have ended that nobody told of. */
-  onEnded: () => void
+  /** Called when events of others wait, on the node that beat last. */
+  onActed: () => void
   log: Log
 }
 
@@ -62,7 +62,7 @@ export interface Listener {
  * @param Client handed in by tests that need a client to fail
  */
 export function createListener (parts: Parts, Client = pg.Client): Listener {
-  const { connection, beats, keys, where, askPool, findAll, changes, believed, onEnded, log } = parts
+  const { connection, beats, keys, where, askPool, findAll, changes, believed, onActed, log } = parts
   let current: Current | undefined
   /** Where the line before `current` listened, if it was at work, but perhaps elsewhere. */
   let before: string | undefined
@@ -107,9 +107,13 @@ export function createListener (parts: Parts, Client = pg.Client): Listener {
 
   function hear (channel: string, payload: string): void {
     if (channel === keys.channel) keys.hear(payload)
-    else if (payload === ENDED) onEnded()
+    else if (payload === ACTED) report()
     else if (payload === '*') for (const change of changes) change.clear()
     else for (const change of changes) change.forget(payload)
+  }
+
+  function report (): void {
+    if (current?.line.isBeater() === true) onActed()
   }
 
   function hold (held: Current): void {
@@ -117,7 +121,6 @@ export function createListener (parts: Parts, Client = pg.Client): Listener {
     held.heldAt ??= performance.now()
     if (isHealthy !== true) log.info(`hears of revocations from Postgres at ${connection.place}`)
     isHealthy = true
-    onEnded()
   }
 
   async function look (looking: Current): Promise<void> {

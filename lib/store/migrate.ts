@@ -58,11 +58,25 @@ export async function bringUpToDate ({ place, withClient }: Connection, { schema
     await run({ text: 'COMMIT' })
   }
 
+  /** An event that can't be taken out of the outbox would be reported for ever. */
+  async function checkRights (run: Run): Promise<void> {
+    const [{ role, missing }] = await run({
+      text: `SELECT quote_ident(current_user)::text AS role, string_agg(name, ', ')::text AS missing
+        FROM unnest(ARRAY['SELECT', 'UPDATE', 'DELETE']) AS name WHERE NOT has_table_privilege($1::text, name)`,
+      values: [`${quoted}.events`]
+    }) as [{ role: string, missing: string | null }]
+    if (missing === null) return
+    throw new Error(`the role ${role} may not report events: GRANT ${missing} ON ${quoted}.events TO ${role}`)
+  }
+
   async function attempt (): Promise<void> {
     const done = await withClient(version, timeLeft())
-    if (done >= steps.length) return
-    if (!migrate) throw new Error(`schema "${schema}" is at migration ${done} of ${steps.length}; migrate it, or leave the option "migrate" on`)
-    await withClient(apply, timeLeft())
+    if (done < steps.length) {
+      const state = `schema "${schema}" is at migration ${done} of ${steps.length}`
+      if (!migrate) throw new Error(`${state}; migrate it, or leave the option "migrate" on`)
+      await withClient(apply, timeLeft())
+    }
+    await withClient(checkRights, timeLeft())
   }
 
   // The last try may be too short to meet what went wrong before it.

@@ -1,20 +1,19 @@
 import pg from 'pg'
 import { DatabaseError } from '../errors.js'
-import type { BootstrapOutcome, Ended, Log, Origin, PostgresConfig, PostgresPool, Store, Token } from '../types.js'
+import type { BootstrapOutcome, Log, PostgresConfig, PostgresPool, Store, Token } from '../types.js'
 import { createConnection, DEADLINE } from './connection.js'
 import { createKeyCheck } from './key-check.js'
 import { createListener, type Listener } from './listener.js'
 import { bringUpToDate, type MigrateOptions, PATIENCE } from './migrate.js'
 import { nameKey, ORIGIN } from './migrations.js'
+import { createOutbox, encodeOrigin } from './outbox.js'
 import { createSend, type SendOptions, TRANSIENT } from './statement.js'
 
-/** Records a page of a list; also how many are purged, or told of, in one statement. */
+/** Records a page of a list; also how many are purged in one statement. */
 const PAGE = 500
 
 /** Postgres's code where a UNIQUE is violated. */
 const UNIQUE_VIOLATION = '23505'
-
-interface EndedRow { hash: string, name: string, role: string, ended_at: string, origin: string | null }
 
 interface Row { hash: string, name: string, role: string, requested_by: string, issue_date: string, valid_until: string, last_used: string }
 
@@ -55,9 +54,11 @@ export function createPostgresStore ({ postgres, listen, fingerprints, beats, lo
   const statement = <R>(name: string, text: string, more?: () => SendOptions) => async (...values: unknown[]): Promise<R[]> =>
     await send<R>({ name: `mmc_tokens.${options.schema}.${name}`, text, values }, more?.())
 
+  // The trigger that reads it comes at the end of the statement.
+  const setOrigin = (value: string): string => `set_config('${ORIGIN}', ${value}, true)::text AS origin`
   const insert = statement('insert', `
     INSERT INTO ${schema}.tokens (hash, name, role, requested_by, issue_date, valid_until, last_used)
-    VALUES ($1, $2, $3, $4, $5, $6, $7) ON CONFLICT DO NOTHING RETURNING hash::text`)
+    VALUES ($1, $2, $3, $4, $5, $6, $7) ON CONFLICT DO NOTHING RETURNING hash::text, ${setOrigin('$8')}`)
   // One row always, so that "no such token" is told from a server that can't know: a standby may lag behind.
   const findWhere = (condition: string): string => `
     SELECT pg_is_in_recovery()::text AS is_standby, ${where} AS place, token.*
@@ -89,21 +90,18 @@ export function createPostgresStore ({ postgres, listen, fingerprints, beats, lo
     ), stored AS (
       INSERT INTO ${schema}.tokens (hash, name, role, requested_by, issue_date, valid_until, last_used)
       SELECT hash, name, role, requested_by, issue_date, valid_until, last_used FROM entry JOIN noted USING (hash) ORDER BY hash
-      ON CONFLICT (hash) DO NOTHING RETURNING hash
+      ON CONFLICT (hash) DO NOTHING RETURNING hash, ${setOrigin('$2')}
     )
     SELECT hash::text, 'stored' AS outcome FROM stored UNION ALL SELECT hash, CASE WHEN is_twin THEN 'twin' ELSE 'taken' END FROM refused`,
   () => ({ deadline: Math.max(DEADLINE, Math.round(startBy - performance.now())), transient: [...TRANSIENT, UNIQUE_VIOLATION] }))
   const remove = statement('remove', `
-    WITH origin AS MATERIALIZED (SELECT set_config('${ORIGIN}', $2, true))
-    DELETE FROM ${schema}.tokens USING origin WHERE hash = $1 RETURNING hash::text`)
+    DELETE FROM ${schema}.tokens WHERE hash = $1 RETURNING hash::text, ${setOrigin('$2')}`)
   const purge = statement('purge', `
-    WITH origin AS MATERIALIZED (SELECT set_config('${ORIGIN}', '{"isPurged":true}', true), pg_try_advisory_xact_lock(hashtext($2)) AS is_alone)
-    DELETE FROM ${schema}.tokens USING origin
-    WHERE is_alone AND hash IN (SELECT hash FROM ${schema}.tokens WHERE valid_until < $1 ORDER BY valid_until LIMIT ${PAGE}) RETURNING hash::text`)
-  const takeEnded = statement<EndedRow>('ended', `
-    DELETE FROM ${schema}.ended WHERE ctid = ANY (ARRAY(
-      SELECT ctid FROM ${schema}.ended ORDER BY ended_at LIMIT ${PAGE} FOR UPDATE SKIP LOCKED))
-    RETURNING hash::text, name::text, role::text, ${time('ended_at')}, origin::text`)
+    WITH turn AS MATERIALIZED (SELECT pg_try_advisory_xact_lock(hashtext($2)) AS is_alone)
+    DELETE FROM ${schema}.tokens USING turn
+    WHERE is_alone
+      AND hash IN (SELECT hash FROM ${schema}.tokens WHERE valid_until < $1 ORDER BY valid_until LIMIT ${PAGE})
+    RETURNING hash::text, ${setOrigin("'purge'")}`)
   const count = statement<{ role: string, is_active: string, count: string }>('count', `
     SELECT role::text, (valid_until > $1)::text AS is_active, count(*)::text AS count FROM ${schema}.tokens GROUP BY 1, 2 ORDER BY 1, 2`)
   // In the order of the hashes, or two nodes that write the same ones would wait for each other. Not later than now: the clock of a node
@@ -128,7 +126,7 @@ export function createPostgresStore ({ postgres, listen, fingerprints, beats, lo
   }
 
   return {
-    async start (cache, onEnded = () => {}, others = []) {
+    async start (cache, onActed = () => {}, others = []) {
       startBy = performance.now() + PATIENCE
       await bringUpToDate(direct, options, startBy)
       if (direct !== connection) await bringUpToDate(connection, { ...options, migrate: false }, startBy)
@@ -141,7 +139,7 @@ export function createPostgresStore ({ postgres, listen, fingerprints, beats, lo
         findAll: async (run, hashes) => toTokens(await run<FindRow>({ text: many, values: [hashes] })),
         changes: [cache, ...others],
         believed: cache,
-        onEnded,
+        onActed,
         log
       })
       listener.start()
@@ -151,11 +149,12 @@ export function createPostgresStore ({ postgres, listen, fingerprints, beats, lo
       const isHeld = listener?.isTrusted() === true
       return { isHeld, losses: (listener?.gains() ?? 0) - Number(isHeld) }
     },
-    async insert (token) {
-      return (await insert(...toValues(token))).length > 0
+    async insert (token, origin) {
+      return (await insert(...toValues(token), encodeOrigin(origin))).length > 0
     },
-    async bootstrap (tokens) {
-      return new Map((await bootstrap(JSON.stringify(tokens))).map(({ hash, outcome }) => [hash, outcome]))
+    async bootstrap (tokens, origin) {
+      const rows = await bootstrap(JSON.stringify(tokens), encodeOrigin(origin))
+      return new Map(rows.map(({ hash, outcome }) => [hash, outcome]))
     },
     async find (hash) {
       return toTokens(await findOne(hash))[0] ?? null
@@ -174,14 +173,12 @@ export function createPostgresStore ({ postgres, listen, fingerprints, beats, lo
       } while (last !== undefined)
     },
     async remove (hash, origin) {
-      return (await remove(hash, JSON.stringify(origin))).length > 0
+      return (await remove(hash, encodeOrigin(origin))).length > 0
     },
     async purge (before) {
       return (await purge(before, `${options.schema} purge`)).length
     },
-    async takeEnded () {
-      return (await takeEnded()).map(toEnded).sort((a, b) => a.at.localeCompare(b.at))
-    },
+    ...createOutbox(schema, time, statement),
     async count (now) {
       return (await count(new Date(now))).map(({ role, is_active: isActive, count }) => ({ role, state: isActive === 'true' ? 'active' : 'expired', count: Number(count) }))
     },
@@ -198,11 +195,6 @@ export function createPostgresStore ({ postgres, listen, fingerprints, beats, lo
 
 function toValues ({ hash, name, role, requestedBy, issueDate, validUntil, lastUsed }: Token): string[] {
   return [hash, name, role, requestedBy, issueDate, validUntil, lastUsed]
-}
-
-function toEnded ({ hash, name, role, ended_at: at, origin }: EndedRow): Ended {
-  const { actor = null, address = null, requestId = null, isPurged = false } = JSON.parse(origin ?? '{}') as Partial<Origin & Ended>
-  return { hash, name, role, at, actor, address, requestId, isPurged }
 }
 
 function toToken (row: Row): Token {

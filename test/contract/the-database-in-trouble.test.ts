@@ -11,7 +11,7 @@ import { explain } from '../../lib/store/connection.js'
 import { SECRET, type TestHost, bearer, buildHost } from '../support/build-host.js'
 import { type Database, createDatabase, createSeparateDatabase, databaseUrl } from '../support/database.js'
 import { collectEvents } from '../support/events.js'
-import { measure } from '../support/measure.js'
+import { measure, measureAgain } from '../support/measure.js'
 import { startPostgres } from '../support/postgres.js'
 import { createProxy } from '../support/proxy.js'
 import { until } from '../support/until.js'
@@ -82,7 +82,7 @@ t.test('one that leaves while running: 500 with the cause in the log, the rest u
       { url: `/api/tokens/${hash}`, headers: session, method: 'DELETE' as const },
       { url: '/api/tokens', headers: session, method: 'POST' as const, payload: { name: 'x', role: 'admin', validUntil: '2999-01-01T00:00:00Z' } }
     ]) {
-      const { result: answer, took } = await measure(async () => await app.inject(request))
+      const { result: answer, took } = await measureAgain(1000, async () => await app.inject(request))
       t.equal(answer.statusCode, 500)
       t.strictSame(answer.json(), INTERNAL)
       t.ok(took < 1000, `${took} ms`)
@@ -105,7 +105,7 @@ t.test('every call ends within a second: a pool of the host that is busy, a lock
   const { app } = await buildHost(t, { database, tokens: { postgres: pool } })
 
   async function isRefusedInTime (method: 'GET' | 'DELETE' = 'GET'): Promise<void> {
-    const { result: answer, took } = await measure(async () => await app.inject({ method, url: `/api/tokens/${hash}`, headers: bearer(token) }))
+    const { result: answer, took } = await measureAgain(1000, async () => await app.inject({ method, url: `/api/tokens/${hash}`, headers: bearer(token) }))
     t.strictSame(answer.json(), INTERNAL)
     t.ok(took < 1000, `${took} ms`)
   }
@@ -141,7 +141,7 @@ t.test('a frozen server: 500 within a second, and back when it thaws', async t =
     pids.push(pid)
     process.kill(pid, 'SIGSTOP')
   }
-  const { result: answer, took } = await measure(async () => await app.inject({ url: '/api/viewer', headers: bearer(token) }))
+  const { result: answer, took } = await measureAgain(1000, async () => await app.inject({ url: '/api/viewer', headers: bearer(token) }))
   t.strictSame(answer.json(), INTERNAL)
   t.ok(took < 1000, `${took} ms`)
   for (const pid of pids) process.kill(pid, 'SIGCONT')
@@ -221,6 +221,18 @@ t.test('a connection that is ended in the moment it is ready is a 500, never the
   proxy.set('none')
   await until(async () => (await app.inject({ url: '/api/viewer', headers: bearer(token) })).statusCode === 200)
   t.pass('and back')
+})
+
+t.test('the kernel probes the connections to Postgres, so that one whose other end is gone is noticed', { skip: process.platform !== 'linux' && 'only Linux lists the timers of its connections' }, async t => {
+  const database = await createDatabase(t)
+  const { url } = await createProxy(t, database.url)
+  const { app } = await buildHost(t, { database, tokens: { postgres: url } })
+  await until(() => app.tokens.health().lease === 'held')
+  const port = Number(new URL(url).port).toString(16).toUpperCase().padStart(4, '0')
+  // Those to the port that are established (01), and what they wait for: 02 is the next probe.
+  const connections = (await readFile('/proc/net/tcp', 'utf8')).split('\n').map(line => line.trim().split(/\s+/)).filter(([, , to, state]) => to?.endsWith(`:${port}`) && state === '01')
+  t.ok(connections.length >= 2, 'one of the pool and one that listens')
+  t.strictSame([...new Set(connections.map(([, , , , , timer]) => timer?.slice(0, 2)))], ['02'])
 })
 
 /**
