@@ -1,9 +1,12 @@
 import pg from 'pg'
-import { DatabaseError, DeadlineError, OptionError } from '../errors.js'
+import { DatabaseError, DeadlineError, OptionError, OverloadError } from '../errors.js'
 import type { Log, PostgresClient, PostgresConfig, PostgresPool } from '../types.js'
 
 /** How long a call may take, the wait for a connection included, in milliseconds: so that who waits for it has an answer within a second. */
 export const DEADLINE = 900
+
+/** Calls that wait for a client, those that gave up included: a pool keeps them in its queue until a client is free. */
+const MAX_WAITING = 10_000
 
 /** Postgres's code where it ends a session that was idle for too long, which is no trouble of anybody. */
 const IDLE_SESSION_TIMEOUT = '57P05'
@@ -40,6 +43,7 @@ export function createConnection (postgres: string | PostgresConfig | PostgresPo
   const place = describePlace(config)
   const own = isTheirs ? undefined : createPool(config)
   const pool = own ?? postgres as PostgresPool
+  let waiting = 0
 
   // Without a listener, a pool whose idle connection ends would end the process.
   const onError = (error: Error): void => {
@@ -50,10 +54,12 @@ export function createConnection (postgres: string | PostgresConfig | PostgresPo
   return {
     place,
     get config () { return configure() },
-    withClient (work, deadline = DEADLINE) {
+    async withClient (work, deadline = DEADLINE) {
       // A connection that comes later than the call's deadline would keep others from connecting.
       if (own !== undefined && config.connectionTimeoutMillis === undefined) own.options.connectionTimeoutMillis = deadline
-      return withClient(pool, work, deadline)
+      if (waiting >= MAX_WAITING) throw new OverloadError()
+      waiting++
+      return await withClient(pool, work, deadline, () => { waiting-- })
     },
     async close () {
       if (own === undefined) pool.off('error', onError)
@@ -100,7 +106,9 @@ export async function closeInTime (closing: Promise<void>, log: Log): Promise<vo
   clearTimeout(timer)
 }
 
-function withClient<T> (pool: PostgresPool, work: (run: Run) => Promise<T>, deadline: number): Promise<T> {
+function withClient<T> (
+  pool: PostgresPool, work: (run: Run) => Promise<T>, deadline: number, onAnswer: () => void
+): Promise<T> {
   return new Promise((resolve, reject) => {
     let client: PostgresClient | undefined
     let isOver = false
@@ -108,10 +116,7 @@ function withClient<T> (pool: PostgresPool, work: (run: Run) => Promise<T>, dead
       if (isOver) return
       isOver = true
       clearTimeout(timer)
-      if (client !== undefined) {
-        client.off('error', ignore)
-        client.release(!isSound)
-      }
+      if (client !== undefined) giveBack(client, !isSound)
       settle()
     }
     const fail = (error: unknown): void => { end(false, () => { reject(error) }) }
@@ -120,18 +125,25 @@ function withClient<T> (pool: PostgresPool, work: (run: Run) => Promise<T>, dead
 
     // By callback: a client may fail in the very turn in which it comes, before a promise of it is heard of.
     pool.connect((error, fresh) => {
+      onAnswer()
+      // Without a listener, a connection that ends meanwhile would end the process.
+      fresh?.on('error', ignore)
       if (fresh === undefined) {
         fail(error)
       } else if (isOver) {
-        fresh.release()
+        // Not at once: the pool would call the next one that is late from here, and so on, until the stack overflows.
+        process.nextTick(() => { giveBack(fresh) })
       } else {
         client = fresh
-        // Without a listener, a connection that ends meanwhile would end the process.
-        client.on('error', ignore)
         work(runOn(fresh)).then(result => { end(true, () => { resolve(result) }) }, fail)
       }
     })
   })
+}
+
+function giveBack (client: PostgresClient, isBroken?: boolean): void {
+  client.off('error', ignore)
+  client.release(isBroken)
 }
 
 /** Asks on a client of one's own. */
