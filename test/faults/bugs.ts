@@ -6,6 +6,7 @@ const lease = 'lib/store/lease.ts'
 const postgres = 'lib/store/postgres.ts'
 const connection = 'lib/store/connection.ts'
 const rules = 'lib/tokens/tokens.ts'
+const audit = 'lib/operations/audit.ts'
 
 export const BUGS = {
   'the cache is believed without a lease': { file: listener, edits: [['current?.line.isHeld(at) === true', 'at !== null']] },
@@ -44,11 +45,11 @@ export const BUGS = {
   'nobody listens to the errors of a pool': { file: connection, edits: [["pool.on('error', onError)", '']] },
   'an error of the database is a 401': { file: rules, edits: [['await store.find(hash)\n', 'await store.find(hash).catch(() => null)\n']] },
   'a standby is believed': { file: postgres, edits: [["first.is_standby !== 'false'", 'first === undefined']] },
-  'a failed insert is a 200': { file: rules, edits: [['!await store.insert(token)', '!await store.insert(token).catch(() => true)']] },
+  'a failed insert is a 200': { file: rules, edits: [['!await store.insert(token, origin)', '!await store.insert(token, origin).catch(() => true)']] },
   'a failed delete is a 200': { file: rules, edits: [['await store.remove(hash, origin)', 'await store.remove(hash, origin).catch(() => false)']] },
   'a token is answered first, and stored afterwards': {
     file: rules,
-    edits: [['if (!await store.insert(token)) throw new ConflictError()', 'setTimeout(() => { store.insert(token).catch(() => {}) }, 1000)']]
+    edits: [['if (!await store.insert(token, origin)) throw new ConflictError()', 'setTimeout(() => { store.insert(token, origin).catch(() => {}) }, 1000)']]
   },
   'a revocation is answered first, and stored afterwards': {
     file: rules,
@@ -58,6 +59,9 @@ export const BUGS = {
     file: 'lib/http/authenticate.ts',
     edits: [['if (!state?.credential) {\n      done()', 'if (!state?.credential) {\n      tokens.list()[Symbol.asyncIterator]().next().then(() => { done() }, done)']]
   },
+  'an event leaves the outbox before it is reported': { file: audit, edits: [['    try {\n      if (attempts === 0', '    await store.dropEvent(event.id)\n    try {\n      if (attempts === 0']] },
+  'what fails is not retried': { file: audit, edits: [['if (attempts < ATTEMPTS)', 'if (attempts < 0)']] },
+  'who acts is not said': { file: 'lib/store/outbox.ts', edits: [["['node', actor,", "['node', null,"]] },
   'all secrets make one key': { file: 'lib/tokens/jwt.ts', edits: [["secret, '', 'fastify-mmc-tokens', 32", "'one for all', '', 'fastify-mmc-tokens', 32"]] }
 } satisfies Record<string, Bug>
 
