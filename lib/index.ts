@@ -63,7 +63,7 @@ const register: FastifyPluginAsync<TokensPluginOptions> = async (app, options) =
   const requireRole = createRequireRole({ session, realm: issuer, roles, log })
   const sendError = createSendError(issuer, session)
   app.decorate('tokens', createApplicationTokens({ tokens, connections, audit, lifecycle, store, usage, requireRole }))
-  if (queryParameter !== false) redactParameter(log, queryParameter)
+  if (queryParameter !== false) redactParameter(log, queryParameter, issuer)
   addAuthentication(app, { ...settings, tokens, isEnabled, audit, connections, sendError })
   try {
     await app.register(createRoutes({ ...settings, tokens, isEnabled, session, sendError }), { prefix })

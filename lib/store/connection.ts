@@ -115,8 +115,8 @@ function withClient<T> (pool: PostgresPool, work: (run: Run) => Promise<T>, dead
       settle()
     }
     const fail = (error: unknown): void => { end(false, () => { reject(error) }) }
-    // Not unref'ed: as above.
-    const timer = setTimeout(() => { fail(new DeadlineError(deadline)) }, deadline)
+    // Not unref'ed: as above. In a process that was busy, an answer that waits to be read came in time.
+    const timer = setTimeout(setImmediate, deadline, () => { fail(new DeadlineError(deadline)) })
 
     // By callback: a client may fail in the very turn in which it comes, before a promise of it is heard of.
     pool.connect((error, fresh) => {

@@ -43,7 +43,14 @@ export function createLine (parts: Parts): Line {
     connectionTimeoutMillis: SILENCE,
     query_timeout: SILENCE
   })
-  const run = runOn(client)
+  const send = runOn(client)
+  let previous: Promise<unknown> = Promise.resolve()
+  // One after the other: pg 9 will have no queue.
+  const run: Run = query => {
+    const answer = previous.then(async () => await send(query))
+    previous = answer.catch(() => {})
+    return answer as Promise<never>
+  }
   const lease = createLease({
     async ask () {
       const question = { text: 'SELECT pg_snapshot_xmax(pg_current_snapshot())::text AS xmax' }

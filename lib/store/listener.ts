@@ -9,7 +9,7 @@ import { CHANNEL, ACTED } from './migrations.js'
 
 /** Milliseconds from one look at what is believed to the next. */
 const LOOK = 1000
-/** Before connecting again, in milliseconds: at first, at most, and at most where the pool may be elsewhere. */
+/** Before connecting again, in milliseconds: at first, at most, and at most if the pool is elsewhere. */
 const PAUSE = { first: 50, longest: 30_000, elsewhere: 1000 }
 /** A connection that held the lease for so long was sound, in milliseconds. */
 const SOUND = 2000
@@ -18,6 +18,9 @@ const SILENT = 'no notification arrives: does the listening connection reach the
 
 /** `where` it listens is known once it does. */
 interface Current { line: Line, where?: string, heldAt?: number, timer?: NodeJS.Timeout }
+
+/** Of a connection that works: where it listens, and the longest pause before the next. */
+interface Silence { where?: string | undefined, longest?: number }
 
 interface Parts {
   /** Direct: a pooler that lends connections by transaction swallows notifications. */
@@ -99,7 +102,7 @@ export function createListener (parts: Parts, Client = pg.Client): Listener {
   /** Where nothing is heard by itself, this is. */
   function greet (fresh: Current): void {
     keys.greet()
-    fresh.timer = setTimeout(lose, SILENCE, fresh, new Error(SILENT), true).unref()
+    fresh.timer = setTimeout(lose, SILENCE, fresh, new Error(SILENT), { where: fresh.where }).unref()
   }
 
   function hear (channel: string, payload: string): void {
@@ -147,21 +150,21 @@ export function createListener (parts: Parts, Client = pg.Client): Listener {
     const expected = current?.where ?? before
     if (expected === undefined || place === expected) return
     const error = new DatabaseError(`the pool and the listener at ${connection.place} must reach one primary`)
-    if (current?.where !== undefined) lose(current, error, true)
+    if (current?.where !== undefined) lose(current, error, { where: current.where, longest: PAUSE.elsewhere })
     throw error
   }
 
-  function lose (lost: Current, error: Error, isElsewhere = false): void {
+  function lose (lost: Current, error: Error, { where, longest = PAUSE.longest }: Silence = {}): void {
     if (lost !== current) return
     stop()?.close().catch(() => {})
-    before = isElsewhere ? lost.where : undefined
+    before = where
     if (performance.now() - (lost.heldAt ?? Infinity) > SOUND) failures = 0
     if (isHealthy !== false) {
       const asked = 'every request asks it until it does'
       log.warn({ err: error }, `does not hear of revocations from Postgres at ${connection.place}; ${asked}`)
     }
     isHealthy = false
-    const pause = Math.min(PAUSE.first * 2 ** ++failures, isElsewhere ? PAUSE.elsewhere : PAUSE.longest)
+    const pause = Math.min(PAUSE.first * 2 ** ++failures, longest)
     timer = setTimeout(() => { void connect() }, pause * (0.5 + Math.random() / 2)).unref()
   }
 

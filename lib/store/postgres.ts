@@ -113,7 +113,8 @@ export function createPostgresStore ({ postgres, listen, fingerprints, beats, lo
       ) AS used JOIN ${schema}.tokens AS token USING (hash)
       WHERE token.last_used < at ORDER BY hash FOR NO KEY UPDATE OF token)
     UPDATE ${schema}.tokens AS token SET last_used = at FROM used WHERE token.hash = used.hash AND token.last_used < at`)
-  const notify = statement('notify', 'SELECT pg_notify($1, $2)::text')
+  // What waits for a lock stays in Postgres when nobody waits for it any more.
+  const notify = statement('notify', "SELECT set_config('lock_timeout', '500', true), pg_notify($1, $2)::text")
 
   function toTokens (rows: FindRow[]): Token[] {
     const [first] = rows as [FindRow]

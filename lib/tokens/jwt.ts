@@ -4,7 +4,7 @@ import { InvalidError } from '../errors.js'
 import type { Claims, Signer } from '../types.js'
 
 /** The header of every token, `{"alg":"HS256","typ":"JWT"}`, encoded. */
-const HEADER = 'eyJhbGciOiJIUzI1NiIsInR5cCI6IkpXVCJ9.'
+export const HEADER = 'eyJhbGciOiJIUzI1NiIsInR5cCI6IkpXVCJ9.'
 
 /** Three base64url parts; the third of an unsigned JWT is empty (RFC 7519 §6). */
 const JWT = /^[\w-]+\.([\w-]+)\.[\w-]*$/

@@ -14,7 +14,8 @@ import pino from 'pino'
 import { pino as oldPino } from 'pino-9-5'
 import t, { type Test } from 'tap'
 import { WebSocket } from 'ws'
-import { createRedact, redactParameter } from '../../lib/http/redact-log.js'
+import { redactParameter } from '../../lib/http/redact-log.js'
+import { createRedact } from '../../lib/http/redact.js'
 import tokensPlugin, { type IssuedToken, type TokensPluginOptions } from '../../lib/index.js'
 import type { Log } from '../../lib/types.js'
 import { SECRET, bearer } from '../support/build-host.js'
@@ -592,7 +593,7 @@ t.test("properties with the parameter's name outside a query are not changed", a
 t.test('every logger but pino 9.6 or later, of any version, causes a warning', async t => {
   const warnings = (logger: object): number => {
     let count = 0
-    redactParameter({ warn () { count++ }, ...logger } as unknown as Log, 'token')
+    redactParameter({ warn () { count++ }, ...logger } as unknown as Log, 'token', 'cedalo')
     return count
   }
   for (const version of ['9.6.0', '9.6', '9.14.2', '10.0.0', '11.5.1']) t.equal(warnings({ version, [HOOKS]: {} }), 0, version)
@@ -623,7 +624,7 @@ t.test('an invalid HTTP request, whose bytes Fastify logs at level trace, is red
   t.match(lines().find(line => 'rawPacket' in (line.err ?? {})), { err: { rawPacket: '[Redacted]' } }, 'and stays a line of JSON')
 })
 
-const redact = createRedact('token')
+const redact = createRedact('token', 'cedalo')
 
 t.test('a valid ?token= is in no line, wherever the query begins: enabled, disabled and on a route that opts out', async t => {
   const { url: postgres, schema } = await createDatabase(t)
@@ -679,12 +680,12 @@ t.test('every line is redacted as by a simple, slow reference', t => {
 
 t.test('a parameter is found in any encoding, with any name of any length', t => {
   for (const name of ['t', 'a.cc-ess_1', 'abcdefgh', 'abcdefghi', 'Z'.repeat(255)]) {
-    const hide = createRedact(name)
+    const hide = createRedact(name, 'cedalo')
     for (const key of [name, [...name].map(char => `%${char.charCodeAt(0).toString(16)}`).join(''), `${name.slice(0, -1)}%${name.charCodeAt(name.length - 1).toString(16).toUpperCase()}`]) {
       t.equal(hide(`"/x?${key}=secret&${key}x=kept&y${key}=kept"`), `"/x?${key}=[Redacted]&${key}x=kept&y${key}=kept"`)
     }
   }
-  t.equal(createRedact('a.b')('?a-b=kept'), '?a-b=kept')
+  t.equal(createRedact('a.b', 'cedalo')('?a-b=kept'), '?a-b=kept')
   t.equal(redact('/x?token[&a=kept&token[b]=x'), '/x?token[&a=kept&token[b]=[Redacted]', 'a key that never ends is none')
   t.end()
 })
@@ -864,8 +865,7 @@ t.test("no copy of a token is left in URL, query or log, whatever the host's par
     t.strictSame({ name, url: left }, { name: 'a', url }, `${parser} ${query('T')}`)
     const [, payload = 'none', signature = 'none'] = token.split('.')
     t.notOk(answer.includes(payload) || answer.includes(signature))
-    // The log is searched by the name of the parameter.
-    if (!/(next|a)=.*&/.test(query('').split('token=')[0] ?? '')) t.notOk(log.join('').includes(signature), 'in the log')
+    t.notOk(log.join('').includes(payload) || log.join('').includes(signature), 'in the log')
   }
 })
 

@@ -10,7 +10,7 @@ import { startPostgres } from '../support/postgres.js'
 import { type Proxy, createProxy } from '../support/proxy.js'
 import { until } from '../support/until.js'
 
-t.test('a token made on one node works on all; one revoked on any, or deleted with SQL, is refused by all', { buffered: true }, async t => {
+t.test('a token made on one node works on all; one revoked on any, or deleted with SQL, is refused by all', async t => {
   const one = await buildHost(t)
   const nodes = [one, await buildHost(t, { database: one.database }), await buildHost(t, { database: one.database })]
   const statuses = async (token: string): Promise<number[]> =>
@@ -43,7 +43,7 @@ t.test('a token made on one node works on all; one revoked on any, or deleted wi
   }
 })
 
-t.test('switching tokens off is a switch of one process', { buffered: true }, async t => {
+t.test('switching tokens off is a switch of one process', async t => {
   const one = await buildHost(t)
   const two = await buildHost(t, { database: one.database })
   const { token } = await one.issue()
@@ -52,7 +52,7 @@ t.test('switching tokens off is a switch of one process', { buffered: true }, as
   t.equal((await two.app.inject({ url: '/api/viewer', headers: bearer(token) })).statusCode, 200)
 })
 
-t.test('of three node processes, the one that answers the DELETE refuses the token at once, the others never later than 2 s after', { buffered: true }, async t => {
+t.test('of three node processes, the one that answers the DELETE refuses the token at once, the others never later than 2 s after', async t => {
   const { url } = await createSeparateDatabase(t)
   const nodes = await Promise.all(Array.from({ length: 3 }, async () => await startNode(t, url)))
 
@@ -153,8 +153,8 @@ async function createCounting (t: Test): Promise<{ node: Node, count: (work: () 
     const query = client.query.bind(client) as (query: { text: string }) => Promise<never>
     Object.assign(client, {
       query: async (asked: { text: string }) => {
-        // Heartbeats, and what is asked in the background of the outbox.
-        if (!/pg_notify|\.events|AS place$/.test(asked.text)) queries++
+        // Heartbeats, what is asked in the background of the outbox, and uses.
+        if (!/pg_notify|\.events|AS place$|SET last_used =/.test(asked.text)) queries++
         return await query(asked)
       }
     })
@@ -181,7 +181,7 @@ async function createCounting (t: Test): Promise<{ node: Node, count: (work: () 
   }
 }
 
-t.test('while the lease is held, a known token costs no query, and a thousand requests at once with one that nobody knows cost one', { buffered: true }, async t => {
+t.test('while the lease is held, a known token costs no query, and a thousand requests at once with one that nobody knows cost one', async t => {
   const { node, count } = await createCounting(t)
   let token = ''
   t.equal(await count(async () => {
@@ -195,7 +195,7 @@ t.test('while the lease is held, a known token costs no query, and a thousand re
   t.equal(await count(async () => { for (let n = 0; n < 100; n++) t.equal(await use(node, forged), 401) }), 0, 'a forgery never reaches Postgres')
 })
 
-t.test('a revoked token that is hammered costs one query a second at most', { buffered: true }, async t => {
+t.test('a revoked token that is hammered costs one query a second at most', async t => {
   const { node, count } = await createCounting(t)
   const { token, hash } = await node.issue()
   await use(node, token)
@@ -210,7 +210,7 @@ t.test('a revoked token that is hammered costs one query a second at most', { bu
   t.ok(queries <= 1 + Math.floor(seconds), `${queries} queries in ${seconds} s`)
 })
 
-t.test('what changes elsewhere is heard of: revoked, changed, deleted with SQL, truncated', { buffered: true }, async t => {
+t.test('what changes elsewhere is heard of: revoked, changed, deleted with SQL, truncated', async t => {
   const one = await createNode(t)
   const two = await createNode(t, { database: one.database })
   const changes: Record<string, (hash: string) => Promise<unknown>> = {

@@ -234,3 +234,17 @@ t.test('docs/operations.md lists every log line of the plugin, with its level, a
   t.equal(told.length, logged.length)
   for (const line of told) t.ok(logged.some(known => known.startsWith(line.replace(/ \(.*/, '')) && known.endsWith(line.replace(/.* \(/, '('))), line)
 })
+
+t.test('docs/architecture.md: the tree of lib and schemas is the tree', async t => {
+  const tree = (await blocksOf('docs/architecture.md', '')).find(block => block.startsWith('schemas/')) ?? ''
+  const folders: string[] = []
+  const named = tree.slice(0, tree.indexOf('\ntest/')).split('\n').flatMap(line => {
+    const [, indent = '', name = ''] = /^( *)(\S+)/.exec(line) ?? []
+    folders.length = indent.length / 2
+    if (name.endsWith('/')) folders.push(name)
+    return name.endsWith('.ts') ? [folders.join('') + name] : []
+  })
+  const files = await Promise.all(['lib', 'schemas'].map(async folder =>
+    (await readdir(folder, { recursive: true })).filter(name => name.endsWith('.ts')).map(name => `${folder}/${name}`)))
+  t.strictSame(named.sort(), files.flat().sort())
+})

@@ -95,6 +95,24 @@ t.test('when time is up the caller hears so; a client at work is closed, one tha
   t.strictSame([late.released, late.listenerCount('error')], [[undefined], 0])
 })
 
+t.test('an answer that came while the process was busy counts, though its time is up before it is read', async t => {
+  const connection = createConnection(await databaseUrl(), {} as Log)
+  const SELECT = { text: 'SELECT 1 AS one' }
+  await connection.withClient(async run => await run(SELECT), 60_000)
+  const askWhileBusy = async (): Promise<unknown> => await connection.withClient(async run => {
+    const answer = run(SELECT)
+    // pg has sent it then.
+    await turn()
+    for (const busyUntil = performance.now() + 500; performance.now() < busyUntil;);
+    return await answer
+  }, 400).catch((error: unknown) => error)
+  let answer = await askWhileBusy()
+  // Postgres itself may not have had its turn.
+  for (let tries = 1; tries < 5 && answer instanceof Error; tries++) answer = await askWhileBusy()
+  t.match(answer, [{ one: '1' }])
+  await connection.close()
+})
+
 t.test('a pool of the host stays its own: its place and its way are known, its lost connections are told of, its end is not ours', async t => {
   const { pool, connection, warnings } = create(t)
   t.equal(connection.place, 'db.example:5433, database "mmc"')
