@@ -1,21 +1,21 @@
 import pg from 'pg'
 import { DatabaseError } from '../errors.js'
-import type { BootstrapOutcome, Log, PostgresConfig, PostgresPool, Store, Token } from '../types.js'
-import { createConnection, DEADLINE } from './connection.js'
+import type { Log, PostgresConfig, PostgresPool, Store, Token } from '../types.js'
+import { createActs } from './acts.js'
+import { createConnection } from './connection.js'
 import { createKeyCheck } from './key-check.js'
 import { createListener, type Listener } from './listener.js'
 import { bringUpToDate, type MigrateOptions, PATIENCE } from './migrate.js'
-import { nameKey, ORIGIN } from './migrations.js'
-import { createOutbox, encodeOrigin } from './outbox.js'
-import { createSend, type SendOptions, TRANSIENT } from './statement.js'
+import { createOutbox } from './outbox.js'
+import { createSend, type Statement } from './statement.js'
 
-/** Records a page of a list; also how many are purged in one statement. */
+/** Records of a page of a list. */
 const PAGE = 500
 
-/** Postgres's code where a UNIQUE is violated. */
-const UNIQUE_VIOLATION = '23505'
-
-interface Row { hash: string, name: string, role: string, requested_by: string, issue_date: string, valid_until: string, last_used: string }
+interface Row {
+  hash: string, name: string, role: string, requested_by: string
+  issue_date: string, valid_until: string, last_used: string
+}
 
 /** All columns but the first two are null where there is no token. */
 interface FindRow extends Row { is_standby: string, place: string }
@@ -32,7 +32,8 @@ export interface PostgresStoreOptions extends MigrateOptions {
 }
 
 /** The store on Postgres. Nothing connects before the first call. */
-export function createPostgresStore ({ postgres, listen, fingerprints, beats, log, ...options }: PostgresStoreOptions): Store {
+export function createPostgresStore (given: PostgresStoreOptions): Store {
+  const { postgres, listen, fingerprints, beats, log, ...options } = given
   const connection = createConnection(postgres, log)
   const direct = listen === undefined ? connection : createConnection(listen, log)
   let listener: Listener | undefined
@@ -41,24 +42,21 @@ export function createPostgresStore ({ postgres, listen, fingerprints, beats, lo
   /** Until when the start may take, by the monotonic clock. */
   let startBy = -Infinity
 
-  const time = (column: string): string => `to_char(${column} AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.MS"Z"')::text AS ${column}`
-  const columns = [...['hash', 'name', 'role', 'requested_by'].map(column => `${column}::text`), ...['issue_date', 'valid_until', 'last_used'].map(time)].join(', ')
+  const format = 'YYYY-MM-DD"T"HH24:MI:SS.MS"Z"'
+  const time = (column: string): string => `to_char(${column} AT TIME ZONE 'UTC', '${format}')::text AS ${column}`
+  const texts = ['hash', 'name', 'role', 'requested_by'].map(column => `${column}::text`)
+  const columns = [...texts, ...['issue_date', 'valid_until', 'last_used'].map(time)].join(', ')
 
-  /** Where a statement is answered; one server started at one time, and a table that is dropped and made again is another. */
-  const where = `to_char(pg_postmaster_start_time() AT TIME ZONE 'UTC', 'YYYYMMDDHH24MISSUS') || ' ' || current_database()
-    || ' ' || ${pg.escapeLiteral(`${schema}.tokens`)}::regclass::oid::text`
+  /** Where a statement is answered; a table that is dropped and made again is another. */
+  const where = `to_char(pg_postmaster_start_time() AT TIME ZONE 'UTC', 'YYYYMMDDHH24MISSUS')
+    || ' ' || current_database() || ' ' || ${pg.escapeLiteral(`${schema}.tokens`)}::regclass::oid::text`
 
-  // The name prepares the statement once per connection, which a pooler may not bear. It carries the schema, since two of us may share a
-  // pool; with six letters more it is as long as Postgres takes at most, which is 63.
+  // The name prepares the statement once per connection, which a pooler may not bear. It carries the schema, since two
+  // of us may share a pool; with six letters more it is as long as Postgres takes at most, which is 63.
   const send = createSend(connection, listen === undefined)
-  const statement = <R>(name: string, text: string, more?: () => SendOptions) => async (...values: unknown[]): Promise<R[]> =>
-    await send<R>({ name: `mmc_tokens.${options.schema}.${name}`, text, values }, more?.())
+  const statement: Statement = (name, text, more) => async (...values) =>
+    await send({ name: `mmc_tokens.${options.schema}.${name}`, text, values }, more?.())
 
-  // The trigger that reads it comes at the end of the statement.
-  const setOrigin = (value: string): string => `set_config('${ORIGIN}', ${value}, true)::text AS origin`
-  const insert = statement('insert', `
-    INSERT INTO ${schema}.tokens (hash, name, role, requested_by, issue_date, valid_until, last_used)
-    VALUES ($1, $2, $3, $4, $5, $6, $7) ON CONFLICT DO NOTHING RETURNING hash::text, ${setOrigin('$8')}`)
   // One row always, so that "no such token" is told from a server that can't know: a standby may lag behind.
   const findWhere = (condition: string): string => `
     SELECT pg_is_in_recovery()::text AS is_standby, ${where} AS place, token.*
@@ -71,48 +69,20 @@ export function createPostgresStore ({ postgres, listen, fingerprints, beats, lo
     SELECT ${columns} FROM ${schema}.tokens AS token WHERE (token.issue_date, token.hash) > ($1, $2)
       AND ($4::boolean IS NULL OR (token.valid_until > $5) = $4) AND ($6::timestamptz IS NULL OR token.last_used < $6)
     ORDER BY token.issue_date, token.hash LIMIT $3`)
-  // Who notes a hash first stores its token, in the order of the hashes, as other nodes do. A name that is taken meanwhile breaks off the
-  // whole statement: the next try sees it.
-  const bootstrap = statement<{ hash: string, outcome: BootstrapOutcome }>('boot', `
-    WITH entry AS MATERIALIZED (
-      SELECT *, row_number() OVER (PARTITION BY key ORDER BY place) > 1 AS is_twin
-      FROM (SELECT *, ${nameKey('name')} AS key FROM ROWS FROM (json_to_recordset($1) AS (hash text, name text, role text,
-        "requestedBy" text, "issueDate" timestamptz, "validUntil" timestamptz, "lastUsed" timestamptz)) WITH ORDINALITY
-        AS entry (hash, name, role, requested_by, issue_date, valid_until, last_used, place)) AS looks
-    ), refused AS MATERIALIZED (
-      SELECT hash, is_twin FROM entry WHERE is_twin
-        OR NOT EXISTS (SELECT FROM ${schema}.bootstrapped AS earlier WHERE earlier.hash = entry.hash)
-        AND NOT EXISTS (SELECT FROM ${schema}.tokens AS same WHERE same.hash = entry.hash)
-        AND EXISTS (SELECT FROM ${schema}.tokens AS token WHERE coalesce(token.name_key, token.name) = entry.key OR token.name = entry.name)
-    ), noted AS (
-      INSERT INTO ${schema}.bootstrapped (hash) SELECT hash FROM entry WHERE hash NOT IN (SELECT hash FROM refused) ORDER BY hash
-      ON CONFLICT DO NOTHING RETURNING hash
-    ), stored AS (
-      INSERT INTO ${schema}.tokens (hash, name, role, requested_by, issue_date, valid_until, last_used)
-      SELECT hash, name, role, requested_by, issue_date, valid_until, last_used FROM entry JOIN noted USING (hash) ORDER BY hash
-      ON CONFLICT (hash) DO NOTHING RETURNING hash, ${setOrigin('$2')}
-    )
-    SELECT hash::text, 'stored' AS outcome FROM stored UNION ALL SELECT hash, CASE WHEN is_twin THEN 'twin' ELSE 'taken' END FROM refused`,
-  () => ({ deadline: Math.max(DEADLINE, Math.round(startBy - performance.now())), transient: [...TRANSIENT, UNIQUE_VIOLATION] }))
-  const remove = statement('remove', `
-    DELETE FROM ${schema}.tokens WHERE hash = $1 RETURNING hash::text, ${setOrigin('$2')}`)
-  const purge = statement('purge', `
-    WITH turn AS MATERIALIZED (SELECT pg_try_advisory_xact_lock(hashtext($2)) AS is_alone)
-    DELETE FROM ${schema}.tokens USING turn
-    WHERE is_alone
-      AND hash IN (SELECT hash FROM ${schema}.tokens WHERE valid_until < $1 ORDER BY valid_until LIMIT ${PAGE})
-    RETURNING hash::text, ${setOrigin("'purge'")}`)
   const count = statement<{ role: string, is_active: string, count: string }>('count', `
-    SELECT role::text, (valid_until > $1)::text AS is_active, count(*)::text AS count FROM ${schema}.tokens GROUP BY 1, 2 ORDER BY 1, 2`)
-  // In the order of the hashes, or two nodes that write the same ones would wait for each other. Not later than now: the clock of a node
-  // may be ahead, and a time moves forward only.
+    SELECT role::text, (valid_until > $1)::text AS is_active, count(*)::text AS count
+    FROM ${schema}.tokens GROUP BY 1, 2 ORDER BY 1, 2`)
+  // In the order of the hashes, or two nodes that write the same ones would wait for each other. Not later than now:
+  // the clock of a node may be ahead, and a time moves forward only.
   const touch = statement('touch', `
     WITH used AS MATERIALIZED (
       SELECT hash, at FROM (
-        SELECT hash, least(at, date_trunc('milliseconds', now())) AS at FROM unnest($1::text[], $2::timestamptz[]) AS noted (hash, at)
+        SELECT hash, least(at, date_trunc('milliseconds', now())) AS at
+        FROM unnest($1::text[], $2::timestamptz[]) AS noted (hash, at)
       ) AS used JOIN ${schema}.tokens AS token USING (hash)
       WHERE token.last_used < at ORDER BY hash FOR NO KEY UPDATE OF token)
-    UPDATE ${schema}.tokens AS token SET last_used = at FROM used WHERE token.hash = used.hash AND token.last_used < at`)
+    UPDATE ${schema}.tokens AS token SET last_used = at FROM used
+    WHERE token.hash = used.hash AND token.last_used < at`)
   // What waits for a lock stays in Postgres when nobody waits for it any more.
   const notify = statement('notify', "SELECT set_config('lock_timeout', '500', true), pg_notify($1, $2)::text")
 
@@ -149,13 +119,6 @@ export function createPostgresStore ({ postgres, listen, fingerprints, beats, lo
       const isHeld = listener?.isTrusted() === true
       return { isHeld, losses: (listener?.gains() ?? 0) - Number(isHeld) }
     },
-    async insert (token, origin) {
-      return (await insert(...toValues(token), encodeOrigin(origin))).length > 0
-    },
-    async bootstrap (tokens, origin) {
-      const rows = await bootstrap(JSON.stringify(tokens), encodeOrigin(origin))
-      return new Map(rows.map(({ hash, outcome }) => [hash, outcome]))
-    },
     async find (hash) {
       return toTokens(await findOne(hash))[0] ?? null
     },
@@ -167,20 +130,18 @@ export function createPostgresStore ({ postgres, listen, fingerprints, beats, lo
       const size = Math.min(pageSize, PAGE)
       let last = after
       do {
-        const tokens: Token[] = (await page(last?.issueDate ?? '-infinity', last?.hash ?? '', size, isActive, new Date(now), unusedSince)).map(toToken)
+        const from = [last?.issueDate ?? '-infinity', last?.hash ?? '']
+        const tokens: Token[] = (await page(...from, size, isActive, new Date(now), unusedSince)).map(toToken)
         last = tokens.length === size ? tokens.at(-1) : undefined
         if (tokens.length > 0) yield tokens
       } while (last !== undefined)
     },
-    async remove (hash, origin) {
-      return (await remove(hash, encodeOrigin(origin))).length > 0
-    },
-    async purge (before) {
-      return (await purge(before, `${options.schema} purge`)).length
-    },
+    ...createActs(schema, statement, () => startBy - performance.now()),
     ...createOutbox(schema, time, statement),
     async count (now) {
-      return (await count(new Date(now))).map(({ role, is_active: isActive, count }) => ({ role, state: isActive === 'true' ? 'active' : 'expired', count: Number(count) }))
+      const rows = await count(new Date(now))
+      return rows.map(({ role, is_active: isActive, count }) =>
+        ({ role, state: isActive === 'true' ? 'active' : 'expired', count: Number(count) }))
     },
     async touch (uses) {
       await touch([...uses.keys()], [...uses.values()])
@@ -191,10 +152,6 @@ export function createPostgresStore ({ postgres, listen, fingerprints, beats, lo
       if (direct !== connection) await direct.close()
     }
   }
-}
-
-function toValues ({ hash, name, role, requestedBy, issueDate, validUntil, lastUsed }: Token): string[] {
-  return [hash, name, role, requestedBy, issueDate, validUntil, lastUsed]
 }
 
 function toToken (row: Row): Token {
