@@ -7,6 +7,7 @@ const line = 'lib/store/line.ts'
 const postgres = 'lib/store/postgres.ts'
 const connection = 'lib/store/connection.ts'
 const rules = 'lib/tokens/tokens.ts'
+const audit = 'lib/operations/audit.ts'
 
 export const BUGS = {
   'the cache is believed without a lease': [[listener, 'current?.line.isHeld(at) === true', 'at !== null']],
@@ -40,6 +41,9 @@ export const BUGS = {
   'a token is answered first, and stored afterwards': [[rules, 'if (!await store.insert(token, origin)) throw new ConflictError()', 'setTimeout(() => { store.insert(token, origin).catch(() => {}) }, 1000)']],
   'a revocation is answered first, and stored afterwards': [[rules, 'const isEnded = await store.remove(hash, origin)', 'setTimeout(() => { store.remove(hash, origin).catch(() => {}) }, 1000)\n        const isEnded = true']],
   'a request without a credential asks Postgres': [['lib/http/authenticate.ts', 'if (!state?.credential) {\n      done()', 'if (!state?.credential) {\n      tokens.list()[Symbol.asyncIterator]().next().then(() => { done() }, done)']],
+  'an event leaves the outbox before it is reported': [[audit, '    try {\n      if (attempts === 0', '    await store.dropEvent(event.id)\n    try {\n      if (attempts === 0']],
+  'what fails is not retried': [[audit, 'if (attempts < ATTEMPTS)', 'if (attempts < 0)']],
+  'who acts is not said': [['lib/store/outbox.ts', "['node', actor,", "['node', null,"]],
   'all secrets make one key': [['lib/tokens/jwt.ts', "secret, '', 'fastify-mmc-tokens', 32", "'one for all', '', 'fastify-mmc-tokens', 32"]]
 } satisfies Record<string, Bug>
 
