@@ -49,8 +49,7 @@ interface Parts {
 }
 
 export function createAudit ({ store, onEvent, log }: Parts): Audit {
-  const failure = 'could not reach the outbox; will retry'
-  const task = createTask({ log, job: reportAll, interval: undefined, failure })
+  const task = createTask({ job: reportAll, log, failure: 'could not reach the outbox; will retry' })
   let timer: NodeJS.Timeout | undefined
   let isReady = false
   let isClosed = false

@@ -1,11 +1,14 @@
 import pg from 'pg'
-import { DatabaseError, DeadlineError, OptionError } from '../errors.js'
+import { DatabaseError, DeadlineError, OptionError, OverloadError } from '../errors.js'
 import type { Log, PostgresClient, PostgresConfig, PostgresPool } from '../types.js'
 
 /**
  * How long a call may take, waiting for a client included, in milliseconds: a request gets its answer within a second.
  */
 export const DEADLINE = 900
+
+/** Calls that wait for a client, late ones included: a pool keeps them in its queue until a client is free. */
+const MAX_WAITING = 10_000
 
 /** Postgres's code for a session that was idle for too long, which is no problem. */
 const IDLE_SESSION_TIMEOUT = '57P05'
@@ -42,6 +45,7 @@ export function createConnection (postgres: string | PostgresConfig | PostgresPo
   const place = describePlace(config)
   const own = isPool(given) ? undefined : createPool(config)
   const pool = own ?? given as PostgresPool
+  let waiting = 0
 
   // Without a listener, a pool that loses an idle connection would end the process.
   const onError = (error: Error): void => {
@@ -52,10 +56,12 @@ export function createConnection (postgres: string | PostgresConfig | PostgresPo
   return {
     place,
     get config () { return configure() },
-    withClient (work, deadline = DEADLINE) {
+    async withClient (work, deadline = DEADLINE) {
       // A connection that takes longer than the deadline would keep others from connecting.
       if (own && config.connectionTimeoutMillis === undefined) own.options.connectionTimeoutMillis = deadline
-      return withClient(pool, work, deadline)
+      if (waiting >= MAX_WAITING) throw new OverloadError()
+      waiting++
+      return await withClient(pool, work, deadline, () => { waiting-- })
     },
     async close () {
       if (own === undefined) pool.off('error', onError)
@@ -106,7 +112,9 @@ export async function closeByDeadline (closing: Promise<void>, log: Log): Promis
   clearTimeout(timer)
 }
 
-function withClient<T> (pool: PostgresPool, work: (run: Run) => Promise<T>, deadline: number): Promise<T> {
+function withClient<T> (
+  pool: PostgresPool, work: (run: Run) => Promise<T>, deadline: number, onAnswer: () => void
+): Promise<T> {
   return new Promise((resolve, reject) => {
     let client: PostgresClient | undefined
     let isOver = false
@@ -114,10 +122,7 @@ function withClient<T> (pool: PostgresPool, work: (run: Run) => Promise<T>, dead
       if (isOver) return
       isOver = true
       clearTimeout(timer)
-      if (client !== undefined) {
-        client.off('error', ignore)
-        client.release(!isSound)
-      }
+      if (client !== undefined) giveBack(client, !isSound)
       settle()
     }
     const fail = (error: Error): void => { end(false, () => { reject(error) }) }
@@ -126,18 +131,25 @@ function withClient<T> (pool: PostgresPool, work: (run: Run) => Promise<T>, dead
 
     // By callback: a client may fail in the turn in which it arrives, before a promise would resolve.
     pool.connect((error, fresh) => {
+      onAnswer()
+      // Without a listener, a connection that is lost would end the process.
+      fresh?.on('error', ignore)
       if (fresh === undefined) {
         fail(error as Error)
       } else if (isOver) {
-        fresh.release()
+        // Later, since the pool would call the next late one from here, until the stack overflows.
+        process.nextTick(() => { giveBack(fresh) })
       } else {
         client = fresh
-        // Without a listener, a connection that is lost would end the process.
-        client.on('error', ignore)
         work(runOn(fresh)).then(result => { end(true, () => { resolve(result) }) }, fail)
       }
     })
   })
+}
+
+function giveBack (client: PostgresClient, isBroken?: boolean): void {
+  client.off('error', ignore)
+  client.release(isBroken)
 }
 
 /** Queries on this client. */

@@ -1,19 +1,5 @@
-import type { Origin, Store, StoredEvent } from '../types.js'
-
-/** Characters of a part of an origin that are kept. */
-const LONGEST = 1000
-
-/** What stands between the parts of an origin. No part holds it: control characters are replaced. */
-const SEPARATOR = '\u001f'
-
-/** A statement of this name, to be sent with values. */
-type Statement = <R>(name: string, text: string) => (...values: unknown[]) => Promise<R[]>
-
-/** Who acts, as the triggers read it: whatever a host calls its users and requests, nothing in it may fail there. */
-export function encodeOrigin ({ actor, address, requestId }: Origin): string {
-  const parts = ['node', actor, address, requestId].map(part => (part ?? '').slice(0, LONGEST))
-  return parts.map(part => part.replace(/\p{Cc}/gu, '\ufffd')).join(SEPARATOR)
-}
+import type { Store, StoredEvent } from '../types.js'
+import type { Statement } from './statement.js'
 
 type Outbox = Pick<Store, 'claimEvents' | 'dropEvent' | 'deferEvents'>
 

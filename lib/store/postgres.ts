@@ -1,19 +1,16 @@
 import pg from 'pg'
 import { DatabaseError } from '../errors.js'
-import type { BootstrapOutcome, Log, PostgresConfig, PostgresPool, Store, Token } from '../types.js'
-import { createConnection, DEADLINE } from './connection.js'
+import type { Log, PostgresConfig, PostgresPool, Store, Token } from '../types.js'
+import { createActs } from './acts.js'
+import { createConnection } from './connection.js'
 import { createKeyCheck } from './key-check.js'
 import { createListener, type Listener } from './listener.js'
 import { bringUpToDate, type MigrateOptions, PATIENCE } from './migrate.js'
-import { nameKey, ORIGIN } from './migrations.js'
-import { createOutbox, encodeOrigin } from './outbox.js'
-import { createSend, type SendOptions, TRANSIENT } from './statement.js'
+import { createOutbox } from './outbox.js'
+import { createSend, type Statement } from './statement.js'
 
-/** Records a page of a list; also how many are purged in one statement. */
+/** Records of a page of a list. */
 const PAGE = 500
-
-/** Postgres's code where a UNIQUE is violated. */
-const UNIQUE_VIOLATION = '23505'
 
 /** The properties of the token are null if there is none. */
 interface FindRow extends Token { is_standby: string, place: string }
@@ -30,8 +27,8 @@ export interface PostgresStoreOptions extends MigrateOptions {
 }
 
 /** The store on Postgres. Nothing connects before the first call. */
-export function createPostgresStore (parts: PostgresStoreOptions): Store {
-  const { postgres, listen, fingerprints, beats, log, ...options } = parts
+export function createPostgresStore (given: PostgresStoreOptions): Store {
+  const { postgres, listen, fingerprints, beats, log, ...options } = given
   const connection = createConnection(postgres, log)
   const direct = listen === undefined ? connection : createConnection(listen, log)
   let listener: Listener | undefined
@@ -47,22 +44,15 @@ export function createPostgresStore (parts: PostgresStoreOptions): Store {
     requested_by::text AS "requestedBy", ${time('issue_date')} AS "issueDate", ${time('last_used')} AS "lastUsed"`
 
   /** Where a statement is answered: the start of the server, the database and the table. */
-  const where = `to_char(pg_postmaster_start_time() AT TIME ZONE 'UTC', 'YYYYMMDDHH24MISSUS') || ' '
-    || current_database() || ' ' || ${pg.escapeLiteral(`${schema}.tokens`)}::regclass::oid::text`
+  const where = `to_char(pg_postmaster_start_time() AT TIME ZONE 'UTC', 'YYYYMMDDHH24MISSUS')
+    || ' ' || current_database() || ' ' || ${pg.escapeLiteral(`${schema}.tokens`)}::regclass::oid::text`
 
-  // The name prepares the statement once per connection, which poolers may not support. It contains the schema, since two
-  // plugins may share a pool. Postgres takes 63 letters, so six are left for the name of the statement.
+  // The name prepares the statement once per connection, which poolers may not support. It contains the schema, since
+  // two plugins may share a pool. Postgres takes 63 letters, so six are left for the name of the statement.
   const send = createSend(connection, listen === undefined)
-  function statement<R> (name: string, text: string, more?: () => SendOptions): (...values: unknown[]) => Promise<R[]> {
-    const prepared = `mmc_tokens.${options.schema}.${name}`
-    return async (...values) => await send<R>({ name: prepared, text, values }, more?.())
-  }
+  const statement: Statement = (name, text, more) => async (...values) =>
+    await send({ name: `mmc_tokens.${options.schema}.${name}`, text, values }, more?.())
 
-  // The trigger that reads it runs at the end of the statement.
-  const setOrigin = (value: string): string => `set_config('${ORIGIN}', ${value}, true)::text AS origin`
-  const insertToken = statement('insert', `
-    INSERT INTO ${schema}.tokens (hash, name, role, requested_by, issue_date, valid_until, last_used)
-    VALUES ($1, $2, $3, $4, $5, $6, $7) ON CONFLICT DO NOTHING RETURNING hash::text, ${setOrigin('$8')}`)
   // Always one row, so that "no such token" differs from a server that can't know: a standby may lag behind.
   const findWhere = (condition: string): string => `
     SELECT pg_is_in_recovery()::text AS is_standby, ${where} AS place, token.*
@@ -75,47 +65,11 @@ export function createPostgresStore (parts: PostgresStoreOptions): Store {
     SELECT ${columns} FROM ${schema}.tokens AS token WHERE (token.issue_date, token.hash) > ($1, $2)
       AND ($4::boolean IS NULL OR (token.valid_until > $5) = $4) AND ($6::timestamptz IS NULL OR token.last_used < $6)
     ORDER BY token.issue_date, token.hash LIMIT $3`)
-  // The node that records a hash first stores its token, in the order of the hashes, as other nodes do. A name that is
-  // taken meanwhile fails the whole statement; the retry sees it.
-  const bootstrapTokens = statement<{ hash: string, outcome: BootstrapOutcome }>('boot', `
-    WITH entry AS MATERIALIZED (
-      SELECT *, row_number() OVER (PARTITION BY key ORDER BY place) > 1 AS is_twin
-      FROM (SELECT *, ${nameKey('name')} AS key FROM ROWS FROM (json_to_recordset($1) AS (hash text, name text,
-        role text, "requestedBy" text, "issueDate" timestamptz, "validUntil" timestamptz, "lastUsed" timestamptz)) WITH ORDINALITY
-        AS entry (hash, name, role, requested_by, issue_date, valid_until, last_used, place)) AS looks
-    ), refused AS MATERIALIZED (
-      SELECT hash, is_twin FROM entry WHERE is_twin
-        OR NOT EXISTS (SELECT FROM ${schema}.bootstrapped AS earlier WHERE earlier.hash = entry.hash)
-        AND NOT EXISTS (SELECT FROM ${schema}.tokens AS same WHERE same.hash = entry.hash)
-        AND EXISTS (SELECT FROM ${schema}.tokens AS token
-          WHERE coalesce(token.name_key, token.name) = entry.key OR token.name = entry.name)
-    ), noted AS (
-      INSERT INTO ${schema}.bootstrapped (hash)
-      SELECT hash FROM entry WHERE hash NOT IN (SELECT hash FROM refused) ORDER BY hash
-      ON CONFLICT DO NOTHING RETURNING hash
-    ), stored AS (
-      INSERT INTO ${schema}.tokens (hash, name, role, requested_by, issue_date, valid_until, last_used)
-      SELECT hash, name, role, requested_by, issue_date, valid_until, last_used
-      FROM entry JOIN noted USING (hash) ORDER BY hash
-      ON CONFLICT (hash) DO NOTHING RETURNING hash, ${setOrigin('$2')}
-    )
-    SELECT hash::text, 'stored' AS outcome FROM stored
-    UNION ALL SELECT hash, CASE WHEN is_twin THEN 'twin' ELSE 'taken' END FROM refused`, () => ({
-    deadline: Math.max(DEADLINE, Math.round(startBy - performance.now())), transient: [...TRANSIENT, UNIQUE_VIOLATION]
-  }))
-  const removeToken = statement('remove', `
-    DELETE FROM ${schema}.tokens WHERE hash = $1 RETURNING hash::text, ${setOrigin('$2')}`)
-  const purgeTokens = statement('purge', `
-    WITH turn AS MATERIALIZED (SELECT pg_try_advisory_xact_lock(hashtext($2)) AS is_alone)
-    DELETE FROM ${schema}.tokens USING turn
-    WHERE is_alone
-      AND hash IN (SELECT hash FROM ${schema}.tokens WHERE valid_until < $1 ORDER BY valid_until LIMIT ${PAGE})
-    RETURNING hash::text, ${setOrigin("'purge'")}`)
   const countTokens = statement<{ role: string, state: 'active' | 'expired', count: string }>('count', `
     SELECT role::text, CASE WHEN valid_until > $1 THEN 'active' ELSE 'expired' END AS state, count(*)::text AS count
     FROM ${schema}.tokens GROUP BY 1, 2 ORDER BY 1, 2 DESC`)
-  // In the order of the hashes, or two nodes that write the same ones would deadlock. Not later than now: the clock of a
-  // node may be ahead, and last_used only moves forward.
+  // In the order of the hashes, or two nodes that write the same ones would deadlock. Not later than now: the clock of
+  // a node may be ahead, and last_used only moves forward.
   const touchTokens = statement('touch', `
     WITH used AS MATERIALIZED (
       SELECT hash, at FROM (
@@ -123,8 +77,8 @@ export function createPostgresStore (parts: PostgresStoreOptions): Store {
         FROM unnest($1::text[], $2::timestamptz[]) AS noted (hash, at)
       ) AS used JOIN ${schema}.tokens AS token USING (hash)
       WHERE token.last_used < at ORDER BY hash FOR NO KEY UPDATE OF token)
-    UPDATE ${schema}.tokens AS token SET last_used = at
-    FROM used WHERE token.hash = used.hash AND token.last_used < at`)
+    UPDATE ${schema}.tokens AS token SET last_used = at FROM used
+    WHERE token.hash = used.hash AND token.last_used < at`)
   // A statement that waits for a lock would outlive its deadline.
   const notify = statement('notify', "SELECT set_config('lock_timeout', '500', true), pg_notify($1, $2)::text")
 
@@ -161,13 +115,6 @@ export function createPostgresStore (parts: PostgresStoreOptions): Store {
       const isHeld = listener?.isTrusted() === true
       return { isHeld, losses: (listener?.gains() ?? 0) - Number(isHeld) }
     },
-    async insert (token, origin) {
-      return (await insertToken(...toValues(token), encodeOrigin(origin))).length > 0
-    },
-    async bootstrap (tokens, origin) {
-      const rows = await bootstrapTokens(JSON.stringify(tokens), encodeOrigin(origin))
-      return new Map(rows.map(({ hash, outcome }) => [hash, outcome]))
-    },
     async find (hash) {
       return toTokens(await findOne(hash))[0] ?? null
     },
@@ -185,12 +132,7 @@ export function createPostgresStore (parts: PostgresStoreOptions): Store {
         if (tokens.length > 0) yield tokens
       } while (last !== undefined)
     },
-    async remove (hash, origin) {
-      return (await removeToken(hash, encodeOrigin(origin))).length > 0
-    },
-    async purge (before) {
-      return (await purgeTokens(before, `${options.schema} purge`)).length
-    },
+    ...createActs(schema, statement, () => startBy - performance.now()),
     ...createOutbox(schema, time, statement),
     async count (now) {
       return (await countTokens(new Date(now))).map(row => ({ ...row, count: Number(row.count) }))
@@ -204,8 +146,4 @@ export function createPostgresStore (parts: PostgresStoreOptions): Store {
       if (direct !== connection) await direct.close()
     }
   }
-}
-
-function toValues ({ hash, name, role, requestedBy, issueDate, validUntil, lastUsed }: Token): string[] {
-  return [hash, name, role, requestedBy, issueDate, validUntil, lastUsed]
 }

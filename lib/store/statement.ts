@@ -15,6 +15,10 @@ export interface SendOptions {
   transient?: readonly string[]
 }
 
+/** A statement of this name, to be sent with values. */
+export type Statement = <Row>(name: string, text: string, more?: () => SendOptions) =>
+(...values: unknown[]) => Promise<Row[]>
+
 export type Send = <Row>(query: Required<Query>, options?: SendOptions) => Promise<Row[]>
 
 /**

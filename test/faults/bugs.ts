@@ -7,6 +7,7 @@ const line = 'lib/store/line.ts'
 const postgres = 'lib/store/postgres.ts'
 const connection = 'lib/store/connection.ts'
 const rules = 'lib/tokens/tokens.ts'
+const audit = 'lib/operations/audit.ts'
 
 export const BUGS = {
   'the cache is believed without a lease': [[listener, 'current?.line.isHeld(at) === true', 'at !== null']],
@@ -14,7 +15,7 @@ export const BUGS = {
     [lease, 'until = newest.sent + LEASE', 'until = performance.now() + LEASE'],
     [lease, 'untilDate = newest.sentDate + LEASE', 'untilDate = Date.now() + LEASE'],
     // Which also ends it in time.
-    [line, 'query_timeout: SILENCE', 'query_timeout: 10 * SILENCE']
+    [line, '}, SILENCE).unref()', '}, 10 * SILENCE).unref()']
   ],
   'the answer to the question is taken for a proof': [
     [lease, 'open.findLastIndex(({ xmax }) => last >= xmax)', 'open.length - 1'], [lease, '      sendAfter(FIRST_BEAT * draw())\n', ''],
@@ -35,11 +36,14 @@ export const BUGS = {
   'nobody listens to the errors of a pool': [[connection, "pool.on('error', onError)", '']],
   'an error of the database is a 401': [[rules, 'await store.find(hash)\n', 'await store.find(hash).catch(() => null)\n']],
   'a standby is believed': [[postgres, "first.is_standby !== 'false'", 'first === undefined']],
-  'a failed insert is a 200': [[rules, '!await store.insert(token)', '!await store.insert(token).catch(() => true)']],
+  'a failed insert is a 200': [[rules, '!await store.insert(token, origin)', '!await store.insert(token, origin).catch(() => true)']],
   'a failed delete is a 200': [[rules, 'await store.remove(hash, origin)', 'await store.remove(hash, origin).catch(() => false)']],
-  'a token is answered first, and stored afterwards': [[rules, 'if (!await store.insert(token)) throw new ConflictError()', 'setTimeout(() => { store.insert(token).catch(() => {}) }, 1000)']],
+  'a token is answered first, and stored afterwards': [[rules, 'if (!await store.insert(token, origin)) throw new ConflictError()', 'setTimeout(() => { store.insert(token, origin).catch(() => {}) }, 1000)']],
   'a revocation is answered first, and stored afterwards': [[rules, 'const isEnded = await store.remove(hash, origin)', 'setTimeout(() => { store.remove(hash, origin).catch(() => {}) }, 1000)\n        const isEnded = true']],
   'a request without a credential asks Postgres': [['lib/http/authenticate.ts', 'if (!state?.credential) {\n      done()', 'if (!state?.credential) {\n      tokens.list()[Symbol.asyncIterator]().next().then(() => { done() }, done)']],
+  'an event leaves the outbox before it is reported': [[audit, '    try {\n      if (attempts === 0', '    await store.dropEvent(event.id)\n    try {\n      if (attempts === 0']],
+  'what fails is not retried': [[audit, 'if (attempts < ATTEMPTS)', 'if (attempts < 0)']],
+  'who acts is not said': [['lib/store/outbox.ts', "['node', actor,", "['node', null,"]],
   'all secrets make one key': [['lib/tokens/jwt.ts', "secret, '', 'fastify-mmc-tokens', 32", "'one for all', '', 'fastify-mmc-tokens', 32"]]
 } satisfies Record<string, Bug>
 

@@ -82,7 +82,7 @@ async function holdLock ({ database: { url, schema } }: TestHost): Promise<() =>
   const client = new pg.Client(url)
   await client.connect()
   await client.query('BEGIN')
-  await client.query('SELECT pg_advisory_xact_lock(hashtext($1))', [`${schema} purge`])
+  await client.query('SELECT pg_advisory_xact_lock(hashtext($1))', [`"${schema}" purge`])
   return async () => { await client.end() }
 }
 
