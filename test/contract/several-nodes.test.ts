@@ -411,7 +411,7 @@ async function createSplit (t: Test, options: Parameters<typeof buildHost>[1]): 
   return { node, line: line.then(([text]) => text) }
 }
 
-t.test('a `listen` that reaches another database of the same server is an error, never a lease', async t => {
+t.test('a `listen` that reaches another database of the same server is an error, never a lease', { buffered: true }, async t => {
   const database = await createDatabase(t)
   const { issue } = await buildHost(t, { database })
   const { node, line } = await createSplit(t, { database, tokens: { listen: await createElsewhere(t, database) } })
@@ -424,7 +424,7 @@ t.test('a `listen` that reaches another database of the same server is an error,
 })
 
 for (const where of ['database', 'server']) {
-  t.test(`a \`listen\` that reaches another ${where}, where other nodes are at work, is an error, which ends the lease`, async t => {
+  t.test(`a \`listen\` that reaches another ${where}, where other nodes are at work, is an error, which ends the lease`, { buffered: true }, async t => {
     const database = await createDatabase(t)
     const { issue } = await buildHost(t, { database })
     let elsewhere = ''
@@ -446,7 +446,7 @@ for (const where of ['database', 'server']) {
   })
 }
 
-t.test('a pool that moves to a promoted standby, while the listener stays, ends the lease within two seconds of use', async t => {
+t.test('a pool that moves to a promoted standby, while the listener stays, ends the lease within two seconds of use', { buffered: true }, async t => {
   const primary = await startPostgres()
   t.teardown(() => primary.end())
   const database: Database = { url: primary.url, schema: 'mmc_tokens', query: async () => [] }
