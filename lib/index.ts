@@ -22,8 +22,8 @@ import { createUsage } from './tokens/usage.js'
 import type { TokensPluginOptions } from './types.js'
 
 export type {
-  ApplicationTokens, Authenticated, BootstrapEntry, Closable, CreateToken, Guard, Health, IssuedToken, Metrics, PostgresConfig, PostgresPool,
-  Token, TokenEvent, TokenPrincipal, TokensPluginOptions
+  ApplicationTokens, Authenticated, BootstrapEntry, Closable, CreateToken, Guard, Health, IssuedToken, Metrics,
+  PostgresConfig, PostgresPool, Token, TokenEvent, TokenPrincipal, TokensPluginOptions
 } from './types.js'
 
 const register: FastifyPluginAsync<TokensPluginOptions> = async (app, options) => {
@@ -32,7 +32,8 @@ const register: FastifyPluginAsync<TokensPluginOptions> = async (app, options) =
   const { secrets, issuer, roles, queryParameter, prefix, schema } = settings
   const { log } = app
 
-  const store = createPostgresStore({ ...settings, fingerprints: secrets.map(fingerprint), beats: secrets.map(secret => beatChannel(secret, schema)), log })
+  const beats = secrets.map(secret => beatChannel(secret, schema))
+  const store = createPostgresStore({ ...settings, fingerprints: secrets.map(fingerprint), beats, log })
   const cache = createCache(store.isTrusted, () => performance.now())
   const usage = createUsage(store, log)
   const audit = createAudit({ store, onEvent: settings.onEvent, log })

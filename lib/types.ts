@@ -70,7 +70,7 @@ export type BootstrapOutcome = 'stored' | 'taken' | 'twin'
 /** Where tokens are kept. Every call ends within a second. */
 export interface Store {
   /**
-   * Connects, brings the tables up to date (any number of nodes may do so at once), and tells of changes from then on.
+   * Connects, migrates (any number of nodes may do so concurrently), and reports changes from then on.
    * @param onActed called when events may wait that no node knows of
    */
   start: (cache: Believed, onActed?: () => void, others?: readonly ChangeListener[]) => Promise<void>

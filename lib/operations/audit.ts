@@ -49,7 +49,8 @@ interface Parts {
 }
 
 export function createAudit ({ store, onEvent, log }: Parts): Audit {
-  const task = createTask({ log, job: reportAll, interval: undefined, failure: 'could not reach the outbox; will retry' })
+  const failure = 'could not reach the outbox; will retry'
+  const task = createTask({ log, job: reportAll, interval: undefined, failure })
   let timer: NodeJS.Timeout | undefined
   let isReady = false
   let isClosed = false

@@ -115,7 +115,7 @@ t.test('an invalid entry is an error that names it and what it must be; the othe
     const lines: string[] = []
     const host = await buildHost(t, { fastify: { logger: { level: 'error', stream: { write: line => { lines.push(line) } } } }, tokens: { bootstrap: file } })
     t.equal(lines.length, 1, message)
-    t.match(JSON.parse(lines[0] ?? ''), { msg: 'a token of the option "bootstrap" is not there', err: { code: 'MMC_TOKENS_BOOTSTRAP', message: message.replace('FILE', file) } })
+    t.match(JSON.parse(lines[0] ?? ''), { msg: 'could not load a bootstrap token', err: { code: 'MMC_TOKENS_BOOTSTRAP', message: message.replace('FILE', file) } })
     t.notOk(lines.join().includes(token), 'no secret in the log')
     t.strictSame((await host.app.tokens.list()).map(({ name }) => name).sort(), ['good', 'last'])
     t.equal(await statusOf(host, token), 200)
@@ -137,7 +137,7 @@ t.test('a name that has become free is used at the next start', async t => {
 
 t.test('a file that can not be read, or is no list, is told of without a word of what is in it', async t => {
   const { token } = await mint(t)
-  const noList = 'must be a JSON array of objects with name, role, validUntil and hash'
+  const noList = 'must be a JSON array of { name, role, validUntil, hash }'
   for (const [file, what] of [['.data/there-is-none.json', "can't be read: ENOENT"], [await writeBootstrap(t, token), noList], [await writeBootstrap(t, '{}'), noList]] as const) {
     await t.rejects(buildHost(t, { tokens: { bootstrap: file, bootstrapStrict: true } }), { code: 'MMC_TOKENS_BOOTSTRAP', message: `the bootstrap file ${file} ${what}` })
     const lines: string[] = []

@@ -2,7 +2,7 @@ import { EventEmitter } from 'node:events'
 import { setImmediate as turn } from 'node:timers/promises'
 import pg from 'pg'
 import t, { type Test } from 'tap'
-import { closeInTime, type Connection, createConnection, explain } from '../../lib/store/connection.js'
+import { closeByDeadline, type Connection, createConnection, explain } from '../../lib/store/connection.js'
 import type { Log, PostgresPool } from '../../lib/types.js'
 import { databaseUrl } from '../support/database.js'
 import { holdTimers } from '../support/timers.js'
@@ -161,11 +161,11 @@ t.test('its place is told without its password', t => {
 t.test('who closes waits for a goodbye, and no longer than a second', async t => {
   const { pass, warnings } = create(t)
   const log = { warn: (...words: unknown[]) => { warnings.push(words) } } as unknown as Log
-  await closeInTime(Promise.resolve(), log)
+  await closeByDeadline(Promise.resolve(), log)
   pass(60_000)
   t.strictSame(warnings, [])
   let isOver = false
-  const closing = closeInTime(new Promise(() => {}), log).then(() => { isOver = true })
+  const closing = closeByDeadline(new Promise(() => {}), log).then(() => { isOver = true })
   pass(899)
   await turn()
   t.equal(isOver, false)
