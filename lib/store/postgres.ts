@@ -50,8 +50,8 @@ export function createPostgresStore (parts: PostgresStoreOptions): Store {
   const where = `to_char(pg_postmaster_start_time() AT TIME ZONE 'UTC', 'YYYYMMDDHH24MISSUS') || ' '
     || current_database() || ' ' || ${pg.escapeLiteral(`${schema}.tokens`)}::regclass::oid::text`
 
-  // The name prepares the statement once per connection, which poolers may not support. It contains the schema, since two
-  // plugins may share a pool. Postgres takes 63 letters, so six are left for the name of the statement.
+  // The name prepares the statement once per connection, which poolers may not support. It contains the schema, since
+  // two plugins may share a pool. Postgres takes 63 letters, so six are left for the name of the statement.
   const send = createSend(connection, listen === undefined)
   function statement<R> (
     name: string, text: string, more?: () => SendOptions
