@@ -1,7 +1,7 @@
 /** On `CHANNEL`: somebody else than a node acted, and the event waits in the outbox. */
 export const ACTED = '!'
 
-/** A setting of a transaction: who acts in it, as `originOf` of `outbox.ts` writes it. */
+/** A setting of a transaction: who acts in it, as `acts.ts` writes it. */
 export const ORIGIN = 'mmc_tokens.origin'
 
 /** Hears of ended and changed tokens; one for all schemas, since a hash of another schema means nothing to us. */
@@ -9,8 +9,8 @@ export const CHANNEL = 'mmc_tokens'
 
 /**
  * SQL for a name as it looks: without invisible characters, each run of spaces one, NFC. Part of migration 3, so it is
- * never changed. The characters are listed, since Postgres has no classes for them: `Default_Ignorable_Code_Point`; `Zs`,
- * line and paragraph separators, the blank braille pattern.
+ * never changed. The characters are listed, since Postgres has no classes for them: `Default_Ignorable_Code_Point`;
+ * `Zs`, line and paragraph separators, the blank braille pattern.
  */
 export const nameKey = (name: string): string => `pg_catalog.normalize(pg_catalog.btrim(pg_catalog.regexp_replace(
   pg_catalog.regexp_replace(${name}, E'[\\u00ad\\u034f\\u061c\\u115f\\u1160\\u17b4\\u17b5\\u180b-\\u180f\\u200b-\\u200f'
@@ -32,15 +32,17 @@ const record = (schema: string, type: string, token: string): string => `
  * always on, so that rows changed by replication are heard of too. It is silent on INSERT and `last_used`: what nobody
  * believes yet, nobody must forget.
  *
- * `events` is the outbox: each act until it is reported. Triggers write it in the act's own transaction, with the rights of
- * the owner, so that whoever acts needs none on it. A node that acts says who asked in `ORIGIN`; of all others the channel
- * hears by `ACTED`. Nothing in it may fail, or the act would: texts are cut, and `seq` is not unique, since a sequence may
- * lie behind replicated rows. Its policy lets grants alone decide where row level security is turned on; that of `tokens`
- * shows a TRUNCATE what it ends. What replication inserts is not issued here; what it deletes ends here.
+ * `events` is the outbox: each act until it is reported. Triggers write it in the act's own transaction, with the
+ * rights of the owner, so that whoever acts needs none on it. A node that acts says who asked in `ORIGIN`; of all
+ * others the channel hears by `ACTED`. Nothing in it may fail, or the act would: texts are cut, and `seq` is not
+ * unique, since a sequence may lie behind replicated rows. Its policy lets grants alone decide where row level
+ * security is turned on; that of `tokens` shows a TRUNCATE what it ends. What replication inserts is not issued here;
+ * what it deletes ends here.
  *
- * A trigger sets `name_key`, so that it is right for an insert by a node of the version before and for what SQL renames.
- * Rows that were there keep their names, and have a key only where it is not the name: to write them all would take a large
- * table too long. Of those that look alike one has the key, each other one a key that no name can have.
+ * A trigger sets `name_key`, so that it is right for an insert by a node of the version before and for what SQL
+ * renames. Rows that were there keep their names, and have a key only where it is not the name: to write them all
+ * would take a large table too long. Of those that look alike one has the key, each other one a key that no name can
+ * have.
  */
 export const migrations = (schema: string): string[] => [`
   CREATE TABLE ${schema}.migrations (number integer PRIMARY KEY, applied timestamptz NOT NULL DEFAULT now());

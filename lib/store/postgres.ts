@@ -12,10 +12,7 @@ import { createSend, type Statement } from './statement.js'
 /** Records of a page of a list. */
 const PAGE = 500
 
-interface Row {
-  hash: string, name: string, role: string, requested_by: string
-  issue_date: string, valid_until: string, last_used: string
-}
+type Row = Record<'hash' | 'name' | 'role' | 'requested_by' | 'issue_date' | 'valid_until' | 'last_used', string>
 
 /** All columns but the first two are null where there is no token. */
 interface FindRow extends Row { is_standby: string, place: string }
