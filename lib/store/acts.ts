@@ -12,18 +12,18 @@ const UNIQUE_VIOLATION = '23505'
 /** Characters of a part of an origin that are kept. */
 const LONGEST = 1000
 
-/** What stands between the parts of an origin. No part holds it: control characters are replaced. */
+/** Between the parts of an origin, which have no control characters. */
 const SEPARATOR = '\u001f'
 
 const COLUMNS = 'hash, name, role, requested_by, issue_date, valid_until, last_used'
 
-/** Who acts, as the triggers read it: whatever a host calls its users and requests, nothing in it may fail there. */
+/** Who acts, for the triggers, which no name of a user or request may fail. */
 function encode ({ actor, address, requestId }: Origin): string {
   const parts = ['node', actor, address, requestId].map(part => (part ?? '').slice(0, LONGEST))
   return parts.map(part => part.replace(/\p{Cc}/gu, '\ufffd')).join(SEPARATOR)
 }
 
-/** A trigger that comes after the statement reads it. */
+/** The trigger that reads it runs at the end of the statement. */
 function setOrigin (value: string): string {
   return `set_config('${ORIGIN}', ${value}, true)::text AS origin`
 }
@@ -35,12 +35,12 @@ type Acts = Pick<Store, 'insert' | 'bootstrap' | 'remove' | 'purge'>
  * @param timeToStart how long the start may still take, in milliseconds
  */
 export function createActs (schema: string, statement: Statement, timeToStart: () => number): Acts {
-  const insert = statement('insert', `
+  const insertToken = statement('insert', `
     INSERT INTO ${schema}.tokens (${COLUMNS}) VALUES ($1, $2, $3, $4, $5, $6, $7)
     ON CONFLICT DO NOTHING RETURNING hash::text, ${setOrigin('$8')}`)
-  // Who notes a hash first stores its token, in the order of the hashes, as other nodes do. A name that is taken
-  // meanwhile breaks off the whole statement: the next try sees it.
-  const bootstrap = statement<{ hash: string, outcome: BootstrapOutcome }>('boot', `
+  // The node that records a hash first stores its token, in the order of the hashes, as other nodes do. A name that is
+  // taken meanwhile fails the whole statement; the retry sees it.
+  const bootstrapTokens = statement<{ hash: string, outcome: BootstrapOutcome }>('boot', `
     WITH entry AS MATERIALIZED (
       SELECT *, row_number() OVER (PARTITION BY key ORDER BY place) > 1 AS is_twin
       FROM (SELECT *, ${nameKey('name')} AS key FROM ROWS FROM (json_to_recordset($1) AS (
@@ -64,22 +64,22 @@ export function createActs (schema: string, statement: Statement, timeToStart: (
     SELECT hash::text, 'stored' AS outcome FROM stored
     UNION ALL SELECT hash, CASE WHEN is_twin THEN 'twin' ELSE 'taken' END FROM refused`,
   () => ({ deadline: Math.max(DEADLINE, Math.round(timeToStart())), transient: [...TRANSIENT, UNIQUE_VIOLATION] }))
-  const remove = statement('remove', `
+  const removeToken = statement('remove', `
     DELETE FROM ${schema}.tokens WHERE hash = $1 RETURNING hash::text, ${setOrigin('$2')}`)
-  const purge = statement('purge', `
+  const purgeTokens = statement('purge', `
     WITH turn AS MATERIALIZED (SELECT pg_try_advisory_xact_lock(hashtext('${schema} purge')) AS is_alone)
     DELETE FROM ${schema}.tokens USING turn WHERE is_alone
       AND hash IN (SELECT hash FROM ${schema}.tokens WHERE valid_until < $1 ORDER BY valid_until LIMIT ${PURGED})
     RETURNING hash::text, ${setOrigin("'purge'")}`)
 
   return {
-    insert: async (token, origin) => (await insert(...toValues(token), encode(origin))).length > 0,
+    insert: async (token, origin) => (await insertToken(...toValues(token), encode(origin))).length > 0,
     async bootstrap (tokens, origin) {
-      const rows = await bootstrap(JSON.stringify(tokens), encode(origin))
+      const rows = await bootstrapTokens(JSON.stringify(tokens), encode(origin))
       return new Map(rows.map(({ hash, outcome }) => [hash, outcome]))
     },
-    remove: async (hash, origin) => (await remove(hash, encode(origin))).length > 0,
-    purge: async before => (await purge(before)).length
+    remove: async (hash, origin) => (await removeToken(hash, encode(origin))).length > 0,
+    purge: async before => (await purgeTokens(before)).length
   }
 }
 

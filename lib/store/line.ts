@@ -41,13 +41,13 @@ export function createLine (parts: Parts): Line {
     application_name: 'fastify-mmc-tokens listener',
     keepAlive: true,
     connectionTimeoutMillis: SILENCE,
-    query_timeout: SILENCE
+    query_timeout: 0
   })
   const send = runOn(client)
   let previous: Promise<unknown> = Promise.resolve()
   // One after the other: pg 9 will have no queue.
   const run: Run = query => {
-    const answer = previous.then(async () => await send(query))
+    const answer = previous.then(async () => await inTime(send(query)))
     previous = answer.catch(() => {})
     return answer as Promise<never>
   }
@@ -99,4 +99,13 @@ export function createLine (parts: Parts): Line {
       await client.end()
     }
   }
+}
+
+/** What is read when time is up counts: the process may have been busy, or stopped. */
+async function inTime<T> (answer: Promise<T>): Promise<T> {
+  let timer: NodeJS.Timeout | undefined
+  const late = new Promise<never>((_resolve, reject) => {
+    timer = setTimeout(() => { setImmediate(reject, new Error('Postgres does not answer')) }, SILENCE).unref()
+  })
+  return await Promise.race([answer, late]).finally(() => { clearTimeout(timer) })
 }

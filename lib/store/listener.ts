@@ -1,7 +1,7 @@
 import pg from 'pg'
 import { DatabaseError } from '../errors.js'
 import type { Believed, ChangeListener, Log, Token } from '../types.js'
-import { closeInTime, codeOf, type Connection, type Run } from './connection.js'
+import { closeByDeadline, codeOf, type Connection, type Run } from './connection.js'
 import type { KeyCheck } from './key-check.js'
 import { draw, FIRST_BEAT, SILENCE } from './lease.js'
 import { createLine, type Line } from './line.js'
@@ -185,7 +185,7 @@ export function createListener (parts: Parts, Client = pg.Client): Listener {
     },
     async close () {
       const line = stop()
-      if (line !== undefined) await closeInTime(line.close(), log)
+      if (line !== undefined) await closeByDeadline(line.close(), log)
     }
   }
 }

@@ -32,9 +32,9 @@ export interface MigrateOptions {
  * @param until until when a Postgres that can't be used may change its mind, by the monotonic clock
  * @throws DatabaseError that names the place
  */
-export async function bringUpToDate (connection: Connection, options: MigrateOptions, until: number): Promise<void> {
-  const { place, withClient } = connection
-  const { schema, migrate } = options
+export async function bringUpToDate (
+  { place, withClient }: Connection, { schema, migrate }: MigrateOptions, until: number
+): Promise<void> {
   const quoted = pg.escapeIdentifier(schema)
   const steps = migrations(quoted)
   const timeLeft = (): number => Math.min(TRY, until - performance.now())

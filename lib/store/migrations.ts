@@ -8,9 +8,9 @@ export const ORIGIN = 'mmc_tokens.origin'
 export const CHANNEL = 'mmc_tokens'
 
 /**
- * SQL for a name as it looks: without invisible characters, each run of spaces one, NFC. Part of migration 3, so it is
- * never changed. The characters are listed, since Postgres has no classes for them: `Default_Ignorable_Code_Point`;
- * `Zs`, line and paragraph separators, the blank braille pattern.
+ * SQL for a name as it looks: without invisible characters, each run of spaces one, NFC. Part of migration 3, so it
+ * never changes. Postgres has no classes for the characters: `Default_Ignorable_Code_Point`; `Zs`, line and paragraph
+ * separators, the braille blank.
  */
 export const nameKey = (name: string): string => `pg_catalog.normalize(pg_catalog.btrim(pg_catalog.regexp_replace(
   pg_catalog.regexp_replace(${name}, E'[\\u00ad\\u034f\\u061c\\u115f\\u1160\\u17b4\\u17b5\\u180b-\\u180f\\u200b-\\u200f'
@@ -25,24 +25,21 @@ const record = (schema: string, type: string, token: string): string => `
         left(origin[2], 1000), left(origin[3], 1000), left(origin[4], 1000)`
 
 /**
- * The numbered steps from an empty schema to this version's tables; number 1 is the first. A step that was released is
- * never changed.
+ * The numbered steps from an empty schema to this version's tables. A released step never changes.
  *
- * `CHANNEL` hears of every token that ends or changes by its hash, and of all of them at once as `*`. The trigger is
- * always on, so that rows changed by replication are heard of too. It is silent on INSERT and `last_used`: what nobody
- * believes yet, nobody must forget.
+ * Triggers notify `CHANNEL` of the hash of each token that ends or changes, and of `*` for all. They are always on, so
+ * that replicated changes are reported, too. They ignore INSERT and `last_used`, which invalidate nothing.
  *
  * `events` is the outbox: each act until it is reported. Triggers write it in the act's own transaction, with the
  * rights of the owner, so that whoever acts needs none on it. A node that acts says who asked in `ORIGIN`; of all
  * others the channel hears by `ACTED`. Nothing in it may fail, or the act would: texts are cut, and `seq` is not
- * unique, since a sequence may lie behind replicated rows. Its policy lets grants alone decide where row level
- * security is turned on; that of `tokens` shows a TRUNCATE what it ends. What replication inserts is not issued here;
- * what it deletes ends here.
+ * unique, since a sequence may lie behind replicated rows. Its policy lets grants alone decide where row level security
+ * is turned on; that of `tokens` shows a TRUNCATE what it ends. What replication inserts is not issued here; what it
+ * deletes ends here.
  *
- * A trigger sets `name_key`, so that it is right for an insert by a node of the version before and for what SQL
- * renames. Rows that were there keep their names, and have a key only where it is not the name: to write them all
- * would take a large table too long. Of those that look alike one has the key, each other one a key that no name can
- * have.
+ * A trigger sets `name_key`, so that it is right for inserts by nodes of the previous version and for names that SQL
+ * changes. Existing rows keep their names, and get a key only if it differs from the name: writing all rows would take
+ * too long. Of names that look alike one row gets the key, the others get one that no name can have.
  */
 export const migrations = (schema: string): string[] => [`
   CREATE TABLE ${schema}.migrations (number integer PRIMARY KEY, applied timestamptz NOT NULL DEFAULT now());
@@ -146,7 +143,7 @@ export const migrations = (schema: string): string[] => [`
   INSERT INTO ${schema}.events (type, at, hash, name, role, actor, address, request_id)
   SELECT CASE origin WHEN '{"isPurged":true}' THEN 'token.expired-purged' ELSE 'token.revoked' END,
     ended_at, hash, name, role,
-    ${['actor', 'address', 'requestId'].map(part => `substring(origin FROM '"${part}":"(([^"\\\\]|\\\\.)*)"')`).join()}
+    ${['actor', 'address', 'requestId'].map(key => `substring(origin FROM '"${key}":"(([^"\\\\]|\\\\.)*)"')`).join()}
   FROM ${schema}.ended ORDER BY ended_at;
   DROP TRIGGER record_end ON ${schema}.tokens;
   DROP TRIGGER record_truncate ON ${schema}.tokens;

@@ -12,7 +12,7 @@ export function createOutbox (schema: string, time: (column: string) => string, 
         SELECT id FROM ${schema}.events WHERE claimed_until <= now() ORDER BY seq LIMIT $1 FOR UPDATE SKIP LOCKED))
       RETURNING *
     )
-    SELECT id::text, type::text, ${time('at')}, name::text, hash::text, role::text, actor::text, address::text,
+    SELECT id::text, type::text, ${time('at')} AS at, name::text, hash::text, role::text, actor::text, address::text,
       request_id::text AS "requestId", database_user::text AS "databaseUser", attempts::text FROM claimed ORDER BY seq`)
   const drop = statement('drop', `DELETE FROM ${schema}.events WHERE id = $1`)
   const defer = statement('defer', `

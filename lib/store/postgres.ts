@@ -12,10 +12,8 @@ import { createSend, type Statement } from './statement.js'
 /** Records of a page of a list. */
 const PAGE = 500
 
-type Row = Record<'hash' | 'name' | 'role' | 'requested_by' | 'issue_date' | 'valid_until' | 'last_used', string>
-
-/** All columns but the first two are null where there is no token. */
-interface FindRow extends Row { is_standby: string, place: string }
+/** The properties of the token are null if there is none. */
+interface FindRow extends Token { is_standby: string, place: string }
 
 export interface PostgresStoreOptions extends MigrateOptions {
   postgres: string | PostgresConfig | PostgresPool
@@ -39,22 +37,23 @@ export function createPostgresStore (given: PostgresStoreOptions): Store {
   /** Until when the start may take, by the monotonic clock. */
   let startBy = -Infinity
 
-  const format = 'YYYY-MM-DD"T"HH24:MI:SS.MS"Z"'
-  const time = (column: string): string => `to_char(${column} AT TIME ZONE 'UTC', '${format}')::text AS ${column}`
-  const texts = ['hash', 'name', 'role', 'requested_by'].map(column => `${column}::text`)
-  const columns = [...texts, ...['issue_date', 'valid_until', 'last_used'].map(time)].join(', ')
+  const time = (column: string): string =>
+    `to_char(${column} AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.MS"Z"')::text`
+  /** As in the public record, in its order. */
+  const columns = `name::text, hash::text, ${time('valid_until')} AS "validUntil", role::text,
+    requested_by::text AS "requestedBy", ${time('issue_date')} AS "issueDate", ${time('last_used')} AS "lastUsed"`
 
-  /** Where a statement is answered; a table that is dropped and made again is another. */
+  /** Where a statement is answered: the start of the server, the database and the table. */
   const where = `to_char(pg_postmaster_start_time() AT TIME ZONE 'UTC', 'YYYYMMDDHH24MISSUS')
     || ' ' || current_database() || ' ' || ${pg.escapeLiteral(`${schema}.tokens`)}::regclass::oid::text`
 
-  // The name prepares the statement once per connection, which a pooler may not bear. It carries the schema, since two
-  // of us may share a pool; with six letters more it is as long as Postgres takes at most, which is 63.
+  // The name prepares the statement once per connection, which poolers may not support. It contains the schema, since
+  // two plugins may share a pool. Postgres takes 63 letters, so six are left for the name of the statement.
   const send = createSend(connection, listen === undefined)
   const statement: Statement = (name, text, more) => async (...values) =>
     await send({ name: `mmc_tokens.${options.schema}.${name}`, text, values }, more?.())
 
-  // One row always, so that "no such token" is told from a server that can't know: a standby may lag behind.
+  // Always one row, so that "no such token" differs from a server that can't know: a standby may lag behind.
   const findWhere = (condition: string): string => `
     SELECT pg_is_in_recovery()::text AS is_standby, ${where} AS place, token.*
     FROM (VALUES (1)) AS always LEFT JOIN (SELECT ${columns} FROM ${schema}.tokens WHERE ${condition}) AS token ON true`
@@ -62,16 +61,16 @@ export function createPostgresStore (given: PostgresStoreOptions): Store {
   const many = findWhere('hash = ANY ($1)')
   const findMany = statement<FindRow>('finds', many)
   const askPlace = statement<{ place: string }>('place', `SELECT ${where} AS place`)
-  const page = statement<Row>('page', `
+  const page = statement<Token>('page', `
     SELECT ${columns} FROM ${schema}.tokens AS token WHERE (token.issue_date, token.hash) > ($1, $2)
       AND ($4::boolean IS NULL OR (token.valid_until > $5) = $4) AND ($6::timestamptz IS NULL OR token.last_used < $6)
     ORDER BY token.issue_date, token.hash LIMIT $3`)
-  const count = statement<{ role: string, is_active: string, count: string }>('count', `
-    SELECT role::text, (valid_until > $1)::text AS is_active, count(*)::text AS count
-    FROM ${schema}.tokens GROUP BY 1, 2 ORDER BY 1, 2`)
-  // In the order of the hashes, or two nodes that write the same ones would wait for each other. Not later than now:
-  // the clock of a node may be ahead, and a time moves forward only.
-  const touch = statement('touch', `
+  const countTokens = statement<{ role: string, state: 'active' | 'expired', count: string }>('count', `
+    SELECT role::text, CASE WHEN valid_until > $1 THEN 'active' ELSE 'expired' END AS state, count(*)::text AS count
+    FROM ${schema}.tokens GROUP BY 1, 2 ORDER BY 1, 2 DESC`)
+  // In the order of the hashes, or two nodes that write the same ones would deadlock. Not later than now: the clock of
+  // a node may be ahead, and last_used only moves forward.
+  const touchTokens = statement('touch', `
     WITH used AS MATERIALIZED (
       SELECT hash, at FROM (
         SELECT hash, least(at, date_trunc('milliseconds', now())) AS at
@@ -80,7 +79,7 @@ export function createPostgresStore (given: PostgresStoreOptions): Store {
       WHERE token.last_used < at ORDER BY hash FOR NO KEY UPDATE OF token)
     UPDATE ${schema}.tokens AS token SET last_used = at FROM used
     WHERE token.hash = used.hash AND token.last_used < at`)
-  // What waits for a lock stays in Postgres when nobody waits for it any more.
+  // A statement that waits for a lock would outlive its deadline.
   const notify = statement('notify', "SELECT set_config('lock_timeout', '500', true), pg_notify($1, $2)::text")
 
   function toTokens (rows: FindRow[]): Token[] {
@@ -89,7 +88,7 @@ export function createPostgresStore (given: PostgresStoreOptions): Store {
     if (first.is_standby !== 'false') {
       throw new DatabaseError(`Postgres at ${connection.place} is a standby: it may not have the newest revocations`)
     }
-    return rows.filter(({ hash }) => hash !== null).map(toToken)
+    return rows.filter(({ hash }) => hash !== null).map(({ is_standby: _standby, place: _place, ...token }) => token)
   }
 
   return {
@@ -127,8 +126,8 @@ export function createPostgresStore (given: PostgresStoreOptions): Store {
       const size = Math.min(pageSize, PAGE)
       let last = after
       do {
-        const from = [last?.issueDate ?? '-infinity', last?.hash ?? '']
-        const tokens: Token[] = (await page(...from, size, isActive, new Date(now), unusedSince)).map(toToken)
+        const { issueDate = '-infinity', hash = '' } = last ?? {}
+        const tokens: Token[] = await page(issueDate, hash, size, isActive, new Date(now), unusedSince)
         last = tokens.length === size ? tokens.at(-1) : undefined
         if (tokens.length > 0) yield tokens
       } while (last !== undefined)
@@ -136,29 +135,15 @@ export function createPostgresStore (given: PostgresStoreOptions): Store {
     ...createActs(schema, statement, () => startBy - performance.now()),
     ...createOutbox(schema, time, statement),
     async count (now) {
-      const rows = await count(new Date(now))
-      return rows.map(({ role, is_active: isActive, count }) =>
-        ({ role, state: isActive === 'true' ? 'active' : 'expired', count: Number(count) }))
+      return (await countTokens(new Date(now))).map(row => ({ ...row, count: Number(row.count) }))
     },
     async touch (uses) {
-      await touch([...uses.keys()], [...uses.values()])
+      await touchTokens([...uses.keys()], [...uses.values()])
     },
     async close () {
       await listener?.close()
       await connection.close()
       if (direct !== connection) await direct.close()
     }
-  }
-}
-
-function toToken (row: Row): Token {
-  return {
-    name: row.name,
-    hash: row.hash,
-    validUntil: row.valid_until,
-    role: row.role,
-    requestedBy: row.requested_by,
-    issueDate: row.issue_date,
-    lastUsed: row.last_used
   }
 }

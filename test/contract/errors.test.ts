@@ -82,7 +82,7 @@ t.test('request ids of any type are strings in events', async t => {
   for (id of [12345678901234567890n, 7, 'x', true]) {
     const headers = await login()
     const { token, hash } = await issue()
-    while (all.at(-1)?.type !== 'token.issued') await new Promise(resolve => { setImmediate(resolve) })
+    await until(() => all.at(-1)?.type === 'token.issued')
     await app.inject({ url: '/api/viewer', headers: bearer(`${token}x`) })
     const answer = await app.inject({ method: 'DELETE', url: `/api/tokens/${hash}`, headers })
     if (!t.equal(answer.statusCode, 200, typeof id)) return

@@ -108,7 +108,7 @@ t.test('what happens while no node runs is reported 10 s after the next start, a
 
   await database.query('DELETE FROM tokens WHERE hash = $1', [third.hash])
   t.match((await events.until(3)).at(-1), { at: ISO, name: 'leaked', hash: third.hash, role: 'admin', actor: null, address: null, requestId: null })
-  t.ok(performance.now() - begun < 25_000, 'not at the next look, which is up to 90 s later')
+  t.ok(performance.now() - begun < 40_000, 'not at the next look, which is up to 90 s later')
   const fill = 'INSERT INTO tokens SELECT encode(sha256(n::text::bytea), \'hex\'), n::text, \'viewer\', \'sql\', now(), \'2999-01-01Z\', now() FROM generate_series(1, 1000) AS n'
   for (const [turn, end] of ['DELETE FROM tokens', 'TRUNCATE tokens'].entries()) {
     await database.query(fill)

@@ -20,6 +20,7 @@ import { collectEvents } from '../support/events.js'
 import { createDatabase, createSeparateDatabase, databaseUrl } from '../support/database.js'
 import { blocksOf, runBlock } from '../support/docs.js'
 import { lacks } from '../support/tools.js'
+import { until } from '../support/until.js'
 
 t.test('docs/host-integration.md: the code blocks make a host that works as the page says', async t => {
   const { url: postgres, schema } = await createDatabase(t)
@@ -209,7 +210,7 @@ t.test('docs/operations.md: the commands for a leaked token find and revoke it; 
   await runBlock(audit, values)
   await runBlock(metrics, values)
   const monitor = await own.tokens.issue({ name: 'prometheus', role: 'monitoringViewer', validUntil: '2999-01-01T00:00:00Z', requestedBy: 'x' })
-  while (told.length === 0) await new Promise(resolve => { setImmediate(resolve) })
+  await until(() => told.length !== 0)
   t.match(told.map(line => JSON.parse(line) as object), [{ type: 'token.issued', name: 'prometheus' }])
   t.equal((await own.inject('/metrics')).statusCode, 401)
   t.match((await own.inject({ url: '/metrics', headers: bearer(monitor.token) })).body, 'mmc_tokens_authentications{outcome="accepted"} 1')

@@ -15,7 +15,7 @@ export const BUGS = {
     [lease, 'until = newest.sent + LEASE', 'until = performance.now() + LEASE'],
     [lease, 'untilDate = newest.sentDate + LEASE', 'untilDate = Date.now() + LEASE'],
     // Which also ends it in time.
-    [line, 'query_timeout: SILENCE', 'query_timeout: 10 * SILENCE']
+    [line, '}, SILENCE).unref()', '}, 10 * SILENCE).unref()']
   ],
   'the answer to the question is taken for a proof': [
     [lease, 'open.findLastIndex(({ xmax }) => last >= xmax)', 'open.length - 1'], [lease, '      sendAfter(FIRST_BEAT * draw())\n', ''],

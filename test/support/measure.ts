@@ -29,7 +29,7 @@ export async function measure<T> (work: () => Promise<T>): Promise<Measured<T>> 
   }
 }
 
-/** How long something takes, at best, where the machine was too busy to say. */
+/** Measures again, up to ten times, while the machine is too busy for the limit. */
 export async function measureAgain<T> (limit: number, work: () => Promise<T>): Promise<Measured<T>> {
   let measured = await measure(work)
   for (let tries = 1; tries < 10 && measured.took >= limit && measured.stalled > LATE; tries++) measured = await measure(work)

@@ -217,6 +217,31 @@ t.test('however the client says that it ended, the lease is lost at once, and on
   }
 })
 
+t.test('a question without an answer for a second ends the connection; an answer that is read when the second is over counts', async t => {
+  for (const isRead of [true, false]) {
+    await t.test(isRead ? 'read' : 'not read', async t => {
+      let isSilent = false
+      let read = (): void => {}
+      const { listener, pass, hold, reasons } = await createListening(t, {
+        async ask (text, answer) {
+          if (isSilent && text.includes('pg_snapshot_xmax')) await new Promise<void>(resolve => { read = resolve })
+          return await answer()
+        }
+      })
+      listener.start()
+      await hold()
+      isSilent = true
+      pass(500)
+      for (let n = 0; n < 5; n++) await turn()
+      pass(1000)
+      // As after a time in which nothing could be read.
+      if (isRead) read()
+      for (let n = 0; n < 5; n++) await turn()
+      t.strictSame([listener.isTrusted(), reasons], isRead ? [true, []] : [false, ['Postgres does not answer']])
+    })
+  }
+})
+
 t.test('what one connection proved or asked is nothing to the next', async t => {
   const { listener, pass, clients, until, notify, hold, heard } = await createListening(t)
   listener.start()
