@@ -1,7 +1,7 @@
 /** On `CHANNEL`: somebody else than a node acted, and the event waits in the outbox. */
 export const ACTED = '!'
 
-/** A setting of a transaction: who acts in it, as `originOf` of `outbox.ts` writes it. */
+/** A setting of a transaction: who acts in it, as `acts.ts` writes it. */
 export const ORIGIN = 'mmc_tokens.origin'
 
 /** Hears of ended and changed tokens; one for all schemas, since a hash of another schema means nothing to us. */

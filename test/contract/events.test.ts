@@ -184,6 +184,27 @@ t.test('a listener that throws, rejects or changes what it is given harms nothin
   await until(async () => (await database.query('SELECT 1 FROM events')).length === 0)
 })
 
+t.test('a listener that hangs holds up no request, is handed one event by each node, and each event by one node', async t => {
+  const told: string[] = []
+  const onEvent = async ({ id }: TokenEvent): Promise<void> => {
+    told.push(id)
+    await new Promise(() => {})
+  }
+  const one = await buildHost(t, { tokens: { onEvent } })
+  const { database } = one
+  const nodes = [one, ...await Promise.all([1, 2].map(async () => await buildHost(t, { database, tokens: { onEvent } })))]
+  for (const [index, node] of nodes.entries()) {
+    const headers = await node.login()
+    for (let n = 0; n < 20; n++) {
+      const payload = { ...NEW_TOKEN, name: `${index} ${n}` }
+      t.equal((await node.app.inject({ method: 'POST', url: '/api/tokens', headers, payload })).statusCode, 200)
+    }
+    await until(() => told.length === index + 1)
+  }
+  t.equal(new Set(told).size, 3)
+  t.strictSame(await database.query('SELECT count(*)::int FROM events'), [{ count: 60 }], 'the rest waits in Postgres')
+})
+
 t.test('an INSERT that outlives its deadline is reported all the same', async t => {
   const events = collectEvents()
   const { app, issue, database } = await buildHost(t, { tokens: { onEvent: events.onEvent } })

@@ -43,7 +43,7 @@ export const BUGS = {
   'a request without a credential asks Postgres': [['lib/http/authenticate.ts', 'if (!state?.credential) {\n      done()', 'if (!state?.credential) {\n      tokens.list()[Symbol.asyncIterator]().next().then(() => { done() }, done)']],
   'an event leaves the outbox before it is reported': [[audit, '    try {\n      if (attempts === 0', '    await store.dropEvent(event.id)\n    try {\n      if (attempts === 0']],
   'what fails is not retried': [[audit, 'if (attempts < ATTEMPTS)', 'if (attempts < 0)']],
-  'who acts is not said': [['lib/store/outbox.ts', "['node', actor,", "['node', null,"]],
+  'who acts is not said': [['lib/store/acts.ts', "['node', actor,", "['node', null,"]],
   'all secrets make one key': [['lib/tokens/jwt.ts', "secret, '', 'fastify-mmc-tokens', 32", "'one for all', '', 'fastify-mmc-tokens', 32"]]
 } satisfies Record<string, Bug>
 
