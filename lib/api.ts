@@ -55,6 +55,8 @@ export interface Origin {
 
 /** What happened to a token; `null` is unknown. */
 export interface TokenEvent extends Origin {
+  /** A UUID; the same when the event is reported again. */
+  id: string
   /**
    * `token.issued` includes `bootstrap`, `token.revoked` includes SQL; `token.expired-purged` is `purgeExpiredAfter`.
    */
@@ -64,6 +66,8 @@ export interface TokenEvent extends Origin {
   name: string | null
   hash: string | null
   role: string | null
+  /** Who acted, as Postgres says: nobody can choose it. `actor`, `address` and `requestId` are what that user says. */
+  databaseUser: string | null
   /** Of a rejection: why. The client does not learn it. */
   reason?: string
   /** Of a rejection: rejections dropped by the rate limit since the previous event. */
@@ -128,15 +132,15 @@ export interface ApplicationTokens {
    */
   revoke: (hash: string, by?: { revokedBy: string }) => Promise<boolean>
   /**
-   * Authenticates a token that came without a Fastify request, such as in the first message of a socket. `null` for what is
-   * not valid, or not the plugin's, or while disabled. Counts as a use of the token.
+   * Authenticates a token that came without a Fastify request, such as in the first message of a socket. `null` for
+   * what is not valid, or not the plugin's, or while disabled. Counts as a use of the token.
    * @param from for the event of a rejection
    * @throws if Postgres can't be asked
    */
   authenticate: (secret: string, from?: { address?: string, requestId?: string }) => Promise<Authenticated | null>
   /**
-   * A signal that aborts when the token of a request, or of a result of `authenticate`, is revoked, expires, or gets another
-   * role or name, or when tokens are disabled. Its `reason` is an error with the `code` `MMC_TOKENS_REVOKED`,
+   * A signal that aborts when the token of a request, or of a result of `authenticate`, is revoked, expires, or gets
+   * another role or name, or when tokens are disabled. Its `reason` is an error with the `code` `MMC_TOKENS_REVOKED`,
    * `MMC_TOKENS_EXPIRED` or `MMC_TOKENS_DISABLED`. `null` for a request without a token; the same for each call.
    * @param closable what emits `close` when the signal is not needed any more; a request has its response
    * @throws `MMC_TOKENS_SIGNAL` for a result of `authenticate` without `closable`

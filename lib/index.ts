@@ -22,8 +22,8 @@ import { createUsage } from './tokens/usage.js'
 import type { TokensPluginOptions } from './types.js'
 
 export type {
-  ApplicationTokens, Authenticated, BootstrapEntry, Closable, CreateToken, Guard, Health, IssuedToken, Metrics, PostgresConfig, PostgresPool,
-  Token, TokenEvent, TokenPrincipal, TokensPluginOptions
+  ApplicationTokens, Authenticated, BootstrapEntry, Closable, CreateToken, Guard, Health, IssuedToken, Metrics,
+  PostgresConfig, PostgresPool, Token, TokenEvent, TokenPrincipal, TokensPluginOptions
 } from './types.js'
 
 const register: FastifyPluginAsync<TokensPluginOptions> = async (app, options) => {
@@ -32,11 +32,12 @@ const register: FastifyPluginAsync<TokensPluginOptions> = async (app, options) =
   const { secrets, issuer, roles, queryParameter, prefix, schema } = settings
   const { log } = app
 
-  const store = createPostgresStore({ ...settings, fingerprints: secrets.map(fingerprint), beats: secrets.map(secret => beatChannel(secret, schema)), log })
+  const beats = secrets.map(secret => beatChannel(secret, schema))
+  const store = createPostgresStore({ ...settings, fingerprints: secrets.map(fingerprint), beats, log })
   const cache = createCache(store.isTrusted, () => performance.now())
   const usage = createUsage(store, log)
   const audit = createAudit({ store, onEvent: settings.onEvent, log })
-  const purge = createPurge({ store, seconds: settings.purgeExpiredAfter, onPurged: audit.ended, log })
+  const purge = createPurge({ store, seconds: settings.purgeExpiredAfter, onPurged: audit.report, log })
   const signers = await createSigners(app, secrets.map(deriveKey), issuer)
   const isEnabled = (): boolean => lifecycle.isEnabled
   const isCurrent = (cached: CachedToken): boolean => cache.get(cached.token.hash) === cached
@@ -45,7 +46,7 @@ const register: FastifyPluginAsync<TokensPluginOptions> = async (app, options) =
 
   const lifecycle = createLifecycle({
     async start () {
-      await store.start(cache, audit.ended, [connections])
+      await store.start(cache, audit.hear, [connections])
       const { bootstrap: file, bootstrapStrict: isStrict } = settings
       await bootstrap({ store, audit, roles, log, file, isStrict }, Date.now())
       audit.start()

@@ -28,7 +28,7 @@ const CHECKS = {
 }
 
 /**
- * Checks the options and fills in the defaults. The caller's object is not changed.
+ * Checks the options and fills in the defaults of schemas/options.ts. The caller's object is not changed.
  * @throws OptionError, which says what to write instead
  */
 export function checkOptions (

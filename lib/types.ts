@@ -1,5 +1,5 @@
 import type { FastifyBaseLogger } from 'fastify'
-import type { Metrics, Origin, Token } from './api.js'
+import type { Metrics, Origin, Token, TokenEvent } from './api.js'
 
 export type * from './api.js'
 
@@ -31,8 +31,8 @@ export interface Signer {
   verify: (secret: string) => Claims
 }
 
-/** A token that ended, and by whom. */
-export interface Ended extends Origin { hash: string, name: string, role: string, at: string, isPurged: boolean }
+/** An event of the outbox, and how often it could not be reported. */
+export interface StoredEvent extends TokenEvent { attempts: number }
 
 /** The filter of a list. Times are as in a token. */
 export interface Filter {
@@ -70,21 +70,21 @@ export type BootstrapOutcome = 'stored' | 'taken' | 'twin'
 /** Where tokens are kept. Every call ends within a second. */
 export interface Store {
   /**
-   * Connects, brings the tables up to date (any number of nodes may do so at once), and tells of changes from then on.
-   * @param onEnded called when tokens may have ended that nobody told of
+   * Connects, migrates (any number of nodes may do so concurrently), and reports changes from then on.
+   * @param onActed called when events may wait that no node knows of
    */
-  start: (cache: Believed, onEnded?: () => void, others?: readonly ChangeListener[]) => Promise<void>
+  start: (cache: Believed, onActed?: () => void, others?: readonly ChangeListener[]) => Promise<void>
   /** Whether the cache hears of every change by anybody within two seconds. `at` is now, by the monotonic clock. */
   isTrusted: (at?: number) => boolean
   /** The proof that changes are heard of: whether it holds, and how often it was lost. */
   lease: () => { isHeld: boolean, losses: number }
   /** Tells whether it was stored: not when the name is taken. */
-  insert: (token: Token) => Promise<boolean>
+  insert: (token: Token, origin: Origin) => Promise<boolean>
   /**
    * Stores tokens, each unless its hash is there, or once was stored so: then it has no outcome. Any number of nodes
    * may do so at once.
    */
-  bootstrap: (tokens: readonly Token[]) => Promise<ReadonlyMap<string, BootstrapOutcome>>
+  bootstrap: (tokens: readonly Token[], origin: Origin) => Promise<ReadonlyMap<string, BootstrapOutcome>>
   find: (hash: string) => Promise<Token | null>
   /** Those of these tokens that exist. */
   findAll: (hashes: readonly string[]) => Promise<Token[]>
@@ -94,8 +94,12 @@ export interface Store {
   remove: (hash: string, origin: Origin) => Promise<boolean>
   /** Removes some of what expired before this time; tells how many. One node at a time: none where another is at it. */
   purge: (before: string) => Promise<number>
-  /** Some of the tokens that ended and were not told of: each is given to one caller. */
-  takeEnded: () => Promise<Ended[]>
+  /** Events of the outbox, oldest first: nobody else is given them for a minute from the call on. */
+  claimEvents: (limit: number) => Promise<StoredEvent[]>
+  /** Takes an event out of the outbox. */
+  dropEvent: (id: string) => Promise<void>
+  /** Gives events back, to be claimed again in some minutes, after so many attempts more. */
+  deferEvents: (ids: readonly string[], by: { attempts: number, minutes: number }) => Promise<void>
   /** How many tokens there are of each role, by whether they have expired. */
   count: (now: number) => Promise<NonNullable<Metrics['tokens']>>
   /** Moves `lastUsed` forward, by hash; tokens that are gone stay gone. */

@@ -118,8 +118,8 @@ export const OptionsSchema = Type.Object({
     description: 'true to reject the start if the bootstrap file or an entry is invalid, or false to log it'
   }),
   /**
-   * Called at least once per event, on one node. What it throws is logged; the event is then reported again. Default:
-   * events are only logged.
+   * Called at least once per event, on one node, one event after another. If it throws, rejects or takes longer than 30
+   * s, it is called again later, with the same `id`. Default: events are only logged.
    */
   onEvent: Type.Optional(Type.Unsafe<(event: TokenEvent) => unknown>(Type.Any({
     description: 'a function that takes an event, such as { type: "token.issued", name, … }'

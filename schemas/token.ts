@@ -3,10 +3,7 @@ import { type Static, type TProperties, Type } from '@sinclair/typebox'
 /** The roles of the MMC, from most to fewest rights. */
 export const ROLES = ['admin', 'editor', 'viewer', 'connectionManager', 'monitoringViewer'] as const
 
-/**
- * What all examples tell of: one token, as it is asked for and answered. Its claims say the same, and `hash` is its
- * SHA-256.
- */
+/** The token of all examples, in requests and responses: its claims match, and `hash` is its SHA-256. */
 const EXAMPLE = {
   token: [
     'eyJhbGciOiJIUzI1NiIsInR5cCI6IkpXVCJ9',
@@ -66,7 +63,7 @@ export const TokensSchema = Type.Array(TokenSchema, {
 export type Token = Static<typeof TokenSchema>
 
 const issued = {
-  token: Type.String({ description: 'The secret: a JWT, shown this once', examples: [EXAMPLE.token] }),
+  token: Type.String({ description: 'The secret: a JWT, returned only in this response', examples: [EXAMPLE.token] }),
   ...properties
 }
 

@@ -29,7 +29,7 @@ interface Parts {
   prefix?: string
 }
 
-/** A credential that could not be judged. */
+/** A credential that could not be checked, since Postgres can't be asked: 500, never anonymous. */
 interface Failure { refused: 'failed', reason: unknown }
 
 type Verdict = Outcome | Failure
@@ -166,7 +166,7 @@ export function addAuthentication (app: FastifyInstance, parts: Parts): void {
   }
 }
 
-/** Continues with the outcome, at once where it is known at once. */
+/** Continues with the outcome, without a promise where it is known. A lookup that fails is a `Failure`. */
 function whenKnown (
   outcome: Outcome | Promise<Outcome>, settle: (verdict: Verdict) => void, done: Done
 ): void {

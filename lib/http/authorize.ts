@@ -78,7 +78,7 @@ export function createRequireRole (parts: GuardParts): ApplicationTokens['requir
     const roles = [...new Set(given.flat())]
     // Where the call was forgotten, Fastify passes a request.
     if (roles.length === 0 || !roles.every(role => typeof role === 'string' && role !== '')) {
-      throw new GuardError('requireRole must be called with one or more roles, non-empty strings, and returns the guard: ' +
+      throw new GuardError('requireRole must be called with one or more roles, each a string, and returns the guard: ' +
         'preHandler: app.tokens.requireRole("editor")')
     }
     for (const role of roles) {

@@ -4,7 +4,7 @@ import type { ChangeListener, Closable, Token } from '../types.js'
 
 /** From the signal to the end of the connection, in milliseconds: time for the host to close it politely. */
 const GRACE = 900
-/** Between two questions to Postgres while changes are not heard of, in milliseconds. */
+/** Between two lookups while changes are not reported, in milliseconds. */
 const RETRY = 1000
 /** The longest timer, in milliseconds: the clock may be set. */
 const LONGEST = 60_000
@@ -39,21 +39,21 @@ export interface Connections extends ChangeListener {
 
 interface Parts {
   isEnabled: () => boolean
-  /** Whether the cache holds this very record, so that a change of it will be heard of. */
+  /** Whether the cache holds this very record, so that its changes are reported. */
   isCurrent: (accepted: CachedToken) => boolean
-  /** Whether changes are heard of. */
+  /** Whether the lease is held, so that changes are reported. */
   isTrusted: () => boolean
   /** The tokens with these hashes. */
   findAll: (hashes: string[]) => Promise<Token[]>
 }
 
 /**
- * Ends what a token holds open when the token is revoked, changes its name or role, or expires: by a signal for requests that asked for
- * one, and by destroying the socket of upgraded ones. Other requests cost nothing.
+ * Ends what a token holds open when the token is revoked, changes its name or role, or expires: by a signal where one
+ * was requested, and by destroying the socket of an upgraded connection. Other requests cost nothing.
  */
 export function createConnections ({ isEnabled, isCurrent, isTrusted, findAll }: Parts): Connections {
   const entries = new Map<string, Entry>()
-  /** Those to ask Postgres about. */
+  /** Those to look up. */
   const doubtful = new Set<string>()
   let retry: NodeJS.Timeout | undefined
   let asking: Promise<void> | undefined

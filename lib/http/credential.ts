@@ -2,7 +2,7 @@ import type { FastifyRequest } from 'fastify'
 import type { Tokens } from '../tokens/tokens.js'
 import type { Credential } from '../types.js'
 import { remember, type RequestState, stateOf } from './request-state.js'
-import { urlWithout, withoutSecrets } from './url.js'
+import { urlWithout, withoutSecrets } from './remove-secret.js'
 
 type Recognize = Tokens['recognize']
 

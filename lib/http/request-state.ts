@@ -23,7 +23,14 @@ export interface RequestState {
 }
 
 const NOTHING: RequestState = {
-  isDisabled: false, credential: null, original: null, isJudged: false, users: null, accepted: null, signal: null, admin: null
+  isDisabled: false,
+  credential: null,
+  original: null,
+  isJudged: false,
+  users: null,
+  accepted: null,
+  signal: null,
+  admin: null
 }
 
 const STATE = Symbol('fastify-mmc-tokens.request')

@@ -8,55 +8,57 @@ import { parseName, parseRole, parseValidUntil } from '../tokens/new-token.js'
 import { UNKNOWN_ORIGIN } from '../tokens/tokens.js'
 import type { Audit } from './audit.js'
 
-/** Who asked for these tokens, as their records say. */
+/** The `requestedBy` of these tokens. */
 const ACTOR = 'bootstrap'
 
 interface Parts {
   store: Pick<Store, 'bootstrap'>
-  audit: Pick<Audit, 'issued'>
+  audit: Pick<Audit, 'report'>
   roles: readonly string[]
   log: Log
-  /** Its path; `undefined`: there is none. */
   file: string | undefined
-  /** Whether what is no good rejects, when all else is done. Otherwise the log has it. */
+  /** Whether an invalid file or entry rejects, once the others are stored. Otherwise it is logged. */
   isStrict: boolean
 }
 
 /**
- * Sees to it that the tokens of a file are in the store, each of them once: one that was revoked stays so. What is no good keeps none of
- * the others out.
+ * Stores the tokens of a file, each once: a revoked one stays revoked. An invalid entry does not affect the others.
  * @throws BootstrapError
  */
 export async function bootstrap ({ store, audit, roles, log, file, isStrict }: Parts, now: number): Promise<void> {
   if (file === undefined) return
-  /** By their place in the file. */
+  /** By their index in the file. */
   const failures: Error[] = []
   try {
     const entries = await read(file)
     const fail = (index: number, message: string): void => {
-      failures[index] = new BootstrapError(`entry ${index + 1}${nameOf(entries[index])} of the bootstrap file ${file}: ${message}`)
+      const entry = `entry ${index + 1}${nameOf(entries[index])} of the bootstrap file ${file}`
+      failures[index] = new BootstrapError(`${entry}: ${message}`)
     }
     const found = parse(entries, roles, now, fail)
-    const outcomes = found.size > 0 ? await store.bootstrap([...found.keys()]) : new Map<string, string>()
+    const origin = { ...UNKNOWN_ORIGIN, actor: ACTOR }
+    const outcomes = found.size > 0 ? await store.bootstrap([...found.keys()], origin) : new Map<string, string>()
+    if ([...outcomes.values()].includes('stored')) audit.report()
     for (const [token, index] of found) {
       const outcome = outcomes.get(token.hash)
-      if (outcome === 'stored') audit.issued(token, { ...UNKNOWN_ORIGIN, actor: ACTOR })
       if (outcome === 'taken') fail(index, 'another token has its name: revoke that one, or give this one another name')
       if (outcome === 'twin') fail(index, 'an entry before it has the same name: remove one of them')
     }
   } catch (error) {
-    // The database out of reach is no fault of the file.
+    // Not a fault of the file, but of the database.
     if (!(error instanceof BootstrapError)) throw error
     failures.push(error)
   }
-  // Not all places have one.
+  // Without the indexes that have none.
   const errors = failures.flat()
   if (isStrict && errors[0] !== undefined) throw errors[0]
-  for (const err of errors) log.error({ err }, 'a token of the option "bootstrap" is not there')
+  for (const err of errors) log.error({ err }, 'could not load a bootstrap token')
 }
 
-/** The tokens of entries, each with its place; no two have one hash. */
-function parse (entries: unknown[], roles: readonly string[], now: number, fail: (index: number, message: string) => void): Map<Token, number> {
+/** The tokens of entries, each with its index; their hashes differ. */
+function parse (
+  entries: unknown[], roles: readonly string[], now: number, fail: (index: number, message: string) => void
+): Map<Token, number> {
   const found = new Map<Token, number>()
   const hashes = new Set<string>()
   for (const [index, entry] of entries.entries()) {
@@ -72,7 +74,7 @@ function parse (entries: unknown[], roles: readonly string[], now: number, fail:
   return found
 }
 
-// What is in the file is not shown, nor what JSON.parse would show of it: it may be the wrong file, or hold a secret.
+// Errors show nothing of the file, nor what JSON.parse would show of it: it may be the wrong file, or hold a secret.
 async function read (file: string): Promise<unknown[]> {
   const text = await readFile(file).catch((error: NodeJS.ErrnoException) => {
     throw new BootstrapError(`the bootstrap file ${file} can't be read: ${error.code}`)
@@ -81,10 +83,10 @@ async function read (file: string): Promise<unknown[]> {
   try {
     entries = JSON.parse(text.toString())
   } catch {
-    // As what is no list.
+    // Reported below.
   }
-  if (!Array.isArray(entries)) throw new BootstrapError(`the bootstrap file ${file} must be a JSON array of objects with name, role, validUntil and hash`)
-  return entries as unknown[]
+  if (Array.isArray(entries)) return entries as unknown[]
+  throw new BootstrapError(`the bootstrap file ${file} must be a JSON array of { name, role, validUntil, hash }`)
 }
 
 function toToken (entry: unknown, roles: readonly string[], now: number): Token {
@@ -99,7 +101,7 @@ function toToken (entry: unknown, roles: readonly string[], now: number): Token 
   return {
     name: parseName(name),
     hash,
-    // One that has expired meanwhile is no mistake of the file's.
+    // An entry may have expired since.
     validUntil: new Date(parseValidUntil(validUntil, 0)).toISOString(),
     role: parseRole(role, roles),
     requestedBy: ACTOR,

@@ -13,7 +13,7 @@ export interface Task {
 interface Options {
   job: () => Promise<void>
   /** Milliseconds between two runs; `undefined`: on demand alone. */
-  interval: number | undefined
+  interval?: number | undefined
   /** Logged with the error of a run that failed. The next run is the retry. */
   failure: string
   log: Log

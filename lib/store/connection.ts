@@ -1,32 +1,37 @@
 import pg from 'pg'
-import { DatabaseError, DeadlineError, OptionError } from '../errors.js'
+import { DatabaseError, DeadlineError, OptionError, OverloadError } from '../errors.js'
 import type { Log, PostgresClient, PostgresConfig, PostgresPool } from '../types.js'
 
-/** How long a call may take, the wait for a connection included, in milliseconds: so that who waits for it has an answer within a second. */
+/**
+ * How long a call may take, waiting for a client included, in milliseconds: a request gets its answer within a second.
+ */
 export const DEADLINE = 900
 
-/** Postgres's code where it ends a session that was idle for too long, which is no trouble of anybody. */
+/** Calls that wait for a client, late ones included: a pool keeps them in its queue until a client is free. */
+const MAX_WAITING = 10_000
+
+/** Postgres's code for a session that was idle for too long, which is no problem. */
 const IDLE_SESSION_TIMEOUT = '57P05'
 
-/** Every column is text, which a pool of the host with `binary: true` hands over as bytes; its own parsers are not asked. */
+/** Every column is text, also if the host's pool has `binary: true` or parsers of its own. */
 const AS_TEXT = { getTypeParser: () => String }
 
 export interface Query { text: string, values?: unknown[], name?: string }
 
 export type Run = <Row>(query: Query) => Promise<Row[]>
 
-/** A way to Postgres. Nothing connects before the first call. */
+/** A connection to Postgres; the first call opens it. */
 export interface Connection {
-  /** Host, port and database, for people: no password. */
+  /** Host, port and database, for messages; no password. */
   place: string
   /**
-   * Gives `work` a client, for at most a second. Whose pool it is, and how it is set, makes no difference: a client that comes too late
-   * goes back unused, and one that may still be at work when time is up, or that met an error, is closed, which also ends its transaction.
-   * @param deadline in milliseconds, where it is not the usual one
+   * Runs `work` with a client, for at most the deadline, whatever the settings of the pool. A client that arrives too
+   * late is returned unused. One that met an error, or may still be busy, is closed, which also ends its transaction.
+   * @param deadline in milliseconds
    * @throws DeadlineError, or what `work` throws
    */
   withClient: <T>(work: (run: Run) => Promise<T>, deadline?: number) => Promise<T>
-  /** The same way, for a client of one's own. Read it for each: the host may change the password of its pool. */
+  /** For a separate client. Read it for each: the host may change the password of its pool. */
   readonly config: PostgresConfig
   /** Ends the pool, unless it is the host's. */
   close: () => Promise<void>
@@ -34,14 +39,15 @@ export interface Connection {
 
 /** @throws OptionError for a connection string that can't be read */
 export function createConnection (postgres: string | PostgresConfig | PostgresPool, log: Log): Connection {
-  const isTheirs = isPool(postgres)
-  const configure = (): PostgresConfig => isTheirs ? configOf(postgres) : typeof postgres === 'string' ? { connectionString: postgres } : postgres
+  const given = typeof postgres === 'string' ? { connectionString: postgres } : postgres
+  const configure = (): PostgresConfig => isPool(given) ? configOf(given) : given
   const config = configure()
   const place = describePlace(config)
-  const own = isTheirs ? undefined : createPool(config)
-  const pool = own ?? postgres as PostgresPool
+  const own = isPool(given) ? undefined : createPool(config)
+  const pool = own ?? given as PostgresPool
+  let waiting = 0
 
-  // Without a listener, a pool whose idle connection ends would end the process.
+  // Without a listener, a pool that loses an idle connection would end the process.
   const onError = (error: Error): void => {
     if (codeOf(error) !== IDLE_SESSION_TIMEOUT) log.warn({ err: error }, `lost a connection to Postgres at ${place}`)
   }
@@ -50,48 +56,54 @@ export function createConnection (postgres: string | PostgresConfig | PostgresPo
   return {
     place,
     get config () { return configure() },
-    withClient (work, deadline = DEADLINE) {
-      // A connection that comes later than the call's deadline would keep others from connecting.
-      if (own !== undefined && config.connectionTimeoutMillis === undefined) own.options.connectionTimeoutMillis = deadline
-      return withClient(pool, work, deadline)
+    async withClient (work, deadline = DEADLINE) {
+      // A connection that takes longer than the deadline would keep others from connecting.
+      if (own && config.connectionTimeoutMillis === undefined) own.options.connectionTimeoutMillis = deadline
+      if (waiting >= MAX_WAITING) throw new OverloadError()
+      waiting++
+      return await withClient(pool, work, deadline, () => { waiting-- })
     },
     async close () {
       if (own === undefined) pool.off('error', onError)
-      else await closeInTime(own.end(), log)
+      else await closeByDeadline(own.end(), log)
     }
   }
 }
 
-/** What to do, by Postgres's code: its own sentence says only what went wrong. */
+/** What to do, by Postgres's code: its message says only what went wrong. */
 const ADVICE: Record<string, string> = {
   28000: 'check the user, and which addresses and TLS modes pg_hba.conf allows',
   '28P01': 'check the user and the password',
-  42501: 'let the role create the schema (GRANT CREATE ON DATABASE … TO …), or migrate as another role and set the option "migrate" to false: see "Migrations by hand" in docs/host-integration.md',
+  42501: 'let the role create the schema (GRANT CREATE ON DATABASE … TO …), or migrate as another role ' +
+    'and set the option "migrate" to false: see "Migrations by hand" in docs/host-integration.md',
   '3D000': 'create the database, or correct its name'
 }
 
-/** pg says so, without a code, where Postgres asks for a password and there is none. */
+/** pg's message, without a code, if Postgres asks for a password and there is none. */
 const NO_PASSWORD = /client password must be a/
 
-/** The code that Postgres or Node gave an error, where one did. */
+/** The code of an error of Postgres or Node, or an empty string. */
 export function codeOf (error: unknown): string {
   return (error as NodeJS.ErrnoException).code ?? ''
 }
 
-/** What went wrong at this place, for whoever starts the host. */
+/** Explains why Postgres can't be used, for the developer who starts the host. */
 export function explain (place: string, cause: unknown): Error {
   const { message } = cause as Error
   const code = codeOf(cause)
-  const advice = NO_PASSWORD.test(message) ? 'the user needs a password: postgres://user:password@…, or PGPASSWORD' : ADVICE[code]
+  const advice = NO_PASSWORD.test(message)
+    ? 'the user needs a password: postgres://user:password@…, or PGPASSWORD'
+    : ADVICE[code]
   // Node refuses `localhost` with an AggregateError, whose own message is empty.
-  return new DatabaseError(`Postgres at ${place} can't be used: ${message === '' ? code : message}${advice === undefined ? '' : `; ${advice}`}`, { cause })
+  const reason = [message === '' ? code : message, advice].filter(Boolean).join('; ')
+  return new DatabaseError(`Postgres at ${place} can't be used: ${reason}`, { cause })
 }
 
-/** Waits for a connection to say goodbye, which one that has gone silent never does: then the host closes without. */
-export async function closeInTime (closing: Promise<void>, log: Log): Promise<void> {
+/** Waits for a connection to close, up to the deadline: a silent one never does. */
+export async function closeByDeadline (closing: Promise<void>, log: Log): Promise<void> {
   let timer: NodeJS.Timeout | undefined
   const late = new Promise<never>((_resolve, reject) => {
-    // Not unref'ed: a connection that closes holds the process no more, but who waits for it must hear of it.
+    // Not unref'ed: a closing connection does not keep the process alive, and the caller waits.
     timer = setTimeout(() => { reject(new DeadlineError(DEADLINE)) }, DEADLINE)
   })
   await Promise.race([closing, late]).catch((error: unknown) => {
@@ -100,7 +112,9 @@ export async function closeInTime (closing: Promise<void>, log: Log): Promise<vo
   clearTimeout(timer)
 }
 
-function withClient<T> (pool: PostgresPool, work: (run: Run) => Promise<T>, deadline: number): Promise<T> {
+function withClient<T> (
+  pool: PostgresPool, work: (run: Run) => Promise<T>, deadline: number, onAnswer: () => void
+): Promise<T> {
   return new Promise((resolve, reject) => {
     let client: PostgresClient | undefined
     let isOver = false
@@ -108,52 +122,62 @@ function withClient<T> (pool: PostgresPool, work: (run: Run) => Promise<T>, dead
       if (isOver) return
       isOver = true
       clearTimeout(timer)
-      if (client !== undefined) {
-        client.off('error', ignore)
-        client.release(!isSound)
-      }
+      if (client !== undefined) giveBack(client, !isSound)
       settle()
     }
-    const fail = (error: unknown): void => { end(false, () => { reject(error) }) }
-    // Not unref'ed: as above.
-    const timer = setTimeout(() => { fail(new DeadlineError(deadline)) }, deadline)
+    const fail = (error: Error): void => { end(false, () => { reject(error) }) }
+    // Not unref'ed: as above. In a process that was busy, an answer that waits to be read came in time.
+    const timer = setTimeout(setImmediate, deadline, () => { fail(new DeadlineError(deadline)) })
 
-    // By callback: a client may fail in the very turn in which it comes, before a promise of it is heard of.
+    // By callback: a client may fail in the turn in which it arrives, before a promise would resolve.
     pool.connect((error, fresh) => {
+      onAnswer()
+      // Without a listener, a connection that is lost would end the process.
+      fresh?.on('error', ignore)
       if (fresh === undefined) {
-        fail(error)
+        fail(error as Error)
       } else if (isOver) {
-        fresh.release()
+        // Later, since the pool would call the next late one from here, until the stack overflows.
+        process.nextTick(() => { giveBack(fresh) })
       } else {
         client = fresh
-        // Without a listener, a connection that ends meanwhile would end the process.
-        client.on('error', ignore)
         work(runOn(fresh)).then(result => { end(true, () => { resolve(result) }) }, fail)
       }
     })
   })
 }
 
-/** Asks on a client of one's own. */
+function giveBack (client: PostgresClient, isBroken?: boolean): void {
+  client.off('error', ignore)
+  client.release(isBroken)
+}
+
+/** Queries on this client. */
 export function runOn (client: Pick<PostgresClient, 'query'>): Run {
   return async query => (await client.query({ ...query, types: AS_TEXT })).rows as never
 }
 
-/** A lost connection's second report: the first is the query's. */
+/** A lost connection reports twice: the query has the error. */
 function ignore (): void {}
 
 function isPool (postgres: string | PostgresConfig | PostgresPool): postgres is PostgresPool {
   return typeof postgres === 'object' && typeof postgres.connect === 'function'
 }
 
-/** How a pool connects. It hides its password from whoever lists its options. */
+/** How a pool connects. Its password is not enumerable. */
 function configOf (pool: PostgresPool): PostgresConfig {
   const { options = {} } = pool as { options?: PostgresConfig }
   return { ...options, password: options.password }
 }
 
 function createPool (config: PostgresConfig): pg.Pool {
-  return new pg.Pool({ application_name: 'fastify-mmc-tokens', connectionTimeoutMillis: DEADLINE, keepAlive: true, allowExitOnIdle: true, ...config })
+  return new pg.Pool({
+    application_name: 'fastify-mmc-tokens',
+    connectionTimeoutMillis: DEADLINE,
+    keepAlive: true,
+    allowExitOnIdle: true,
+    ...config
+  })
 }
 
 function describePlace (config: PostgresConfig): string {
@@ -162,6 +186,7 @@ function describePlace (config: PostgresConfig): string {
     return `${host}:${port}, database ${JSON.stringify(database)}`
   } catch {
     // The cause would show the password.
-    throw new OptionError('option "postgres" is not a connection string that pg can read: write postgres://user:password@host:5432/database, its special characters percent-encoded')
+    throw new OptionError('option "postgres" is not a connection string that pg can read: ' +
+      'write postgres://user:password@host:5432/database, with special characters percent-encoded')
   }
 }

@@ -28,6 +28,8 @@ interface Line {
 export interface Lease {
   /** Whether every change that was committed two seconds ago was heard. */
   isHeld: (at?: number) => boolean
+  /** Whether the last beat was its own: of all nodes this is so on one. */
+  isBeater: () => boolean
   start: () => void
   /** A beat arrived. */
   hear: (payload: string, isOwn: boolean) => void
@@ -46,6 +48,7 @@ export function createLease ({ ask, beat, onHeld, onDead }: Line): Lease {
   let until = -Infinity
   let untilDate = -Infinity
   let isHeard = false
+  let isBeater = false
   let isEnded = false
   let questionTimer: NodeJS.Timeout | undefined
   let beatTimer: NodeJS.Timeout | undefined
@@ -93,6 +96,7 @@ export function createLease ({ ask, beat, onHeld, onDead }: Line): Lease {
 
   return {
     isHeld,
+    isBeater: () => isBeater,
     start () {
       run(question)
       sendAfter(FIRST_BEAT * draw())
@@ -104,6 +108,7 @@ export function createLease ({ ask, beat, onHeld, onDead }: Line): Lease {
       if (id <= last) return
       last = id
       isHeard = true
+      isBeater = isOwn
       sendAfter(isOwn ? BEAT.own : BEAT.other + BEAT.spread * draw())
       prove()
     },

@@ -28,6 +28,7 @@ interface Parts {
 export interface Line {
   run: Run
   isHeld: Lease['isHeld']
+  isBeater: Lease['isBeater']
   /** Resolves with where it listens, from when on it does. */
   connect: () => Promise<string>
   close: () => Promise<void>
@@ -40,9 +41,16 @@ export function createLine (parts: Parts): Line {
     application_name: 'fastify-mmc-tokens listener',
     keepAlive: true,
     connectionTimeoutMillis: SILENCE,
-    query_timeout: SILENCE
+    query_timeout: 0
   })
-  const run = runOn(client)
+  const send = runOn(client)
+  let previous: Promise<unknown> = Promise.resolve()
+  // One after the other: pg 9 will have no queue.
+  const run: Run = query => {
+    const answer = previous.then(async () => await inTime(send(query)))
+    previous = answer.catch(() => {})
+    return answer as Promise<never>
+  }
   const lease = createLease({
     async ask () {
       const question = { text: 'SELECT pg_snapshot_xmax(pg_current_snapshot())::text AS xmax' }
@@ -72,6 +80,7 @@ export function createLine (parts: Parts): Line {
   return {
     run,
     isHeld: lease.isHeld,
+    isBeater: lease.isBeater,
     async connect () {
       await client.connect()
       const hello = { text: `SELECT ${where} AS place, pg_backend_pid()::text AS pid` }
@@ -90,4 +99,13 @@ export function createLine (parts: Parts): Line {
       await client.end()
     }
   }
+}
+
+/** What is read when time is up counts: the process may have been busy, or stopped. */
+async function inTime<T> (answer: Promise<T>): Promise<T> {
+  let timer: NodeJS.Timeout | undefined
+  const late = new Promise<never>((_resolve, reject) => {
+    timer = setTimeout(() => { setImmediate(reject, new Error('Postgres does not answer')) }, SILENCE).unref()
+  })
+  return await Promise.race([answer, late]).finally(() => { clearTimeout(timer) })
 }

@@ -1,15 +1,15 @@
 import pg from 'pg'
 import { DatabaseError } from '../errors.js'
 import type { Believed, ChangeListener, Log, Token } from '../types.js'
-import { closeInTime, codeOf, type Connection, type Run } from './connection.js'
+import { closeByDeadline, codeOf, type Connection, type Run } from './connection.js'
 import type { KeyCheck } from './key-check.js'
 import { draw, FIRST_BEAT, SILENCE } from './lease.js'
 import { createLine, type Line } from './line.js'
-import { CHANNEL, ENDED } from './migrations.js'
+import { CHANNEL, ACTED } from './migrations.js'
 
 /** Milliseconds from one look at what is believed to the next. */
 const LOOK = 1000
-/** Before connecting again, in milliseconds: at first, at most, and at most where the pool may be elsewhere. */
+/** Before connecting again, in milliseconds: at first, at most, and at most if the pool is elsewhere. */
 const PAUSE = { first: 50, longest: 30_000, elsewhere: 1000 }
 /** A connection that held the lease for so long was sound, in milliseconds. */
 const SOUND = 2000
@@ -18,6 +18,9 @@ const SILENT = 'no notification arrives: does the listening connection reach the
 
 /** `where` it listens is known once it does. */
 interface Current { line: Line, where?: string, heldAt?: number, timer?: NodeJS.Timeout }
+
+/** Of a connection that works: where it listens, and the longest pause before the next. */
+interface Silence { where?: string | undefined, longest?: number }
 
 interface Parts {
   /** Direct: a pooler that lends connections by transaction swallows notifications. */
@@ -34,8 +37,8 @@ interface Parts {
   /** Who must hear of changes. */
   changes: readonly ChangeListener[]
   believed: Pick<Believed, 'wasUsed' | 'refresh'>
-  /** Called when tokens may have ended that nobody told of. */
-  onEnded: () => void
+  /** Called when events of others wait, on the node that beat last. */
+  onActed: () => void
   log: Log
 }
 
@@ -59,7 +62,7 @@ export interface Listener {
  * @param Client handed in by tests that need a client to fail
  */
 export function createListener (parts: Parts, Client = pg.Client): Listener {
-  const { connection, beats, keys, where, askPool, findAll, changes, believed, onEnded, log } = parts
+  const { connection, beats, keys, where, askPool, findAll, changes, believed, onActed, log } = parts
   let current: Current | undefined
   /** Where the line before `current` listened, if it was at work, but perhaps elsewhere. */
   let before: string | undefined
@@ -99,14 +102,18 @@ export function createListener (parts: Parts, Client = pg.Client): Listener {
   /** Where nothing is heard by itself, this is. */
   function greet (fresh: Current): void {
     keys.greet()
-    fresh.timer = setTimeout(lose, SILENCE, fresh, new Error(SILENT), true).unref()
+    fresh.timer = setTimeout(lose, SILENCE, fresh, new Error(SILENT), { where: fresh.where }).unref()
   }
 
   function hear (channel: string, payload: string): void {
     if (channel === keys.channel) keys.hear(payload)
-    else if (payload === ENDED) onEnded()
+    else if (payload === ACTED) report()
     else if (payload === '*') for (const change of changes) change.clear()
     else for (const change of changes) change.forget(payload)
+  }
+
+  function report (): void {
+    if (current?.line.isBeater() === true) onActed()
   }
 
   function hold (held: Current): void {
@@ -114,7 +121,6 @@ export function createListener (parts: Parts, Client = pg.Client): Listener {
     held.heldAt ??= performance.now()
     if (isHealthy !== true) log.info(`hears of revocations from Postgres at ${connection.place}`)
     isHealthy = true
-    onEnded()
   }
 
   async function look (looking: Current): Promise<void> {
@@ -144,21 +150,21 @@ export function createListener (parts: Parts, Client = pg.Client): Listener {
     const expected = current?.where ?? before
     if (expected === undefined || place === expected) return
     const error = new DatabaseError(`the pool and the listener at ${connection.place} must reach one primary`)
-    if (current?.where !== undefined) lose(current, error, true)
+    if (current?.where !== undefined) lose(current, error, { where: current.where, longest: PAUSE.elsewhere })
     throw error
   }
 
-  function lose (lost: Current, error: Error, isElsewhere = false): void {
+  function lose (lost: Current, error: Error, { where, longest = PAUSE.longest }: Silence = {}): void {
     if (lost !== current) return
     stop()?.close().catch(() => {})
-    before = isElsewhere ? lost.where : undefined
+    before = where
     if (performance.now() - (lost.heldAt ?? Infinity) > SOUND) failures = 0
     if (isHealthy !== false) {
       const asked = 'every request asks it until it does'
       log.warn({ err: error }, `does not hear of revocations from Postgres at ${connection.place}; ${asked}`)
     }
     isHealthy = false
-    const pause = Math.min(PAUSE.first * 2 ** ++failures, isElsewhere ? PAUSE.elsewhere : PAUSE.longest)
+    const pause = Math.min(PAUSE.first * 2 ** ++failures, longest)
     timer = setTimeout(() => { void connect() }, pause * (0.5 + Math.random() / 2)).unref()
   }
 
@@ -179,7 +185,7 @@ export function createListener (parts: Parts, Client = pg.Client): Listener {
     },
     async close () {
       const line = stop()
-      if (line !== undefined) await closeInTime(line.close(), log)
+      if (line !== undefined) await closeByDeadline(line.close(), log)
     }
   }
 }

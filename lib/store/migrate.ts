@@ -4,12 +4,15 @@ import { DeadlineError } from '../errors.js'
 import { codeOf, type Connection, explain, type Run } from './connection.js'
 import { migrations } from './migrations.js'
 
-/** How long a start waits for a Postgres that is slow or absent, in milliseconds: Fastify gives up after 10 s. */
+/** How long a start waits for a slow or absent Postgres, in milliseconds: Fastify gives up after 10 s. */
 export const PATIENCE = 5000
-/** How long one try may take, so that another follows where a connection hangs, in milliseconds. */
+/** How long one attempt may take, in milliseconds, so that another follows if a connection hangs. */
 const TRY = 3500
-/** From a try that failed at once to the next, in milliseconds. */
+/** Between two attempts, in milliseconds. */
 const PAUSE = 100
+
+/** Codes of Node and Postgres after which a retry may help. */
+const RETRIABLE = /^(ECONN|ENOTFOUND|ENOENT|EAI_AGAIN|ETIMEDOUT|EHOST|ENET|EPIPE|08|40|53|55P03|57)/
 
 /** A transaction of this role, or in this database, might end before the node's turn comes. */
 const NO_TIMEOUTS = `SELECT set_config(name, '0', true) FROM pg_settings
@@ -29,7 +32,9 @@ export interface MigrateOptions {
  * @param until until when a Postgres that can't be used may change its mind, by the monotonic clock
  * @throws DatabaseError that names the place
  */
-export async function bringUpToDate ({ place, withClient }: Connection, { schema, migrate }: MigrateOptions, until: number): Promise<void> {
+export async function bringUpToDate (
+  { place, withClient }: Connection, { schema, migrate }: MigrateOptions, until: number
+): Promise<void> {
   const quoted = pg.escapeIdentifier(schema)
   const steps = migrations(quoted)
   const timeLeft = (): number => Math.min(TRY, until - performance.now())
@@ -41,7 +46,9 @@ export async function bringUpToDate ({ place, withClient }: Connection, { schema
       values: [`${quoted}.migrations`]
     }) as [State]
     if (Number.parseInt(server) < 13) throw new Error(`it is Postgres ${server}: use 13 or later`)
-    if (encoding !== 'UTF8') throw new Error(`the database has the encoding ${encoding}: create one with ENCODING 'UTF8' TEMPLATE template0`)
+    if (encoding !== 'UTF8') {
+      throw new Error(`the database has the encoding ${encoding}: create one with ENCODING 'UTF8' TEMPLATE template0`)
+    }
     return isMigrated === 'true' ? (await run({ text: `SELECT number::text FROM ${quoted}.migrations` })).length : 0
   }
 
@@ -50,19 +57,35 @@ export async function bringUpToDate ({ place, withClient }: Connection, { schema
     await run({ text: 'BEGIN ISOLATION LEVEL READ COMMITTED' })
     await run({ text: NO_TIMEOUTS })
     await run({ text: 'SELECT pg_advisory_xact_lock(hashtext($1))::text', values: [`mmc_tokens.${schema}`] })
-    const [known] = await run({ text: 'SELECT (to_regnamespace($1) IS NOT NULL)::text AS is_there', values: [quoted] }) as [{ is_there: string }]
-    if (known.is_there !== 'true') await run({ text: `CREATE SCHEMA ${quoted}` })
+    const find = { text: 'SELECT (to_regnamespace($1) IS NOT NULL)::text AS exists', values: [quoted] }
+    const [found] = await run(find) as [{ exists: string }]
+    if (found.exists !== 'true') await run({ text: `CREATE SCHEMA ${quoted}` })
     const done = await version(run)
     for (const text of steps.slice(done)) await run({ text })
-    await run({ text: `INSERT INTO ${quoted}.migrations (number) SELECT generate_series($1::integer, $2)`, values: [done + 1, steps.length] })
+    const record = `INSERT INTO ${quoted}.migrations (number) SELECT generate_series($1::integer, $2)`
+    await run({ text: record, values: [done + 1, steps.length] })
     await run({ text: 'COMMIT' })
+  }
+
+  /** An event that can't be taken out of the outbox would be reported for ever. */
+  async function checkRights (run: Run): Promise<void> {
+    const [{ role, missing }] = await run({
+      text: `SELECT quote_ident(current_user)::text AS role, string_agg(name, ', ')::text AS missing
+        FROM unnest(ARRAY['SELECT', 'UPDATE', 'DELETE']) AS name WHERE NOT has_table_privilege($1::text, name)`,
+      values: [`${quoted}.events`]
+    }) as [{ role: string, missing: string | null }]
+    if (missing === null) return
+    throw new Error(`the role ${role} may not report events: GRANT ${missing} ON ${quoted}.events TO ${role}`)
   }
 
   async function attempt (): Promise<void> {
     const done = await withClient(version, timeLeft())
-    if (done >= steps.length) return
-    if (!migrate) throw new Error(`schema "${schema}" is at migration ${done} of ${steps.length}; migrate it, or leave the option "migrate" on`)
-    await withClient(apply, timeLeft())
+    if (done < steps.length) {
+      const state = `schema "${schema}" is at migration ${done} of ${steps.length}`
+      if (!migrate) throw new Error(`${state}; migrate it, or leave the option "migrate" on`)
+      await withClient(apply, timeLeft())
+    }
+    await withClient(checkRights, timeLeft())
   }
 
   // The last try may be too short to meet what went wrong before it.
@@ -81,11 +104,11 @@ export async function bringUpToDate ({ place, withClient }: Connection, { schema
 }
 
 /**
- * Whether what went wrong may be otherwise a moment later: the network, a server that starts, wakes, is full or is busy. Not a wrong password,
- * a database or right that is missing. The errors of `pg` itself have no code.
+ * Whether a retry may help: the network failed, or the server starts, wakes, is full or busy. Not for a wrong password,
+ * a missing database or privilege. Errors of `pg` itself have no code.
  */
 function canHeal (error: unknown): boolean {
   const code = codeOf(error)
   if (code === '') return /terminated|timeout/.test((error as Error).message)
-  return error instanceof DeadlineError || /^(ECONN|ENOTFOUND|ENOENT|EAI_AGAIN|ETIMEDOUT|EHOST|ENET|EPIPE|08|40|53|55P03|57)/.test(code)
+  return error instanceof DeadlineError || RETRIABLE.test(code)
 }

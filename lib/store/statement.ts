@@ -1,25 +1,29 @@
 import { setTimeout as pause } from 'node:timers/promises'
 import { codeOf, type Connection, type Query } from './connection.js'
 
-/** Postgres's codes for a prepared statement that is gone, is there already, or no longer fits the tables. */
+/** Postgres's codes for a prepared statement that is missing, exists already, or no longer fits the tables. */
 const NOT_PREPARED = new Set(['26000', '42P05', '0A000'])
-/** Its codes for what did nothing and may succeed the next time: a serialization failure, a deadlock, a lock or a statement out of its own time. */
+/** Its codes after which a retry may help: serialization failure, deadlock, lock and statement time-out. */
 export const TRANSIENT: readonly string[] = ['40001', '40P01', '55P03', '57014']
-/** Before the next try, at most, in milliseconds: two that are in each other's way part by chance. */
+/** The longest pause before a retry, in milliseconds; random, so that two that conflict part. */
 const PAUSE = 10
 
 export interface SendOptions {
   /** In milliseconds, where it is not the usual one. */
   deadline?: number
-  /** Codes of errors after which it is sent again, until the deadline. */
+  /** Codes of errors after which it is retried until the deadline. */
   transient?: readonly string[]
 }
+
+/** A statement of this name, to be sent with values. */
+export type Statement = <Row>(name: string, text: string, more?: () => SendOptions) =>
+(...values: unknown[]) => Promise<Row[]>
 
 export type Send = <Row>(query: Required<Query>, options?: SendOptions) => Promise<Row[]>
 
 /**
- * Sends one statement at a time, whatever the database's defaults and the pool's habits. A connection that Postgres or the host
- * made forget a prepared statement gets it again without its name, and from then on no connection of that pool is prepared on.
+ * Sends single statements, whatever the defaults of the database and the habits of the pool. If a prepared statement is
+ * lost, it is sent again unprepared, and nothing is prepared on that pool any more.
  */
 export function createSend ({ withClient }: Connection, isPrepared: boolean): Send {
   let isNamed = isPrepared

@@ -31,10 +31,9 @@ export type Counts = Pick<Metrics, 'authentications' | 'cacheHits' | 'lookups'>
 /** Where the requester is unknown. */
 export const UNKNOWN_ORIGIN: Origin = { actor: null, address: null, requestId: null }
 
-/** Reports what happened. */
 interface Audit {
-  issued: (token: Token, origin: Origin) => void
-  ended: () => void
+  /** Reports the acts that wait. */
+  report: () => void
 }
 
 /** The rules. Time is an argument, in milliseconds since 1970. */
@@ -155,8 +154,8 @@ export function createTokens (parts: Parts): Tokens {
       const { token: secret, entry: { name, hash, validUntil, role } } = mint(input, now)
       const issueDate = new Date(now).toISOString()
       const token: Token = { name, hash, validUntil, role, requestedBy, issueDate, lastUsed: issueDate }
-      if (!await store.insert(token)) throw new ConflictError()
-      audit.issued(token, origin)
+      if (!await store.insert(token, origin)) throw new ConflictError()
+      audit.report()
       return { token: secret, ...token }
     },
 
@@ -180,7 +179,7 @@ export function createTokens (parts: Parts): Tokens {
       try {
         const isEnded = await store.remove(hash, origin)
         connections.end(hash)
-        if (isEnded) audit.ended()
+        if (isEnded) audit.report()
         return isEnded
       } catch (error) {
         connections.forget(hash)

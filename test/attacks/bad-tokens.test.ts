@@ -59,7 +59,7 @@ async function attack (t: Test, count: number, plant: Plant = {}): Promise<Outco
   await store.start(cache)
   const usage = createUsage(store, log)
   t.teardown(() => usage.close())
-  const events = { issued () {}, ended () {} }
+  const events = { report () {} }
   const rules = createTokens({ store, cache, signers: plant.signers ?? await realSigners(t), usage, audit: events, connections: { end () {}, forget () {} }, issuer: 'cedalo', roles: ['admin', 'viewer'] })
 
   const tokens: string[] = []

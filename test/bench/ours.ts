@@ -98,16 +98,49 @@ export const node: CreateContender = async setting => {
   return { listen, sent: [withHeader(token)], status: 200, tasks: { issue: async () => await issue(), ready } }
 }
 
-/** Tells how many tokens it makes in some seconds, 8 at once, and how many rows the bare statement. */
+/** Tells how many tokens it makes and revokes in some seconds, 8 at once, and how many rows the bare statements in a table without triggers. */
 export const create: CreateContender = async setting => {
-  const { issue, listen } = await start(setting)
+  const { app, issue, listen } = await start(setting)
   const pool = new pg.Pool({ connectionString: setting.postgres })
-  const text = `INSERT INTO "${setting.schema}".tokens (hash, name, role, requested_by, issue_date, valid_until, last_used) VALUES ($1, $2, $3, $4, $5, $6, $7)`
+  const schema = `"${setting.schema}"`
+  const columns = 'hash, name, role, requested_by, issue_date, valid_until, last_used'
+  await pool.query(`CREATE TABLE ${schema}.bare (LIKE ${schema}.tokens INCLUDING ALL)`)
   const insert = async (): Promise<unknown> => {
     const now = new Date().toISOString()
+    const text = `INSERT INTO ${schema}.bare (${columns}) VALUES ($1, $2, $3, $4, $5, $6, $7)`
     return await pool.query({ name: 'insert', text, values: [randomBytes(32).toString('hex'), randomUUID(), 'viewer', 'bench', now, VALID_UNTIL, now] })
   }
-  const tasks = { issue: async (seconds: number) => await rateOf(issue, seconds), insert: async (seconds: number) => await rateOf(insert, seconds) }
+
+  /** Rows that nobody issued, so many that they last for some seconds. */
+  async function fill (table: string, seconds: number): Promise<string[]> {
+    const client = await pool.connect()
+    await client.query('SET session_replication_role = replica')
+    const { rows } = await client.query<{ hash: string }>(`INSERT INTO ${schema}.${table} (${columns}, name_key)
+      SELECT encode(sha256(uuid::text::bytea), 'hex'), uuid, 'viewer', 'bench', now(), '${VALID_UNTIL}', now(), uuid
+      FROM (SELECT gen_random_uuid()::text AS uuid FROM generate_series(1, ${seconds * 10_000})) AS made RETURNING hash`)
+    client.release(true)
+    return rows.map(({ hash }) => hash)
+  }
+
+  async function end (table: string, seconds: number, one: (hash: string) => Promise<unknown>): Promise<number> {
+    const hashes = await fill(table, seconds)
+    const rate = await rateOf(async () => await one(String(hashes.pop())), seconds)
+    if (hashes.length === 0) throw new Error('too few rows')
+    return rate
+  }
+
+  /** What waits in the outbox would take from the next turn what is this one's. */
+  const drain = async (): Promise<void> => {
+    while ((await pool.query(`SELECT 1 FROM ${schema}.events LIMIT 1`)).rowCount !== 0) await new Promise(resolve => setTimeout(resolve, 20))
+  }
+  const text = `DELETE FROM ${schema}.bare WHERE hash = $1`
+  const tasks = {
+    drain,
+    issue: async (seconds: number) => await rateOf(issue, seconds),
+    insert: async (seconds: number) => await rateOf(insert, seconds),
+    revoke: async (seconds: number) => await end('tokens', seconds, app.tokens.revoke),
+    delete: async (seconds: number) => await end('bare', seconds, async hash => await pool.query({ name: 'delete', text, values: [hash] }))
+  }
   return { listen, sent: [], status: 200, tasks }
 }
 

@@ -1,4 +1,4 @@
-// npm run bench -- [--cycles 15] [--slice 1] [--revocations 1000] [--only hit]… [--part compare]…
+// npm run bench -- [--cycles 15] [--slice 1] [--revocations 1000] [--nodes 300]… [--seconds 20] [--only hit]… [--part compare]…
 import { cpus } from 'node:os'
 import { parseArgs } from 'node:util'
 import { startPostgres } from '../support/postgres.js'
@@ -8,17 +8,22 @@ import { measureCreate } from './create.js'
 import { measureFlood } from './flood.js'
 import { measureList } from './list.js'
 import { generator } from './load.js'
+import { measureNodes } from './nodes.js'
 import { measureReady } from './ready.js'
 import { measureRevocation } from './revocation.js'
 import { buildServer, isPinned, pin, type Server, startServer } from './start-server.js'
 
-const { values: { cycles, slice, revocations, only, part } } = parseArgs({
+const { values: { cycles, slice, revocations, nodes, seconds, only, part } } = parseArgs({
   options: {
     /** How often each contender has its turn. */
     cycles: { type: 'string', default: '15' },
     /** Whole seconds of a turn. */
     slice: { type: 'string', default: '1' },
     revocations: { type: 'string', default: '1000' },
+    /** How many nodes share one Postgres, one count after the other. */
+    nodes: { type: 'string', multiple: true, default: ['10', '100', '300', '600', '1000'] },
+    /** How long each count of nodes is watched. */
+    seconds: { type: 'string', default: '20' },
     /** Compare only contenders with this in their name, and bare Fastify. */
     only: { type: 'string', multiple: true },
     /** Only these parts. Default: all. */
@@ -65,6 +70,7 @@ const parts: Record<string, () => Promise<string>> = {
   compare: compareAll,
   flood: async () => await measureFlood(start, turns),
   revocation: async () => await measureRevocation(start, Number(revocations)),
+  nodes: async () => await measureNodes(nodes.map(Number), Number(seconds)),
   create: async () => await measureCreate(start, turns),
   list: async () => await measureList(start),
   ready: async () => await measureReady(start, turns.cycles)

@@ -14,6 +14,9 @@ import { createDatabase, type Database } from '../support/database.js'
 import { createProxy } from '../support/proxy.js'
 import { until } from '../support/until.js'
 
+// They wait more than they work.
+t.jobs = 3
+
 interface Node {
   app: FastifyInstance
   address: string
@@ -145,7 +148,7 @@ t.test('on the node that answers the DELETE the signal has aborted before the an
 
 t.test('a token that expires ends what it opened', async t => {
   const node = await startNode(t, await createDatabase(t))
-  const { token, validUntil } = await issue(node, { validUntil: new Date(Date.now() + 3000).toISOString() })
+  const { token, validUntil } = await issue(node, { validUntil: new Date(Date.now() + 6000).toISOString() })
   const socket = await connect(node, token)
   const { signal, ended } = await stream(node, token)
   await Promise.all([ended, once(socket, 'close')])

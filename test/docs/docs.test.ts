@@ -20,6 +20,7 @@ import { collectEvents } from '../support/events.js'
 import { createDatabase, createSeparateDatabase, databaseUrl } from '../support/database.js'
 import { blocksOf, runBlock } from '../support/docs.js'
 import { lacks } from '../support/tools.js'
+import { until } from '../support/until.js'
 
 t.test('docs/host-integration.md: the code blocks make a host that works as the page says', async t => {
   const { url: postgres, schema } = await createDatabase(t)
@@ -209,6 +210,7 @@ t.test('docs/operations.md: the commands for a leaked token find and revoke it; 
   await runBlock(audit, values)
   await runBlock(metrics, values)
   const monitor = await own.tokens.issue({ name: 'prometheus', role: 'monitoringViewer', validUntil: '2999-01-01T00:00:00Z', requestedBy: 'x' })
+  await until(() => told.length !== 0)
   t.match(told.map(line => JSON.parse(line) as object), [{ type: 'token.issued', name: 'prometheus' }])
   t.equal((await own.inject('/metrics')).statusCode, 401)
   t.match((await own.inject({ url: '/metrics', headers: bearer(monitor.token) })).body, 'mmc_tokens_authentications{outcome="accepted"} 1')
@@ -232,4 +234,18 @@ t.test('docs/operations.md lists every log line of the plugin, with its level, a
   const told = [...(await readFile('docs/operations.md', 'utf8')).matchAll(/^\| `([^`]+)` \| (info|warn|error) \|/gm)].map(([, line, level]) => `${line} (${level})`)
   t.equal(told.length, logged.length)
   for (const line of told) t.ok(logged.some(known => known.startsWith(line.replace(/ \(.*/, '')) && known.endsWith(line.replace(/.* \(/, '('))), line)
+})
+
+t.test('docs/architecture.md: the tree of lib and schemas is the tree', async t => {
+  const tree = (await blocksOf('docs/architecture.md', '')).find(block => block.startsWith('schemas/')) ?? ''
+  const folders: string[] = []
+  const named = tree.slice(0, tree.indexOf('\ntest/')).split('\n').flatMap(line => {
+    const [, indent = '', name = ''] = /^( *)(\S+)/.exec(line) ?? []
+    folders.length = indent.length / 2
+    if (name.endsWith('/')) folders.push(name)
+    return name.endsWith('.ts') ? [folders.join('') + name] : []
+  })
+  const files = await Promise.all(['lib', 'schemas'].map(async folder =>
+    (await readdir(folder, { recursive: true })).filter(name => name.endsWith('.ts')).map(name => `${folder}/${name}`)))
+  t.strictSame(named.sort(), files.flat().sort())
 })

@@ -6,7 +6,7 @@ import t, { type Test } from 'tap'
 import * as errors from '../../lib/errors.js'
 import tokensPlugin, { type TokensPluginOptions } from '../../lib/index.js'
 import { createBareHost, NEW_TOKEN } from '../support/bare-host.js'
-import { bearer, SECRET } from '../support/build-host.js'
+import { bearer, buildHost, SECRET } from '../support/build-host.js'
 import { createDatabase } from '../support/database.js'
 import { startPostgres } from '../support/postgres.js'
 
@@ -114,6 +114,12 @@ const walk: Record<string, (t: Test, host: Host) => Promise<string>> = {
     const { url, schema, query } = await createDatabase(t)
     await query(`CREATE ROLE ${schema}`)
     t.teardown(() => query(`DROP ROLE ${schema}`))
+    return await startWith(t, { schema, postgres: { connectionString: url, options: `-c role=${schema}` } })
+  },
+  async 'a role without privileges on the outbox' (t) {
+    const { database: { url, schema, query } } = await buildHost(t)
+    await query(`CREATE ROLE ${schema}; GRANT USAGE ON SCHEMA ${schema} TO ${schema}; GRANT SELECT ON migrations TO ${schema}`)
+    t.teardown(() => query(`DROP OWNED BY ${schema}; DROP ROLE ${schema}`))
     return await startWith(t, { schema, postgres: { connectionString: url, options: `-c role=${schema}` } })
   },
   'no password': async t => await startAs(t),

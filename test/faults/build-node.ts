@@ -2,7 +2,7 @@ import { mkdir, mkdtemp, readdir, readFile, rm, writeFile } from 'node:fs/promis
 import { dirname, join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import ts from 'typescript'
-import { type BugName, BUGS } from './bugs.js'
+import { type Bug, type BugName, BUGS } from './bugs.js'
 
 const PROJECT = fileURLToPath(new URL('../../', import.meta.url))
 
@@ -30,9 +30,8 @@ export async function buildNode (bug?: BugName): Promise<Build> {
 }
 
 function plant (file: string, source: string, bug: BugName | undefined): string {
-  if (bug === undefined || BUGS[bug].file !== file) return source
-  const edits: ReadonlyArray<readonly [string, string]> = BUGS[bug].edits
-  return edits.reduce((text, [from, to]) => {
+  const edits: Bug = bug === undefined ? [] : BUGS[bug]
+  return edits.filter(([edited]) => edited === file).reduce((text, [, from, to]) => {
     const parts = text.split(from)
     if (parts.length !== 2) throw new Error(`"${bug}" can't be planted: ${file} has ${parts.length - 1} times: ${from}`)
     return parts.join(to)

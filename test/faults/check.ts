@@ -1,4 +1,4 @@
-import type { Call } from './load.js'
+import { BOUND, type Call } from './load.js'
 
 export interface Row { hash: string, name: string }
 
@@ -16,8 +16,7 @@ export interface Rules {
   only?: readonly number[]
 }
 
-/** The figures of the contract, in milliseconds. */
-const BOUND = 2000
+/** The figure of the contract, in milliseconds. */
 const RECOVERY = 3000
 /** A call to Postgres may take a second. */
 const CALL = 1000

@@ -37,7 +37,9 @@ const store: Store = {
   bootstrap: async () => new Map(),
   list: async function * () {},
   purge: async () => 0,
-  takeEnded: async () => [],
+  claimEvents: async () => [],
+  dropEvent: async () => {},
+  deferEvents: async () => {},
   count: async () => [],
   remove: async () => true,
   touch: async () => {},
@@ -45,7 +47,7 @@ const store: Store = {
 }
 const log = Fastify({ logger: false }).log
 const usage = createUsage(store, log)
-const events = { issued () {}, ended () {} }
+const events = { report () {} }
 const tokens = createTokens({ store, cache: createCache(() => true, () => performance.now()), signers: [signer], usage, audit: events, connections: { end () {}, forget () {} }, issuer: 'cedalo', roles: ['viewer'] })
 
 const gc = (globalThis as { gc?: () => void }).gc

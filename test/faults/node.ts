@@ -1,6 +1,9 @@
 import { createHook } from 'node:async_hooks'
+import { appendFileSync } from 'node:fs'
 import type { IncomingMessage, ServerResponse } from 'node:http'
+import { setTimeout as pause } from 'node:timers/promises'
 import pg from 'pg'
+import type { TokenEvent } from '../../lib/index.js'
 import { createHost } from '../support/host.js'
 
 /** What a test tells a node to be, in the environment variable `FAULT_NODE`. */
@@ -10,6 +13,8 @@ export interface NodeSettings {
   secret: string
   /** Hand the plugin a pool of the host's own, of this size. */
   ownPool?: number
+  /** A file for the events that `onEvent` has taken, a line each; every tenth it fails to take at first. */
+  events?: string
 }
 
 /** What a test tells a node to do. */
@@ -19,8 +24,19 @@ export type Order =
   /** The clock on the wall is wrong by so much, in milliseconds. */
   | { clock: number }
 
-const { postgres, ownPool, ...tokens } = JSON.parse(process.env.FAULT_NODE ?? '') as NodeSettings
+const { postgres, ownPool, events, ...tokens } = JSON.parse(process.env.FAULT_NODE ?? '') as NodeSettings
 const pool = ownPool === undefined ? undefined : new pg.Pool({ connectionString: postgres, max: ownPool })
+
+let count = 0
+const failed = new Set<string>()
+async function write (file: string, event: TokenEvent): Promise<void> {
+  await pause(Math.random() * 5)
+  if (!failed.has(event.id) && ++count % 10 === 0) {
+    failed.add(event.id)
+    throw new Error('full')
+  }
+  appendFileSync(file, `${JSON.stringify(event)}\n`)
+}
 
 const now = Date.now
 let offset = 0
@@ -29,7 +45,7 @@ Date.now = () => now() + offset
 const app = await createHost({
   fastify: { logger: { level: 'warn' } },
   sessionKey: Buffer.alloc(32, 7),
-  tokens: { postgres: pool ?? postgres, ...tokens }
+  tokens: { postgres: pool ?? postgres, ...tokens, ...events !== undefined && { onEvent: async event => { await write(events, event) } } }
 })
 app.get('/health', async () => ({ ...app.tokens.health(), now: Date.now() }))
 

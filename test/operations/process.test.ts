@@ -32,12 +32,12 @@ t.test('unwritten uses, a waiting task, a waiting listener and an idle pool do n
 
 t.test('a call to a Postgres that does not answer rejects, even if nothing else keeps the process running', async t => {
   t.equal(await run(`
-    import { closeInTime, createConnection } from './lib/store/connection.ts'
+    import { closeByDeadline, createConnection } from './lib/store/connection.ts'
     const silent = { options: {}, on () {}, connect () {} }
-    await closeInTime(Promise.resolve(), console)
+    await closeByDeadline(Promise.resolve(), console)
     console.log(process.getActiveResourcesInfo().filter(kind => kind === 'Timeout'))
     await createConnection(silent, console).withClient(async () => {}).catch(({ code }) => { console.log(code) })
-    await closeInTime(new Promise(() => {}), { warn: ({ err }) => { console.log(err.code) } })
+    await closeByDeadline(new Promise(() => {}), { warn: ({ err }) => { console.log(err.code) } })
   `), '[]\nMMC_TOKENS_DEADLINE\nMMC_TOKENS_DEADLINE')
 })
 

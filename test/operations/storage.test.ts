@@ -132,7 +132,7 @@ t.test('every statement is prepared once for a connection, by a name that fits w
   await app.tokens.list()
   await app.tokens.metrics()
   await app.tokens.revoke('0'.repeat(64))
-  const names = ['boot', 'count', 'ended', 'find', 'insert', 'notify', 'page', 'purge', 'remove', 'touch'].map(name => `mmc_tokens.${database.schema}.${name}`)
+  const names = ['boot', 'claim', 'count', 'drop', 'find', 'insert', 'notify', 'page', 'place', 'purge', 'remove', 'touch'].map(name => `mmc_tokens.${database.schema}.${name}`)
   const prepared = async (): Promise<string[]> => (await pool.query<{ name: string }>('SELECT name FROM pg_prepared_statements')).rows.map(({ name }) => name).sort()
   for (let known = await prepared(); known.length < names.length; known = await prepared()) await app.inject({ url: '/api/viewer', headers: bearer(token) })
   t.strictSame(await prepared(), names)
@@ -143,7 +143,7 @@ t.test('a role without rights to create anything is enough once the tables are t
   const { database } = await buildHost(t)
   const role = `${database.schema}_app`
   await database.query(`CREATE ROLE ${role} LOGIN PASSWORD 'x'; GRANT USAGE ON SCHEMA ${database.schema} TO ${role};
-    GRANT SELECT, INSERT, UPDATE, DELETE ON tokens TO ${role}; GRANT SELECT ON migrations TO ${role}`)
+    GRANT SELECT, INSERT, UPDATE, DELETE ON tokens TO ${role}; GRANT SELECT ON migrations TO ${role}; GRANT SELECT, UPDATE, DELETE ON events TO ${role}`)
   t.teardown(() => database.query(`DROP OWNED BY ${role}; DROP ROLE ${role}`))
   const { app, issue } = await buildHost(t, { database, tokens: { postgres: { connectionString: database.url, options: `-c role=${role}` } } })
   const { hash } = await issue()

@@ -5,10 +5,10 @@ import { transform } from 'esbuild'
 import { compiled } from './program.js'
 
 const FOLDERS = ['lib', 'schemas', 'test']
-// Packages of their own, and what other compilers are given.
+// Packages of their own, and the input of other compilers.
 const NOT_OURS = /node_modules|^test\/(bench|consumer|mutation)\/(?!.*\.test\.ts$)/
 
-/** Compiles all sources once, so that no process has to. They know their own place, and their lines, as if nothing had happened. */
+/** Compiles all sources once, instead of in each process. `import.meta`, stacks and coverage name the sources. */
 export async function compile (): Promise<void> {
   const files = await Promise.all(FOLDERS.map(async folder => (await readdir(folder, { recursive: true })).map(file => join(folder, file))))
   await Promise.all(files.flat().filter(file => file.endsWith('.ts') && !NOT_OURS.test(file)).map(async file => {
@@ -24,7 +24,7 @@ export async function compile (): Promise<void> {
     })
     const output = compiled(file)
     await mkdir(dirname(output), { recursive: true })
-    // At once: another run may use it.
+    // Atomic: another run may be using it.
     await writeFile(`${output}-${process.pid}`, code)
     await rename(`${output}-${process.pid}`, output)
   }))

@@ -42,7 +42,7 @@ export async function startDemo (port: number): Promise<void> {
       apiReference: true
     })
     await app.listen({ host: 'localhost', port })
-    if (enabled) await becomeCalm(app)
+    if (enabled) await waitForLease(app)
   } catch (error) {
     await stop()
     throw error
@@ -93,8 +93,8 @@ function withoutPostgres (): Keys {
   return newKeys()
 }
 
-/** Waits up to 2 s for the lease, so that its log line does not follow the commands. */
-async function becomeCalm (app: FastifyInstance): Promise<void> {
+/** Waits up to 2 s for the lease, so that its log line comes before the lines to paste. */
+async function waitForLease (app: FastifyInstance): Promise<void> {
   for (let tries = 0; tries < 200 && app.tokens.health().lease !== 'held'; tries++) await wait(10)
 }
 

@@ -20,6 +20,8 @@ export interface Proxy {
   delay: (milliseconds: number) => void
   /** Ends every connection on the side of Postgres; the other side hears nothing of it. */
   halve: () => void
+  /** The next answer to what contains this text is lost, with its connection, though it was done; resolves then. */
+  lose: (text: string) => Promise<void>
   /** Where new connections lead from now on. */
   lead: (url: string) => void
   /** Ends every connection. */
@@ -34,6 +36,8 @@ export async function createProxy (t: Test, url: string): Promise<Proxy> {
   const upstreams = new Set<Socket>()
   const halved = new WeakSet<Socket>()
   const ended = new Set<Socket>()
+  const doomed = new Map<Socket, () => void>()
+  const losing = new Map<string, () => void>()
   let fault: Fault = 'none'
   let delay = 0
 
@@ -52,7 +56,14 @@ export async function createProxy (t: Test, url: string): Promise<Proxy> {
     }
     upstreams.add(upstream)
     upstream.on('close', () => { upstreams.delete(upstream) })
-    client.on('data', chunk => { if (fault !== 'swallow up' && !halved.has(upstream)) upstream.write(chunk) })
+    client.on('data', chunk => {
+      for (const [text, lost] of losing) {
+        if (!chunk.includes(text)) continue
+        losing.delete(text)
+        doomed.set(client, lost)
+      }
+      if (fault !== 'swallow up' && !halved.has(upstream)) upstream.write(chunk)
+    })
     // In silence not even the end of a connection is answered: it arrives when the silence is over.
     client.on('end', () => {
       if (fault.startsWith('swallow')) ended.add(client)
@@ -72,6 +83,12 @@ export async function createProxy (t: Test, url: string): Promise<Proxy> {
     let rest: Buffer = Buffer.alloc(0)
     upstream.on('data', chunk => {
       if (fault === 'swallow down') return
+      const lost = doomed.get(client)
+      if (lost !== undefined) {
+        client.destroy()
+        lost()
+        return
+      }
       const [messages, left] = split(Buffer.concat([rest, chunk]))
       rest = left
       for (const message of messages) {
@@ -105,6 +122,7 @@ export async function createProxy (t: Test, url: string): Promise<Proxy> {
         upstream.destroy()
       }
     },
+    lose: async text => { await new Promise<void>(resolve => { losing.set(text, resolve) }) },
     lead (url) { ({ host, port } = new pg.Client(url)) },
     cut
   }

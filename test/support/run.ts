@@ -1,5 +1,6 @@
 import { spawn } from 'node:child_process'
 import { readdirSync, rmSync, statSync } from 'node:fs'
+import { availableParallelism } from 'node:os'
 import { resolve } from 'node:path'
 import { text } from 'node:stream/consumers'
 import { fileURLToPath } from 'node:url'
@@ -13,9 +14,11 @@ import { createReport, type FileRun } from './report.js'
 // Runs test files, each in a process of its own, and prints a line a file; see test/README.md.
 process.chdir(fileURLToPath(new URL('../..', import.meta.url)))
 
-// The longest of them is first, so that no job waits for it at the end.
-const QUICK = ['contract', 'coexistence', 'operations', 'unit']
+// Long ones are first, so that no job waits for them at the end.
+const QUICK = ['contract', 'unit', 'operations', 'coexistence']
 const ALL = ['consumer', 'demo', 'attacks', 'docs', ...QUICK]
+// Tests wait as much as they work; one Postgres has connections for four files.
+const JOBS = Math.min(availableParallelism() + 1, 4)
 const COVERAGE = resolve('.tap/coverage')
 // Nothing of these is left when the types are gone.
 const TYPES = ['lib/api.ts', 'lib/types.ts']
@@ -35,7 +38,7 @@ const { values, positionals } = parseArgs({
     quick: { type: 'boolean' },
     faults: { type: 'boolean' },
     'disable-coverage': { type: 'boolean' },
-    jobs: { type: 'string', short: 'j', default: '2' },
+    jobs: { type: 'string', short: 'j', default: String(JOBS) },
     timeout: { type: 'string', default: '600' }
   }
 })

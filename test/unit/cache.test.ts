@@ -290,7 +290,7 @@ async function createNode (t: Test, { url, schema }: Database, create: (store: S
   })
   const cache = create(store)
   const usage = { note () {}, apply: <T>(token: T): T => token, async close () {}, lag: () => ({ waiting: 0, lagSeconds: 0 }) }
-  const events = { issued () {}, ended () {} }
+  const events = { report () {} }
   const heard = new Set<string>()
   await store.start({
     ...cache,

@@ -2,7 +2,7 @@ import { EventEmitter } from 'node:events'
 import { setImmediate as turn } from 'node:timers/promises'
 import pg from 'pg'
 import t, { type Test } from 'tap'
-import { closeInTime, type Connection, createConnection, explain } from '../../lib/store/connection.js'
+import { closeByDeadline, type Connection, createConnection, explain } from '../../lib/store/connection.js'
 import type { Log, PostgresPool } from '../../lib/types.js'
 import { databaseUrl } from '../support/database.js'
 import { holdTimers } from '../support/timers.js'
@@ -92,7 +92,27 @@ t.test('when time is up the caller hears so; a client at work is closed, one tha
   pass(900)
   await t.rejects(waiting, { code: 'MMC_TOKENS_DEADLINE' })
   lend(undefined, late)
+  t.equal(late.listenerCount('error'), 1)
+  await turn()
   t.strictSame([late.released, late.listenerCount('error')], [[undefined], 0])
+})
+
+t.test('an answer that came while the process was busy counts, though its time is up before it is read', async t => {
+  const connection = createConnection(await databaseUrl(), {} as Log)
+  const SELECT = { text: 'SELECT 1 AS one' }
+  await connection.withClient(async run => await run(SELECT), 60_000)
+  const askWhileBusy = async (): Promise<unknown> => await connection.withClient(async run => {
+    const answer = run(SELECT)
+    // pg has sent it then.
+    await turn()
+    for (const busyUntil = performance.now() + 500; performance.now() < busyUntil;);
+    return await answer
+  }, 400).catch((error: unknown) => error)
+  let answer = await askWhileBusy()
+  // Postgres itself may not have had its turn.
+  for (let tries = 1; tries < 5 && answer instanceof Error; tries++) answer = await askWhileBusy()
+  t.match(answer, [{ one: '1' }])
+  await connection.close()
 })
 
 t.test('a pool of the host stays its own: its place and its way are known, its lost connections are told of, its end is not ours', async t => {
@@ -141,11 +161,11 @@ t.test('its place is told without its password', t => {
 t.test('who closes waits for a goodbye, and no longer than a second', async t => {
   const { pass, warnings } = create(t)
   const log = { warn: (...words: unknown[]) => { warnings.push(words) } } as unknown as Log
-  await closeInTime(Promise.resolve(), log)
+  await closeByDeadline(Promise.resolve(), log)
   pass(60_000)
   t.strictSame(warnings, [])
   let isOver = false
-  const closing = closeInTime(new Promise(() => {}), log).then(() => { isOver = true })
+  const closing = closeByDeadline(new Promise(() => {}), log).then(() => { isOver = true })
   pass(899)
   await turn()
   t.equal(isOver, false)
@@ -158,4 +178,19 @@ t.test('what went wrong at a place is told with the place, also where Node has n
   const cause = new Error('no such database')
   t.match(explain('here', cause), { code: 'MMC_TOKENS_DATABASE', message: 'Postgres at here can\'t be used: no such database', cause })
   t.match(explain('here', Object.assign(new Error(''), { code: 'ECONNREFUSED' })), { message: 'Postgres at here can\'t be used: ECONNREFUSED' })
+})
+
+t.test('a pool of the host that is exhausted is asked by 10,000 calls at most, and takes back all clients that come too late', async t => {
+  const pool = new pg.Pool({ connectionString: await databaseUrl(), max: 1 })
+  t.teardown(() => pool.end())
+  const { withClient } = createConnection(pool, {} as Log)
+  const busy = await pool.connect()
+  const one = async (): Promise<unknown> => await withClient(async run => await run({ text: 'SELECT 1::text AS one' }), 20)
+  const late = await Promise.allSettled(Array.from({ length: 10_001 }, one))
+  const codes = late.map(result => result.status === 'rejected' ? (result.reason as { code: string }).code : '')
+  t.equal(codes.pop(), 'MMC_TOKENS_OVERLOAD')
+  t.strictSame([...new Set(codes)], ['MMC_TOKENS_DEADLINE'])
+  busy.release()
+  t.strictSame(await withClient(async run => await run({ text: 'SELECT 1::text AS one' })), [{ one: '1' }])
+  t.equal(pool.waitingCount, 0)
 })

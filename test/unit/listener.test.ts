@@ -73,7 +73,7 @@ async function createListening (t: Test, { ask = async (_text, answer) => await 
     findAll: async (_run, hashes) => await findAll(hashes),
     changes: ['first', 'second'].map(name => ({ clear () { heard.push(`${name} clear`) }, forget (hash: string) { heard.push(`${name} forget ${hash}`) } })),
     believed: { wasUsed: () => true, refresh: async find => (await find(['a'])).map(({ hash }) => hash) },
-    onEnded: () => { heard.push('ended') },
+    onActed: () => { heard.push('acted') },
     log: { info: (line: string) => { lines.push(`info ${line}`) }, warn ({ err }: { err: Error }, line: string) { lines.push(`warn ${line}`); reasons.push(err.message) } } as never
   }, Client)
   // A connection that closes keeps no process.
@@ -167,19 +167,32 @@ t.test('only a new node greets whatever it hears: those that come back at once w
   t.strictSame(heard, ['greet'], 'where it hears nothing it does')
 })
 
-t.test('what is heard reaches all who must hear of it: each token, all at once, keys, tokens that ended; what has no payload is not all', async t => {
+t.test('what is heard reaches all who must hear of it: each token, all at once, keys; what has no payload is not all', async t => {
   const { listener, heard, hold, notify } = await createListening(t)
   listener.start()
   await hold()
-  t.strictSame(heard, ['ended'], 'what ended while nobody listened')
-  heard.length = 0
+  t.strictSame(heard, [])
   notify('mmc_tokens', 'a')
   notify('mmc_tokens', '*')
   notify('keys', 'b')
   notify('mmc_tokens')
-  notify('mmc_tokens', '!')
   notify('older beats', '101')
-  t.strictSame(heard, ['first forget a', 'second forget a', 'first clear', 'second clear', 'key b', 'first forget ', 'second forget ', 'ended'])
+  t.strictSame(heard, ['first forget a', 'second forget a', 'first clear', 'second clear', 'key b', 'first forget ', 'second forget '])
+})
+
+t.test('of what somebody else did the node hears that beat last, and no other', async t => {
+  const { listener, heard, hold, notify } = await createListening(t)
+  listener.start()
+  notify('mmc_tokens', '!')
+  await hold()
+  notify('mmc_tokens', '!')
+  t.strictSame(heard, [], 'another beat')
+  notify('beats', '101', ID)
+  notify('mmc_tokens', '!')
+  t.strictSame(heard.splice(0), ['acted'])
+  notify('beats', '102')
+  notify('mmc_tokens', '!')
+  t.strictSame(heard, [])
 })
 
 t.test('however the client says that it ended, the lease is lost at once, and once', async t => {
@@ -200,6 +213,31 @@ t.test('however the client says that it ended, the lease is lost at once, and on
       t.equal(listener.isTrusted(), true)
       say(client)
       t.equal(listener.isTrusted(), true, 'an old client says nothing of the new one')
+    })
+  }
+})
+
+t.test('a question without an answer for a second ends the connection; an answer that is read when the second is over counts', async t => {
+  for (const isRead of [true, false]) {
+    await t.test(isRead ? 'read' : 'not read', async t => {
+      let isSilent = false
+      let read = (): void => {}
+      const { listener, pass, hold, reasons } = await createListening(t, {
+        async ask (text, answer) {
+          if (isSilent && text.includes('pg_snapshot_xmax')) await new Promise<void>(resolve => { read = resolve })
+          return await answer()
+        }
+      })
+      listener.start()
+      await hold()
+      isSilent = true
+      pass(500)
+      for (let n = 0; n < 5; n++) await turn()
+      pass(1000)
+      // As after a time in which nothing could be read.
+      if (isRead) read()
+      for (let n = 0; n < 5; n++) await turn()
+      t.strictSame([listener.isTrusted(), reasons], isRead ? [true, []] : [false, ['Postgres does not answer']])
     })
   }
 })

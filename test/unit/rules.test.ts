@@ -50,7 +50,7 @@ function createRules (): Rules {
   }
   const never: Signer = { sign: () => 'signed with the second', verify () { throw new Error('another key') } }
   const usage = { note (hash: string, now: number) { calls.push(`note ${hash.slice(0, 2)} ${now}`) }, apply: (token: Token): Token => ({ ...token, requestedBy: `${token.requestedBy}, applied` }), async close () {}, lag: () => ({ waiting: 0, lagSeconds: 0 }) }
-  const events = { issued ({ name }: Token) { calls.push(`issued ${name}`) }, ended () { calls.push('ended') } }
+  const events = { report () { calls.push('report') } }
   const cache = createCache(() => isTrusted, () => 0)
   const tokens = createTokens({ store, cache, signers: [signer, never], usage, audit: events, connections: { end () {}, forget () {} }, issuer: 'cedalo', roles: ['viewer'] })
   return { tokens, rows, calls, trust: yes => { isTrusted = yes }, fail: yes => { isFailing = yes } }
@@ -157,7 +157,7 @@ t.test('a token is refused from its revocation on, even if the store could not c
   calls.length = 0
   t.equal(await tokens.revoke(credential.hash), true)
   t.equal(await tokens.revoke(credential.hash), false)
-  t.strictSame(calls, ['remove', 'ended', 'remove'], 'of what was not there nobody is told')
+  t.strictSame(calls, ['remove', 'report', 'remove'], 'of what was not there nobody is told')
 })
 
 t.test('a record and the list have the latest use; an invalid hash never reaches the store', async t => {

@@ -1,0 +1,88 @@
+import type { BootstrapOutcome, Origin, Store, Token } from '../types.js'
+import { DEADLINE } from './connection.js'
+import { nameKey, ORIGIN } from './migrations.js'
+import { type Statement, TRANSIENT } from './statement.js'
+
+/** How many tokens are purged in one statement. */
+const PURGED = 500
+
+/** Postgres's code where a UNIQUE is violated. */
+const UNIQUE_VIOLATION = '23505'
+
+/** Characters of a part of an origin that are kept. */
+const LONGEST = 1000
+
+/** Between the parts of an origin, which have no control characters. */
+const SEPARATOR = '\u001f'
+
+const COLUMNS = 'hash, name, role, requested_by, issue_date, valid_until, last_used'
+
+/** Who acts, for the triggers, which no name of a user or request may fail. */
+function encode ({ actor, address, requestId }: Origin): string {
+  const parts = ['node', actor, address, requestId].map(part => (part ?? '').slice(0, LONGEST))
+  return parts.map(part => part.replace(/\p{Cc}/gu, '\ufffd')).join(SEPARATOR)
+}
+
+/** The trigger that reads it runs at the end of the statement. */
+function setOrigin (value: string): string {
+  return `set_config('${ORIGIN}', ${value}, true)::text AS origin`
+}
+
+type Acts = Pick<Store, 'insert' | 'bootstrap' | 'remove' | 'purge'>
+
+/**
+ * The statements that create and end tokens: each says who acts.
+ * @param timeToStart how long the start may still take, in milliseconds
+ */
+export function createActs (schema: string, statement: Statement, timeToStart: () => number): Acts {
+  const insertToken = statement('insert', `
+    INSERT INTO ${schema}.tokens (${COLUMNS}) VALUES ($1, $2, $3, $4, $5, $6, $7)
+    ON CONFLICT DO NOTHING RETURNING hash::text, ${setOrigin('$8')}`)
+  // The node that records a hash first stores its token, in the order of the hashes, as other nodes do. A name that is
+  // taken meanwhile fails the whole statement; the retry sees it.
+  const bootstrapTokens = statement<{ hash: string, outcome: BootstrapOutcome }>('boot', `
+    WITH entry AS MATERIALIZED (
+      SELECT *, row_number() OVER (PARTITION BY key ORDER BY place) > 1 AS is_twin
+      FROM (SELECT *, ${nameKey('name')} AS key FROM ROWS FROM (json_to_recordset($1) AS (
+        hash text, name text, role text, "requestedBy" text,
+        "issueDate" timestamptz, "validUntil" timestamptz, "lastUsed" timestamptz)) WITH ORDINALITY
+        AS entry (${COLUMNS}, place)) AS looks
+    ), refused AS MATERIALIZED (
+      SELECT hash, is_twin FROM entry WHERE is_twin
+        OR NOT EXISTS (SELECT FROM ${schema}.bootstrapped AS earlier WHERE earlier.hash = entry.hash)
+        AND NOT EXISTS (SELECT FROM ${schema}.tokens AS same WHERE same.hash = entry.hash)
+        AND EXISTS (SELECT FROM ${schema}.tokens AS token
+          WHERE coalesce(token.name_key, token.name) = entry.key OR token.name = entry.name)
+    ), noted AS (
+      INSERT INTO ${schema}.bootstrapped (hash)
+      SELECT hash FROM entry WHERE hash NOT IN (SELECT hash FROM refused) ORDER BY hash
+      ON CONFLICT DO NOTHING RETURNING hash
+    ), stored AS (
+      INSERT INTO ${schema}.tokens (${COLUMNS}) SELECT ${COLUMNS} FROM entry JOIN noted USING (hash) ORDER BY hash
+      ON CONFLICT (hash) DO NOTHING RETURNING hash, ${setOrigin('$2')}
+    )
+    SELECT hash::text, 'stored' AS outcome FROM stored
+    UNION ALL SELECT hash, CASE WHEN is_twin THEN 'twin' ELSE 'taken' END FROM refused`,
+  () => ({ deadline: Math.max(DEADLINE, Math.round(timeToStart())), transient: [...TRANSIENT, UNIQUE_VIOLATION] }))
+  const removeToken = statement('remove', `
+    DELETE FROM ${schema}.tokens WHERE hash = $1 RETURNING hash::text, ${setOrigin('$2')}`)
+  const purgeTokens = statement('purge', `
+    WITH turn AS MATERIALIZED (SELECT pg_try_advisory_xact_lock(hashtext('${schema} purge')) AS is_alone)
+    DELETE FROM ${schema}.tokens USING turn WHERE is_alone
+      AND hash IN (SELECT hash FROM ${schema}.tokens WHERE valid_until < $1 ORDER BY valid_until LIMIT ${PURGED})
+    RETURNING hash::text, ${setOrigin("'purge'")}`)
+
+  return {
+    insert: async (token, origin) => (await insertToken(...toValues(token), encode(origin))).length > 0,
+    async bootstrap (tokens, origin) {
+      const rows = await bootstrapTokens(JSON.stringify(tokens), encode(origin))
+      return new Map(rows.map(({ hash, outcome }) => [hash, outcome]))
+    },
+    remove: async (hash, origin) => (await removeToken(hash, encode(origin))).length > 0,
+    purge: async before => (await purgeTokens(before)).length
+  }
+}
+
+function toValues ({ hash, name, role, requestedBy, issueDate, validUntil, lastUsed }: Token): string[] {
+  return [hash, name, role, requestedBy, issueDate, validUntil, lastUsed]
+}
