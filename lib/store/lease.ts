@@ -8,8 +8,6 @@ export const SILENCE = 1000
 const BEAT = { own: 450, other: 750, spread: 500 }
 /** The same after connecting, at most. */
 export const FIRST_BEAT = 250
-/** Questions that wait for a beat: older ones prove nothing any more. */
-const OPEN = 5
 
 interface Question { xmax: bigint, sent: number, sentDate: number }
 
@@ -43,6 +41,7 @@ export interface Lease {
  * when the beat arrives.
  */
 export function createLease ({ ask, beat, onHeld, onDead }: Line): Lease {
+  /** Questions that wait for a beat, a few: a connection that hears none is dead within four seconds. */
   const open: Question[] = []
   let last = -1n
   let until = -Infinity
@@ -61,7 +60,6 @@ export function createLease ({ ask, beat, onHeld, onDead }: Line): Lease {
     const xmax = await ask()
     if (isEnded) return
     open.push({ xmax, sent, sentDate })
-    if (open.length > OPEN) open.shift()
     // The beat may be here already.
     prove()
     questionTimer = setTimeout(run, Math.max(0, sent + QUESTION - performance.now()), question).unref()

@@ -133,8 +133,8 @@ t.test('of several questions that a beat answers the newest counts; a proof that
   t.strictSame([isHeld(), held()], [false, 1])
 })
 
-t.test('a question is sent every 500 ms, the next one after the answer; a few wait for a beat', async t => {
-  const { lease, pass, answer, sent, isHeld } = createScripted(t)
+t.test('a question is sent every 500 ms, the next one after the answer', async t => {
+  const { lease, pass, answer, sent } = createScripted(t)
   lease.start()
   t.equal(sent().questions, 1)
   pass(700)
@@ -148,12 +148,6 @@ t.test('a question is sent every 500 ms, the next one after the answer; a few wa
   t.equal(sent().questions, 2)
   pass(1)
   t.equal(sent().questions, 3)
-  for (let n = 0; n < 5; n++) {
-    await answer(BigInt(1000 + n))
-    pass(500)
-  }
-  lease.hear('999', false)
-  t.equal(isHeld(), false, 'the first two are forgotten: they prove nothing any more')
 })
 
 t.test('what is no transaction id, or not above the last one, proves nothing and is no beat', async t => {
