@@ -905,9 +905,11 @@ async function createParsingHost (t: Test, routerOptions: Router, log: string[])
   // It fixes what `request.originalUrl` is.
   app.addHook('onRequest', async request => request.originalUrl)
   await app.register(tokensPlugin, { postgres, schema, secret: SECRET })
-  for (const path of ['/x', '/x/*']) app.get(path, async request => ({
-    name: request.applicationToken?.name, url: request.url, all: [request.originalUrl, request.raw.url, (request.raw as { originalUrl?: string }).originalUrl, request.query]
-  }))
+  for (const path of ['/x', '/x/*']) {
+    app.get(path, async request => ({
+      name: request.applicationToken?.name, url: request.url, all: [request.originalUrl, request.raw.url, (request.raw as { originalUrl?: string }).originalUrl, request.query]
+    }))
+  }
   await app.listen({ port: 0, host: '127.0.0.1' })
   const { token } = await app.tokens.issue({ name: 'a', role: 'viewer', validUntil: '2099-01-01T00:00:00Z', requestedBy: 'x' })
   const ask = async (path: string): Promise<string> => {

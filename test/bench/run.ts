@@ -6,6 +6,7 @@ import { compare } from './compare.js'
 import { compared } from './contenders.js'
 import { measureCreate } from './create.js'
 import { measureFlood } from './flood.js'
+import { measureHit } from './hit.js'
 import { measureList } from './list.js'
 import { generator } from './load.js'
 import { measureNodes } from './nodes.js'
@@ -67,6 +68,7 @@ async function compareAll (): Promise<string> {
 }
 
 const parts: Record<string, () => Promise<string>> = {
+  hit: async () => await measureHit(postgres.url),
   compare: compareAll,
   flood: async () => await measureFlood(start, turns),
   revocation: async () => await measureRevocation(start, Number(revocations)),

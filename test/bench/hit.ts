@@ -1,0 +1,114 @@
+import { type ChildProcess, fork, spawnSync } from 'node:child_process'
+import { once } from 'node:events'
+import { fileURLToPath } from 'node:url'
+import { show, showSpread, spread, type Spread, table } from './statistics.js'
+
+const ROOT = new URL('../../', import.meta.url)
+const SERVER = fileURLToPath(new URL('node_modules/.bench/test/bench/hit-server.js', import.meta.url))
+const PLUGIN = new URL('dist/lib/index.js', ROOT)
+
+const CYCLES = 25
+/** Requests of a slice. */
+const SLICE = 4000
+/** Requests before the first slice: what V8 has not compiled yet costs a multiple. */
+const WARM_UP = 20_000
+/** How far the ratio of bare Fastify to itself may be off. */
+const NOISE = 0.03
+
+/** CPU per request of one to that of another, in the same cycle. */
+const PAIRS: Array<[contender: string, to: string, goal: string]> = [
+  ['bare again', 'bare', ''],
+  ['ours, header', 'floor', '≤ 1.08'],
+  ['ours, header', 'bare', '≤ 1.36'],
+  ['ours, query', 'ours, header', '≤ 1.20'],
+  ['ours, no credential', 'bare', '≤ 1.05'],
+  ['ours, forged', 'bare', '≤ 2.5'],
+  ['ours, revoked', 'bare', ''],
+  ['ours, header', '@fastify/bearer-auth, 1 key', '< 1.0'],
+  ['ours, header', '@fastify/bearer-auth, 64 keys', ''],
+  ['ours, header', '@fastify/jwt, no cache', '≤ 0.45'],
+  ['ours, header', '@fastify/jwt, cache', '']
+]
+
+/** The cost of a hit in memory: contenders in processes of their own, one at a time, in short slices and random order. */
+export async function measureHit (postgres: string): Promise<string> {
+  build()
+  const names = await namesOf()
+  const servers = new Map(await Promise.all(names.map(async name => [name, await start(name, postgres)] as const)))
+  try {
+    const slices = new Map(names.map((name): [string, number[]] => [name, []]))
+    for (const server of servers.values()) await ask(server, WARM_UP)
+    for (let cycle = 0; cycle < CYCLES; cycle++) {
+      for (const name of shuffle(names)) slices.get(name)?.push(await ask(servers.get(name) as ChildProcess, SLICE))
+    }
+    return report(slices)
+  } finally {
+    for (const server of servers.values()) server.disconnect()
+  }
+}
+
+/** Builds the package as it is published. */
+function build (): void {
+  const tsc = fileURLToPath(new URL('node_modules/typescript/bin/tsc', ROOT))
+  const { status, stdout } = spawnSync(process.execPath, [tsc, '-p', 'lib'], { cwd: ROOT, encoding: 'utf8' })
+  if (status !== 0) throw new Error(stdout)
+}
+
+function run (...args: string[]): ChildProcess {
+  return fork(SERVER, args, { execArgv: [], env: { ...process.env, NODE_ENV: 'production' } })
+}
+
+async function namesOf (): Promise<string[]> {
+  const server = run('')
+  const [names] = await once(server, 'message') as [string[]]
+  server.disconnect()
+  return names
+}
+
+async function start (name: string, postgres: string): Promise<ChildProcess> {
+  const server = run(name, postgres, PLUGIN.href)
+  await answerOf(server)
+  return server
+}
+
+async function ask (server: ChildProcess, requests: number): Promise<number> {
+  const answer = answerOf(server)
+  server.send(requests)
+  return await answer
+}
+
+/** @throws Error if the process ends instead, which has said why */
+async function answerOf (server: ChildProcess): Promise<number> {
+  const ended = new AbortController()
+  const [answer] = await Promise.race([
+    once(server, 'message', { signal: ended.signal }) as Promise<[number]>,
+    once(server, 'exit', { signal: ended.signal }).then(() => { throw new Error('a contender ended') })
+  ]).finally(() => { ended.abort() })
+  return answer
+}
+
+function shuffle<T> (items: T[]): T[] {
+  return items.map(item => ({ item, at: Math.random() })).toSorted((a, b) => a.at - b.at).map(({ item }) => item)
+}
+
+function report (slices: Map<string, number[]>): string {
+  const ratio = (name: string, to: string): Spread => {
+    const others = slices.get(to) ?? []
+    return spread((slices.get(name) ?? []).map((cpu, cycle) => cpu / (others[cycle] ?? NaN)))
+  }
+  const noise = Math.abs(ratio('bare again', 'bare').median - 1)
+  return [
+    `CPU per request, ${CYCLES} cycles of ${SLICE} requests; ratios in the same cycle, median (quartiles)`,
+    '',
+    table([['', 'measured', 'goal'], ...PAIRS.map(([name, to, goal]) => [`${name} : ${to}`, showSpread(ratio(name, to)), goal])]),
+    '',
+    table([
+      ['', 'µs', ': bare', ': floor'],
+      ...[...slices].map(([name, cpu]) => [
+        name, show(spread(cpu).median), showSpread(ratio(name, 'bare')), showSpread(ratio(name, 'floor'))
+      ])
+    ]),
+    '',
+    `${noise > NOISE ? 'noisy' : 'quiet'}: bare Fastify differs from itself by ${(100 * noise).toFixed(1)} %`
+  ].join('\n')
+}
