@@ -6,12 +6,9 @@ import { createSeparateDatabase } from '../support/database.js'
 import { collectEvents } from '../support/events.js'
 import { until } from '../support/until.js'
 
-/** How long the first token lives: longer than the slowest machine needs, for then the clock is moved. */
-const LIFETIME = 60 * 60 * 1000
-
 t.test('in a day of ten nodes, audit and metrics report tokens that are bootstrapped, replaced, expired, purged and leaked', async t => {
   const mint = await buildHost(t, { tokens: { enabled: false } })
-  const { token: first, entry } = mint.app.tokens.mint({ name: 'ci', role: 'viewer', validUntil: new Date(Date.now() + LIFETIME).toISOString() })
+  const { token: first, entry } = mint.app.tokens.mint({ name: 'ci', role: 'viewer', validUntil: new Date(Date.now() + 60 * 60 * 1000).toISOString() })
   const bootstrap = `.data/day-${process.pid}.json`
   await writeFile(bootstrap, JSON.stringify([entry]))
   t.teardown(() => rm(bootstrap))
@@ -56,9 +53,8 @@ t.test('in a day of ten nodes, audit and metrics report tokens that are bootstra
   t.equal(await lastUsed(entry.hash), stopped)
   t.ok((await lastUsed(successor.hash) ?? '') > before)
 
-  const { now } = Date
-  t.intercept(Date, 'now', { value: () => now() + LIFETIME })
-  // The old one expires and is purged; who still comes with it is refused.
+  // The old one expires, sooner than was meant, and is purged; who still comes with it is refused.
+  await database.query("UPDATE mmc_tokens.tokens SET valid_until = date_trunc('second', now() + interval '2 s') WHERE hash = $1", [entry.hash])
   await events.until(1, 'token.expired-purged')
   t.equal((await work(first)).status, 401)
   // The new one leaks, and ends by SQL.
