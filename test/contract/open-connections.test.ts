@@ -2,7 +2,7 @@ import { EventEmitter, once } from 'node:events'
 import { Agent, get } from 'node:http'
 import type { AddressInfo } from 'node:net'
 import { Readable } from 'node:stream'
-import { setTimeout as sleep } from 'node:timers/promises'
+import { setImmediate as turn, setTimeout as sleep } from 'node:timers/promises'
 import websocket from '@fastify/websocket'
 import Fastify, { type FastifyInstance, type FastifyRequest } from 'fastify'
 import pg from 'pg'
@@ -225,8 +225,11 @@ t.test('a change that can not be looked up, since the pool is exhausted, is look
   const { signal, ended } = await stream(node, token)
   const clients = [await pool.connect(), await pool.connect()]
   await database.query("UPDATE tokens SET role = 'editor' WHERE hash = $1", [hash])
-  await sleep(1200) // longer than a call to Postgres may take
-  t.notOk(signal.aborted)
+  const unknown = node.app.tokens.mint({ name: 'unknown', role: 'viewer', validUntil: '2999-01-01T00:00:00Z' })
+  await t.rejects(node.app.tokens.authenticate(unknown.token), { code: 'INTERNAL_ERROR' })
+  t.equal((await node.app.tokens.metrics()).authentications.failed, 1)
+  await t.rejects(node.app.tokens.revoke(hash), { code: 'MMC_TOKENS_DEADLINE' })
+  t.notOk(signal.aborted, 'nobody knows whether it was revoked')
   for (const client of clients) client.release()
   await ended
   t.equal(codeOf(signal), 'MMC_TOKENS_REVOKED')
@@ -272,8 +275,38 @@ t.test('authenticate: the rules of a request for a token that came otherwise, wi
   over.emit('close')
   await tokens.revoke(hash)
   t.strictSame(signals.map(signal => signal.aborted), [true, false])
+  const closed = Object.assign(new EventEmitter(), { closed: true })
+  t.equal(tokens.signal(answer as never, closed)?.aborted, false, 'it would never be released')
+  t.equal(closed.listenerCount('close'), 0)
   t.equal(open.listenerCount('close') + over.listenerCount('close'), 0)
   t.equal(await tokens.authenticate(token), null)
+  const pending = tokens.authenticate((await issue(node)).token)
   await tokens.disable()
+  t.equal(await pending, null, 'disabled while it was looked up')
   t.equal(await tokens.authenticate(token), null)
+  t.equal(codeOf(tokens.signal(answer as never, new EventEmitter()) as AbortSignal), 'MMC_TOKENS_DISABLED')
+})
+
+t.test('TRUNCATE aborts the signals of all tokens; one that closed while it was looked up is left alone', async t => {
+  const database = await createDatabase(t)
+  const node = await startNode(t, database)
+  await held(node)
+  const { tokens } = node.app
+  const opened = await Promise.all(Array.from({ length: 50 }, async () => {
+    const result = await tokens.authenticate((await issue(node)).token)
+    const closable = new EventEmitter()
+    return { result, closable, signal: tokens.signal(result as never, closable) as AbortSignal }
+  }))
+  await database.query('TRUNCATE tokens')
+  await Promise.all(opened.map(async ({ signal }) => { if (!signal.aborted) await once(signal, 'abort') }))
+  // What the cache has no longer is looked up at once.
+  const late = opened.map(({ result }) => {
+    const closable = new EventEmitter()
+    return { closable, signal: tokens.signal(result as never, closable) as AbortSignal }
+  })
+  await turn()
+  await turn()
+  for (const { closable } of late.slice(0, 25)) closable.emit('close')
+  await Promise.all(late.slice(25).map(async ({ signal }) => { if (!signal.aborted) await once(signal, 'abort') }))
+  t.strictSame(new Set(late.slice(0, 25).map(({ signal }) => signal.aborted)), new Set([false]))
 })
