@@ -73,7 +73,7 @@ export interface Store {
    * Connects, migrates (any number of nodes may do so concurrently), and reports changes from then on.
    * @param onActed called when events may wait that no node knows of
    */
-  start: (cache: Believed, onActed?: () => void, others?: readonly ChangeListener[]) => Promise<void>
+  start: (cache: Believed, onActed: () => void, others?: readonly ChangeListener[]) => Promise<void>
   /** Whether the cache hears of every change by anybody within two seconds. `at` is now, by the monotonic clock. */
   isTrusted: (at?: number) => boolean
   /** The proof that changes are heard of: whether it holds, and how often it was lost. */

@@ -92,7 +92,7 @@ export function createPostgresStore (given: PostgresStoreOptions): Store {
   }
 
   return {
-    async start (cache, onActed = () => {}, others = []) {
+    async start (cache, onActed, others = []) {
       startBy = performance.now() + PATIENCE
       await bringUpToDate(direct, options, startBy)
       if (direct !== connection) await bringUpToDate(connection, { ...options, migrate: false }, startBy)

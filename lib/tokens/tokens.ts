@@ -178,15 +178,15 @@ export function createTokens (parts: Parts): Tokens {
       const hash = parseHash(given)
       try {
         const isEnded = await store.remove(hash, origin)
+        cache.forget(hash)
         connections.end(hash)
         if (isEnded) audit.report()
         return isEnded
       } catch (error) {
+        // The outcome is unknown.
+        cache.forget(hash)
         connections.forget(hash)
         throw error
-      } finally {
-        // Also if the outcome is unknown.
-        cache.forget(hash)
       }
     }
   }

@@ -56,7 +56,7 @@ async function attack (t: Test, count: number, plant: Plant = {}): Promise<Outco
     }
   }
   const cache = createCache(real.isTrusted, () => performance.now())
-  await store.start(cache)
+  await store.start(cache, () => {})
   const usage = createUsage(store, log)
   t.teardown(() => usage.close())
   const events = { report () {} }

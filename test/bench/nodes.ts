@@ -84,7 +84,7 @@ async function startNodes (url: string, count: number): Promise<Nodes> {
   for (let started = 0; started < count; started += BATCH) {
     const batch = stores.slice(started, started + BATCH)
     // Again where the machine is too busy for a start within its 5 s.
-    for (const store of batch) while (!await store.start(cache).then(() => true, () => false));
+    for (const store of batch) while (!await store.start(cache, () => {}).then(() => true, () => false));
     await until(() => batch.every(store => store.isTrusted()))
   }
   return {

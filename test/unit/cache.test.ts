@@ -298,7 +298,7 @@ async function createNode (t: Test, { url, schema }: Database, create: (store: S
       cache.forget(hash)
       heard.add(hash)
     }
-  })
+  }, () => {})
   await until(store.isTrusted)
   const tokens = createTokens({ store, cache, signers: [SIGNER], usage, audit: events, connections: { end () {}, forget () {} }, issuer: 'cedalo', roles: ['viewer'] })
   return { tokens, hasHeard: hash => heard.has(hash) }
