@@ -92,11 +92,16 @@ t.test('a temporary server and its data are removed when the program ends or is 
 t.test('npm start stops its Postgres however it ends, and still has its tokens after a restart', async t => {
   const name = nameFor(t)
   const temporary = await temporaryFolder(t)
-  let token: { token: string, hash: string } | undefined
+  // By folder: the demo of another test may use the first one meanwhile.
+  const tokens = new Map<string, { token: string, hash: string }>()
+  let restarts = 0
   for (const signal of ['SIGKILL', 'SIGINT', 'SIGTERM'] as const) {
     const demo = await startDemo(t, temporary)
     const server = await demo.findServer('demo-')
-    token ??= await createToken(demo.address, name)
+    const before = tokens.get(server.folder)
+    if (before !== undefined) restarts++
+    const token = before ?? await createToken(demo.address, name)
+    tokens.set(server.folder, token)
     const headers = bearer(token.token)
     const profile = await fetch(`${demo.address}/api/profile`, { headers })
     t.same(await profile.json(), { username: `token:${name}`, roles: ['admin'] })
@@ -106,6 +111,7 @@ t.test('npm start stops its Postgres however it ends, and still has its tokens a
     await isGone(server)
     t.pass(`no Postgres after ${signal}`)
   }
+  t.ok(restarts > 0)
 })
 
 /** A server, until the test ends. */
