@@ -110,6 +110,7 @@ async function createListening (t: Test, { ask = async (_text, answer) => await 
       await until('question')
       await turn()
       notify('beats', String(++xid))
+      if (heard.splice(0).join() !== 'first clear,second clear') throw new Error('what was loaded without the lease is believed')
     }
   }
 }
