@@ -118,8 +118,8 @@ export function createListener (parts: Parts, Client = pg.Client): Listener {
 
   function hold (held: Current): void {
     gains++
-    // What was loaded without the lease may have changed while notifications did not arrive.
-    hear(CHANNEL, '*')
+    // What was loaded before this connection first heard a beat may have changed unheard.
+    if (held.heldAt === undefined) hear(CHANNEL, '*')
     held.heldAt ??= performance.now()
     if (isHealthy !== true) log.info(`hears of revocations from Postgres at ${connection.place}`)
     isHealthy = true
