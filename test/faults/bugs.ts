@@ -28,10 +28,12 @@ export const BUGS = {
   'a connection is taken to hear before anything was heard': [[line, "if (state === 'connecting') state = 'waiting'", "state = 'hearing'\n      lease.start()\n      setTimeout(onHearing, 500)"]],
   'a node never steps in': [[lease, 'sendAfter(isOwn ? BEAT.own : BEAT.other + BEAT.spread * draw())', 'sendAfter(isOwn ? BEAT.own : 2 ** 30)']],
   'every node beats': [[lease, 'sendAfter(isOwn ? BEAT.own : BEAT.other + BEAT.spread * draw())', 'if (isOwn) sendAfter(BEAT.own)']],
-  'the cache is kept when the connection is replaced': [[listener, "      hear(CHANNEL, '*')\n", '']],
+  'the cache is kept when the connection is replaced': [
+    [listener, "      hear(CHANNEL, '*')\n", ''], [listener, "    if (held.heldAt === undefined) hear(CHANNEL, '*')\n", '']
+  ],
   'a token of the future is refused': [[rules, 'if (now >= known.endsAt)', 'if (now < Date.parse(known.token.issueDate)) return { ...EXPIRED, token: known.token }\n    if (now >= known.endsAt)']],
   'a lookup stores what it read before the revocation': [['lib/tokens/cache.ts', 'if (!isStale) entries.set', 'entries.set']],
-  'the node that revokes waits to hear of it': [[rules, 'cache.forget(hash)', '']],
+  'the node that revokes waits to hear of it': [[rules, 'cache.forget(hash)\n        connections.end(hash)', 'connections.end(hash)']],
   'a call may take 5 s': [[connection, 'const DEADLINE = 900', 'const DEADLINE = 5000']],
   'nobody listens to the errors of a pool': [[connection, "pool.on('error', onError)", '']],
   'an error of the database is a 401': [[rules, 'await store.find(hash)\n', 'await store.find(hash).catch(() => null)\n']],
