@@ -1,4 +1,4 @@
-import { mkdtemp, readdir, readFile, rm } from 'node:fs/promises'
+import { mkdir, mkdtemp, readdir, readFile, rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { setTimeout as pause } from 'node:timers/promises'
@@ -48,10 +48,11 @@ const actorOf = ({ what, name }: Act): string | null => {
 export async function auditUnder (t: Test, { fault, acts, bug }: Options) {
   const [postgres, build, folder] = await Promise.all([startServer(t), buildNode(bug), mkdtemp(join(tmpdir(), 'mmc-tokens-'))])
   t.teardown(async () => { await Promise.all([build.remove(), rm(folder, { recursive: true })]) })
+  await mkdir(join(folder, 'told'))
   const proxy = await createProxy(t, postgres.url)
   const random = createRandom()
   let started = 0
-  const start = async (): Promise<Node> => await startNode(`node ${++started}`, build, { postgres: proxy.url, secret: SECRET, events: join(folder, String(started)) })
+  const start = async (): Promise<Node> => await startNode(`node ${++started}`, build, { postgres: proxy.url, secret: SECRET, events: join(folder, 'told', String(started)) })
   const nodes = [await start(), await start()] as [Node, Node]
   t.teardown(async () => { for (const node of nodes) await node.kill() })
   const client = await connectTo(postgres.url)
@@ -143,10 +144,12 @@ export async function auditUnder (t: Test, { fault, acts, bug }: Options) {
   let nudges = 0
   await until(async () => {
     await pause(1000)
+    // Whether time does it is no question to a planted bug.
+    if (bug !== undefined) await sql('UPDATE mmc_tokens.events SET claimed_until = now()', [])
     await issue(`nudge ${++nudges}`, session)
     return (await sql('SELECT 1 FROM mmc_tokens.events WHERE name NOT LIKE $1 LIMIT 1', ['nudge%'])).length === 0
   })
-  const files = await Promise.all((await readdir(folder)).map(async file => await readFile(join(folder, file), 'utf8')))
+  const files = await Promise.all((await readdir(join(folder, 'told'))).map(async file => await readFile(join(folder, 'told', file), 'utf8')))
   const told = files.flatMap(text => text.split('\n').filter(line => line !== '')).map(line => JSON.parse(line) as TokenEvent)
   const happened = await sql('SELECT what, hash, name FROM witness WHERE name NOT LIKE $1 ORDER BY n', ['nudge%'])
   const type = { INSERT: 'token.issued', DELETE: 'token.revoked' } as const
