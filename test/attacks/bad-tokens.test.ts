@@ -24,27 +24,34 @@ async function realSigners (t: Test): Promise<[Signer]> {
   const children: FastifyInstance[] = []
   app.addHook('onRegister', child => { children.push(child) })
   await addTokens({ enabled: false })
-  const made = children.map(child => child.jwt as unknown as Record<string, JWT> | undefined).find(made => made?.mmcTokens0)
+  const made = children.map(child =>
+    child.jwt as unknown as Record<string, JWT> | undefined).find(made => made?.mmcTokens0)
   const { sign, verify } = made?.mmcTokens0 as JWT
   return [{ sign: claims => sign(claims), verify: secret => verify<Claims>(secret) }]
 }
 
 /** Whether a string has our header and was signed with our key, whatever the unused bits of the signature are. */
 function isRightlySigned (credential: string): boolean {
-  const [, input = '', signature = ''] = /^(eyJhbGciOiJIUzI1NiIsInR5cCI6IkpXVCJ9\.[\w-]+)\.([\w-]{43})$/.exec(credential) ?? []
+  const [, input = '', signature = ''] = /^(eyJhbGciOiJIUzI1NiIsInR5cCI6IkpXVCJ9\.[\w-]+)\.([\w-]{43})$/.exec(credential) ??
+    []
   return createHmac('sha256', KEY).update(input).digest().equals(Buffer.from(signature, 'base64url'))
 }
 
 interface Outcome { accepted: string[], forgeriesLookedUp: string[], lookedUp: number, kinds: Set<string> }
 
-/** What a careless author would have written, to see that the test notices: other signers, another way to the row of the credential at hand. */
+/**
+ * What a careless author would have written, to see that the test notices: other signers, another way to the row of the
+ * credential at hand.
+ */
 interface Plant { signers?: [Signer], find?: (store: Store, credential: string) => Promise<Token | null> }
 
 /** Presents mutations of five tokens to the rules, on a real store, and these tokens between them. */
 async function attack (t: Test, count: number, plant: Plant = {}): Promise<Outcome> {
   const { url: postgres, schema } = await createDatabase(t)
   const log = Fastify().log
-  const real = createPostgresStore({ postgres, schema, listen: undefined, migrate: true, fingerprints: [], beats: ['beat'], log })
+  const real = createPostgresStore({
+    postgres, schema, listen: undefined, migrate: true, fingerprints: [], beats: ['beat'], log
+  })
   t.teardown(() => real.close())
   let presented = ''
   const outcome: Outcome = { accepted: [], forgeriesLookedUp: [], lookedUp: 0, kinds: new Set() }
@@ -60,26 +67,44 @@ async function attack (t: Test, count: number, plant: Plant = {}): Promise<Outco
   const usage = createUsage(store, log)
   t.teardown(() => usage.close())
   const events = { report () {} }
-  const rules = createTokens({ store, cache, signers: plant.signers ?? await realSigners(t), usage, audit: events, connections: { end () {}, forget () {} }, issuer: 'cedalo', roles: ['admin', 'viewer'] })
+  const rules = createTokens({
+    store,
+    cache,
+    signers: plant.signers ?? await realSigners(t),
+    usage,
+    audit: events,
+    connections: { end () {}, forget () {} },
+    issuer: 'cedalo',
+    roles: ['admin', 'viewer']
+  })
 
   const tokens: string[] = []
   for (const role of ['viewer', 'admin', 'viewer', 'admin', 'viewer']) {
-    tokens.push((await rules.issue({ name: `token ${tokens.length}`, role, validUntil: '2999-01-01T00:00:00Z', requestedBy: 'test' }, Date.now())).token)
+    tokens.push((await rules.issue(
+      { name: `token ${tokens.length}`, role, validUntil: '2999-01-01T00:00:00Z', requestedBy: 'test' }, Date.now()
+    )).token)
   }
   const mutate = createMutator(createRandom(SEED), tokens, KEY)
   for (let n = 0; n < count; n++) {
     if (n % 10_000 === 0) {
       // Heartbeats of the lease need a turn.
       await turn()
-      for (presented of tokens) if ('refused' in await rules.authenticate({ secret: presented, hash: digest(presented) }, Date.now())) throw new Error('refused')
+      for (presented of tokens) {
+        if ('refused' in await rules.authenticate(
+          { secret: presented, hash: digest(presented) }, Date.now()
+        )) throw new Error('refused')
+      }
     }
     const { kind, credential } = mutate()
     presented = credential
     outcome.kinds.add(kind)
     const before = outcome.lookedUp
     const judged = rules.authenticate({ secret: credential, hash: digest(credential) }, Date.now())
-    if (!('refused' in (judged instanceof Promise ? await judged : judged))) outcome.accepted.push(`${kind}: ${credential}`)
-    if (outcome.lookedUp > before && !isRightlySigned(credential)) outcome.forgeriesLookedUp.push(`${kind}: ${credential}`)
+    if (!('refused' in (judged instanceof Promise
+      ? await judged
+      : judged))) outcome.accepted.push(`${kind}: ${credential}`)
+    if (outcome.lookedUp > before &&
+      !isRightlySigned(credential)) outcome.forgeriesLookedUp.push(`${kind}: ${credential}`)
   }
   return outcome
 }
@@ -87,7 +112,9 @@ async function attack (t: Test, count: number, plant: Plant = {}): Promise<Outco
 t.test(`of ${MUTATIONS} changed tokens none is accepted, and none without a valid signature is looked up`, async t => {
   const started = performance.now()
   const { accepted, forgeriesLookedUp, lookedUp, kinds } = await attack(t, MUTATIONS)
-  t.comment(`SEED=${SEED}: ${MUTATIONS} strings of ${kinds.size} kinds in ${Math.round(performance.now() - started)} ms, ${lookedUp} lookups`)
+  t.comment(
+    `SEED=${SEED}: ${MUTATIONS} strings of ${kinds.size} kinds in ${Math.round(performance.now() - started)} ms, ${lookedUp} lookups`
+  )
   t.strictSame(accepted, [])
   t.strictSame(forgeriesLookedUp, [])
   t.ok(lookedUp > MUTATIONS / 1000, `${lookedUp} lookups: what we signed is refused since the store does not know it`)
@@ -95,11 +122,19 @@ t.test(`of ${MUTATIONS} changed tokens none is accepted, and none without a vali
 
 t.test('the same attack succeeds against a store that finds tokens by their claims, and signers that do not verify', async t => {
   const find = async (store: Store, credential: string): Promise<Token | null> =>
-    await store.find(digest(credential.split('.').map(part => Buffer.from(part, 'base64url').toString('base64url')).join('.')))
+    await store.find(digest(credential.split('.').map(part =>
+      Buffer.from(part, 'base64url').toString('base64url')).join('.')))
   t.ok((await attack(t, 4000, { find })).accepted.length > 0, 'the unused bits of a signature')
   const [{ sign, verify }] = await realSigners(t)
   const claims: Claims = { role: 'viewer', iat: 0, exp: 33e9, iss: 'cedalo', jti: '' }
-  const reader: Signer = { sign, verify: secret => ({ ...claims, ...JSON.parse(Buffer.from(secret.split('.')[1] ?? '', 'base64url').toString()) as object }) }
+  const reader: Signer = {
+    sign,
+    verify: secret => ({
+      ...claims,
+      ...JSON.parse(Buffer.from(secret.split('.')[1] ??
+    '', 'base64url').toString()) as object
+    })
+  }
   const unverified = await attack(t, 500, { signers: [reader] })
   t.ok(unverified.forgeriesLookedUp.length > 0)
   t.strictSame(unverified.accepted, [], 'the digest still stands in the way')
@@ -137,7 +172,10 @@ async function createSubject (t: Test) {
     payload,
     claims: JSON.parse(payload) as Claims,
     is,
-    /** What by default is taken; with us it is refused, also if somebody had got its hash into the store, so that the verifier stands alone. */
+    /**
+     * What by default is taken; with us it is refused, also if somebody had got its hash into the store, so that the
+     * verifier stands alone.
+     */
     async isTakenByDefaultOnly (credential: string, { expected = REFUSED, isStored = true } = {}): Promise<void> {
       t.ok(other.jwt.verify(credential), 'by default')
       if (isStored) {
@@ -194,8 +232,10 @@ t.test('a token with other unused bits in its signature is refused, although the
   const { token, is, isTakenByDefaultOnly } = await createSubject(t)
   const last = Buffer.from(token.slice(-1), 'base64url')
   t.equal(last.length, 0, 'a character alone is no byte')
-  const same = [...'ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_'].map(character => token.slice(0, -1) + character)
-    .filter(variant => variant !== token && Buffer.from(variant.slice(-43), 'base64url').equals(Buffer.from(token.slice(-43), 'base64url')))
+  const same = [...'ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_'].map(character =>
+    token.slice(0, -1) + character)
+    .filter(variant => variant !== token &&
+      Buffer.from(variant.slice(-43), 'base64url').equals(Buffer.from(token.slice(-43), 'base64url')))
   t.equal(same.length, 3)
   for (const variant of same) await isTakenByDefaultOnly(variant, { isStored: false })
   await is(token, { username: 'token:token 1', roles: ['admin'] })
@@ -256,7 +296,10 @@ t.test('the fingerprint of a secret is the same in every version', async t => {
 t.test('the plugin handles whole JWTs with its issuer, signed or not, and nothing else', async t => {
   const payload = Buffer.from('{"iss":"cedalo"}').toString('base64url')
   for (const credential of [`h.${payload}.s`, `h.${payload}.`]) t.equal(isOurs(credential, 'cedalo'), true)
-  for (const credential of [`h.${payload}`, `x.h.${payload}.s`, `h.${payload}.s.x`, `.${payload}.s`, `h.${payload}.s `, ` h.${payload}.s`, 'h.e30.s', 'h.bnVsbA.s', 'h.x.s', 'opaque', '']) {
+  for (const credential of [
+    `h.${payload}`, `x.h.${payload}.s`, `h.${payload}.s.x`, `.${payload}.s`, `h.${payload}.s `, ` h.${payload}.s`,
+    'h.e30.s', 'h.bnVsbA.s', 'h.x.s', 'opaque', ''
+  ]) {
     t.equal(isOurs(credential, 'cedalo'), false, credential)
   }
   t.equal(isOurs(`h.${payload}.s`, 'other'), false)

@@ -17,16 +17,23 @@ async function createWorld (t: Test): Promise<World> {
 type Query = (text: string) => Promise<Array<Record<string, unknown>>>
 
 /** A session of a role with these grants. */
-async function connectAs (t: Test, { database: { url, schema, query } }: World, grants: string): Promise<{ role: string, query: Query }> {
+async function connectAs (
+  t: Test, { database: { url, schema, query } }: World, grants: string
+): Promise<{ role: string, query: Query }> {
   const role = `role_${randomBytes(6).toString('hex')}`
   await query(`CREATE ROLE ${role} LOGIN; ${grants.replaceAll('ROLE', role).replaceAll('SCHEMA', `SCHEMA ${schema}`)}`)
-  const client = new pg.Client({ connectionString: Object.assign(new URL(url), { username: role }).href, options: `-c search_path=${schema}` })
+  const client = new pg.Client({
+    connectionString: Object.assign(new URL(url), { username: role }).href, options: `-c search_path=${schema}`
+  })
   await client.connect()
   t.teardown(async () => {
     await client.end()
     await query(`DROP OWNED BY ${role}; DROP ROLE ${role}`)
   })
-  return { role, query: async text => (await client.query(text.replaceAll('SCHEMA', schema))).rows as Array<Record<string, unknown>> }
+  return {
+    role,
+    query: async text => (await client.query(text.replaceAll('SCHEMA', schema))).rows as Array<Record<string, unknown>>
+  }
 }
 
 const ROLES = {
@@ -86,9 +93,16 @@ for (const [name, grants] of Object.entries(ROLES)) {
 
 t.test('where EXECUTE was granted by mistake, the function works for no other table', async t => {
   const world = await createWorld(t)
-  const { query } = await connectAs(t, world, `${ROLES['SELECT on all tables']}; GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA TO ROLE`)
-  await query('CREATE TEMP TABLE tokens (LIKE SCHEMA.tokens); CREATE TRIGGER forge AFTER INSERT OR DELETE ON tokens FOR EACH ROW EXECUTE FUNCTION SCHEMA.record_event()')
-  await t.rejects(query('INSERT INTO pg_temp.tokens SELECT repeat(\'0\', 64), \'forged\', \'admin\', \'x\', now(), now(), now()'), { code: 'P0001' })
+  const { query } = await connectAs(
+    t, world, `${ROLES['SELECT on all tables']}; GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA TO ROLE`
+  )
+  await query(
+    'CREATE TEMP TABLE tokens (LIKE SCHEMA.tokens); CREATE TRIGGER forge AFTER INSERT OR DELETE ON tokens FOR EACH ROW EXECUTE FUNCTION SCHEMA.record_event()'
+  )
+  await t.rejects(
+    query('INSERT INTO pg_temp.tokens SELECT repeat(\'0\', 64), \'forged\', \'admin\', \'x\', now(), now(), now()'),
+    { code: 'P0001' }
+  )
   t.strictSame(await world.database.query('SELECT 1 FROM events'), [])
 })
 
@@ -113,7 +127,9 @@ t.test('who may delete tokens says who did it and how, but each deletion is an e
   await world.issue({ name: 'kept' })
   await query('BEGIN; DELETE FROM SCHEMA.tokens; ROLLBACK')
   const expired = await world.issue({ name: 'expired' })
-  await world.database.query("UPDATE tokens SET valid_until = now() - interval '1 hour' WHERE hash = $1", [expired.hash])
+  await world.database.query(
+    "UPDATE tokens SET valid_until = now() - interval '1 hour' WHERE hash = $1", [expired.hash]
+  )
   await query("SET mmc_tokens.origin = 'purge'; DELETE FROM SCHEMA.tokens WHERE valid_until < now()")
   await world.issue({ name: 'last' })
   await until(() => world.events.all.some(({ name }) => name === 'last'))
@@ -126,7 +142,11 @@ t.test('who may delete tokens says who did it and how, but each deletion is an e
 
 t.test("the nodes' role can take an event out, but not make one up", async t => {
   const world = await createWorld(t)
-  const { query } = await connectAs(t, world, 'GRANT USAGE ON SCHEMA TO ROLE; GRANT SELECT, INSERT, UPDATE, DELETE ON tokens TO ROLE; GRANT SELECT, UPDATE, DELETE ON events TO ROLE')
+  const { query } = await connectAs(
+    t,
+    world,
+    'GRANT USAGE ON SCHEMA TO ROLE; GRANT SELECT, INSERT, UPDATE, DELETE ON tokens TO ROLE; GRANT SELECT, UPDATE, DELETE ON events TO ROLE'
+  )
   await t.rejects(query(`INSERT INTO SCHEMA.events ${EVENT}`), { code: '42501' })
   await query('DELETE FROM SCHEMA.events')
 })

@@ -3,7 +3,14 @@ import { readFile } from 'node:fs/promises'
 import type { Load } from './load.js'
 
 interface Client { setRequests: (requests: object[]) => void }
-interface Result { requests: { total: number }, duration: number, latency: { p99: number }, errors: number, timeouts: number, non2xx: number }
+interface Result {
+  requests: { total: number }
+  duration: number
+  latency: { p99: number }
+  errors: number
+  timeouts: number
+  non2xx: number
+}
 type Autocannon = (options: object) => Promise<Result>
 
 // Its types are not there where its package is not.

@@ -3,7 +3,10 @@ import { load } from './load.js'
 import type { Server } from './start-server.js'
 import { show, showSpread, spread, type Spread, table } from './statistics.js'
 
-/** One slice: requests a second, p99 in milliseconds, CPU of the server in microseconds a request, queries a request and a second. */
+/**
+ * One slice: requests a second, p99 in milliseconds, CPU of the server in microseconds a request, queries a request and
+ * a second.
+ */
 interface Slice { rate: number, p99: number, cpu: number, queries: number, queryRate: number }
 
 const CONNECTIONS = 20
@@ -26,8 +29,13 @@ const PAIRS: Array<[contender: string, to: string, goal: string]> = [
   ['ours, revoked', 'bare Fastify', '≤ 1.5']
 ]
 
-/** Short slices of all, in a random order that is another in each cycle: what slows the machine for a while slows all alike. */
-export async function compare (servers: Server[], { cycles, seconds }: { cycles: number, seconds: number }): Promise<string> {
+/**
+ * Short slices of all, in a random order that is another in each cycle: what slows the machine for a while slows all
+ * alike.
+ */
+export async function compare (
+  servers: Server[], { cycles, seconds }: { cycles: number, seconds: number }
+): Promise<string> {
   const slices = new Map(servers.map(({ name }): [string, Slice[]] => [name, []]))
   for (const server of servers) await slice(server, WARM_UP)
   for (let cycle = 0; cycle < cycles; cycle++) {
@@ -41,7 +49,13 @@ async function slice (server: Server, seconds: number): Promise<Slice> {
   const { requests, seconds: took, p99 } = await load(server, { seconds, connections: CONNECTIONS })
   const after = await server.stats()
   const queries = after.queries - before.queries
-  return { rate: requests / took, p99, cpu: (after.cpu - before.cpu) / requests, queries: queries / requests, queryRate: queries / took }
+  return {
+    rate: requests / took,
+    p99,
+    cpu: (after.cpu - before.cpu) / requests,
+    queries: queries / requests,
+    queryRate: queries / took
+  }
 }
 
 function shuffle<T> (items: T[]): T[] {
@@ -57,7 +71,8 @@ function report (slices: Map<string, Slice[]>): string {
   const [first = ''] = Object.keys(compared)
   const rows = [...slices].map(([name, own]) => {
     const ratios = (['cpu', 'rate', 'p99'] as const).map(figure => ratio(name, first, figure))
-    const medians = (['cpu', 'rate', 'p99', 'queries', 'queryRate'] as const).map(figure => show(spread(own.map(slice => slice[figure])).median))
+    const medians = (['cpu', 'rate', 'p99', 'queries', 'queryRate'] as const).map(figure =>
+      show(spread(own.map(slice => slice[figure])).median))
     return [name, ...ratios.map(spread => spread === undefined ? '–' : showSpread(spread)), ...medians]
   })
   const pairs = PAIRS.flatMap(([name, to, goal]) => {

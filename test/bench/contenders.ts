@@ -23,4 +23,6 @@ export const compared: Record<string, CreateContender> = {
 }
 
 /** All that a server process can be. */
-export const contenders: Record<string, CreateContender> = { ...compared, node: ours.node, create: ours.create, list: ours.list }
+export const contenders: Record<string, CreateContender> = {
+  ...compared, node: ours.node, create: ours.create, list: ours.list
+}

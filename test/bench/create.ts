@@ -4,10 +4,12 @@ import { showSpread, spread, table } from './statistics.js'
 const PAIRS = [['issue', 'insert'], ['revoke', 'delete']] as const
 
 /**
- * Tokens created and revoked a second, 8 at once, beside rows that the bare statements write and delete in the same process, in
- * turns. Acts are reported meanwhile; what waits for that is waited for between the turns.
+ * Tokens created and revoked a second, 8 at once, beside rows that the bare statements write and delete in the same
+ * process, in turns. Acts are reported meanwhile; what waits for that is waited for between the turns.
  */
-export async function measureCreate (start: Start, { cycles, seconds }: { cycles: number, seconds: number }): Promise<string> {
+export async function measureCreate (
+  start: Start, { cycles, seconds }: { cycles: number, seconds: number }
+): Promise<string> {
   const server = await start('create')
   const rates: Record<typeof PAIRS[number][number], number[]> = { issue: [], insert: [], revoke: [], delete: [] }
   const drains: number[] = []
@@ -24,7 +26,8 @@ export async function measureCreate (start: Start, { cycles, seconds }: { cycles
       }
     }
   }
-  const ratio = (own: keyof typeof rates, bare: keyof typeof rates): string => showSpread(spread(rates[own].map((rate, cycle) => rate / (rates[bare][cycle] ?? NaN))))
+  const ratio = (own: keyof typeof rates, bare: keyof typeof rates): string =>
+    showSpread(spread(rates[own].map((rate, cycle) => rate / (rates[bare][cycle] ?? NaN))))
   return table([
     ['', 'measured', 'to reach'],
     ['app.tokens.issue, per second', showSpread(spread(rates.issue)), ''],

@@ -5,8 +5,13 @@ import { showSpread, spread, table } from './statistics.js'
 const FLOOD = 20
 const HONEST = 2
 
-/** p99 of honest requests beside a flood of forged or revoked tokens to the same server, to that beside as many connections of honest ones. */
-export async function measureFlood (start: Start, { cycles, seconds }: { cycles: number, seconds: number }): Promise<string> {
+/**
+ * p99 of honest requests beside a flood of forged or revoked tokens to the same server, to that beside as many
+ * connections of honest ones.
+ */
+export async function measureFlood (
+  start: Start, { cycles, seconds }: { cycles: number, seconds: number }
+): Promise<string> {
   const rows: string[][] = []
   for (const name of ['ours, forged', 'ours, revoked']) {
     const schema = `bench_flood_${name.slice(6)}`
@@ -36,7 +41,10 @@ export async function measureFlood (start: Start, { cycles, seconds }: { cycles:
       if (cycle >= 0) ratios.push((figures.get(flood) ?? NaN) / (figures.get(more) ?? NaN))
     }
     rows.push([`p99 of honest requests beside "${name}"`, `${showSpread(spread(ratios))} ×`, '≤ 2 ×'])
-    rows.push([`lookups a second beside "${name}"`, showSpread(spread(lookups)), name === 'ours, forged' ? '0' : '≤ 1, and 1 as a slice begins'])
+    rows.push([
+      `lookups a second beside "${name}"`, showSpread(spread(lookups)),
+      name === 'ours, forged' ? '0' : '≤ 1, and 1 as a slice begins'
+    ])
     rows.push([`writes of lastUsed a second beside "${name}"`, showSpread(spread(writes)), '≤ 0.25'])
   }
   return table([['', 'measured', 'to reach'], ...rows])

@@ -30,7 +30,9 @@ const PAIRS: Array<[contender: string, to: string, goal: string]> = [
   ['ours, header', '@fastify/jwt, cache', '']
 ]
 
-/** The cost of a hit in memory: contenders in processes of their own, one at a time, in short slices and random order. */
+/**
+ * The cost of a hit in memory: contenders in processes of their own, one at a time, in short slices and random order.
+ */
 export async function measureHit (postgres: string): Promise<string> {
   build()
   const names = await namesOf()
@@ -100,7 +102,10 @@ function report (slices: Map<string, number[]>): string {
   return [
     `CPU per request, ${CYCLES} cycles of ${SLICE} requests; ratios in the same cycle, median (quartiles)`,
     '',
-    table([['', 'measured', 'goal'], ...PAIRS.map(([name, to, goal]) => [`${name} : ${to}`, showSpread(ratio(name, to)), goal])]),
+    table([
+      ['', 'measured', 'goal'],
+      ...PAIRS.map(([name, to, goal]) => [`${name} : ${to}`, showSpread(ratio(name, to)), goal])
+    ]),
     '',
     table([
       ['', 'µs', ': bare', ': floor'],

@@ -5,7 +5,10 @@ import { show, table } from './statistics.js'
 const MIB = 1024 * 1024
 const TIMES = 5
 
-/** The answers that are lists, to GET and to the DELETE of no token, some times each, and what they do to the process meanwhile. */
+/**
+ * The answers that are lists, to GET and to the DELETE of no token, some times each, and what they do to the process
+ * meanwhile.
+ */
 export async function measureList (start: Start): Promise<string> {
   const server = await start('list')
   const authorization = server.sent[0]?.authorization ?? ''
@@ -20,7 +23,8 @@ export async function measureList (start: Start): Promise<string> {
         const response = await fetch(`${server.url}/api/tokens${path}`, { method, headers: { authorization } })
         let bytes = 0
         for await (const chunk of response.body as AsyncIterable<Uint8Array>) bytes += chunk.length
-        if (response.status !== 200 || bytes < total * 100) throw new Error(`a list of ${total} answers ${response.status} with ${bytes} bytes`)
+        if (response.status !== 200 ||
+          bytes < total * 100) throw new Error(`a list of ${total} answers ${response.status} with ${bytes} bytes`)
       }
       const took = (performance.now() - started) / TIMES
       const { p99, max, rss } = await server.ask<Watched>('watched')

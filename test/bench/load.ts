@@ -25,11 +25,17 @@ const AUTOCANNON = fileURLToPath(new URL('autocannon.ts', import.meta.url))
 export const generator = spawnSync('wrk', ['-v']).error === undefined ? 'wrk' : 'autocannon'
 
 /** Sends a server its requests, by another process. */
-export async function load (server: Server, { seconds, connections, rate }: Pick<Load, 'seconds' | 'connections' | 'rate'>): Promise<Loaded> {
+export async function load (
+  server: Server, { seconds, connections, rate }: Pick<Load, 'seconds' | 'connections' | 'rate'>
+): Promise<Loaded> {
   const { url, requests, offset } = server
   const [file, args] = generator === 'wrk' && rate === undefined
-    ? ['wrk', ['-t', '1', '-c', `${connections}`, '-d', `${seconds}s`, '-s', WRK, url, '--', requests, `${offset}`]] as const
-    : [process.execPath, ['--import', 'tsx', AUTOCANNON, JSON.stringify({ url, requests, offset, seconds, connections, rate })]] as const
+    ? [
+        'wrk', ['-t', '1', '-c', `${connections}`, '-d', `${seconds}s`, '-s', WRK, url, '--', requests, `${offset}`]
+      ] as const
+    : [process.execPath, [
+        '--import', 'tsx', AUTOCANNON, JSON.stringify({ url, requests, offset, seconds, connections, rate })
+      ]] as const
   const child = spawn(file, args, { stdio: ['ignore', 'pipe', 'pipe'] })
   const [output, complaint] = await Promise.all([text(child.stdout), text(child.stderr), once(child, 'close')])
   const [, json] = /^RESULT (.*)$/m.exec(output) ?? []

@@ -26,13 +26,18 @@ interface Nodes {
   close: () => Promise<void>
 }
 
-/** What many nodes on one Postgres cost it, with the plugin's own store and listener; they share a process and a pool. */
+/**
+ * What many nodes on one Postgres cost it, with the plugin's own store and listener; they share a process and a pool.
+ */
 export async function measureNodes (counts: readonly number[], seconds: number): Promise<string> {
   const postgres = await startPostgres({ settings: [`max_connections=${Math.max(...counts) + 50}`] })
   const client = new pg.Client(postgres.url)
   client.on('error', () => {})
   await client.connect()
-  const rows = [['nodes', 'cores of Postgres', 'with use', 'beats a second', 'last to hear: p50', 'p99', 'max', 'leases lost', 'start of one']]
+  const rows = [[
+    'nodes', 'cores of Postgres', 'with use', 'beats a second', 'last to hear: p50', 'p99', 'max', 'leases lost',
+    'start of one'
+  ]]
   let struck = ''
   try {
     for (const count of counts) {
@@ -55,7 +60,8 @@ export async function measureNodes (counts: readonly number[], seconds: number):
       })
       nodes.use(false)
       const lost = lossesOf(nodes) - losses
-      rows.push([String(count), show(idle), show(used), show(beats.length / seconds), ...[0.5, 0.99, 1].map(share => show(quantile(waits, share))), String(lost), show(ready)])
+      rows.push([String(count), show(idle), show(used), show(beats.length / seconds), ...[0.5, 0.99, 1].map(share =>
+        show(quantile(waits, share))), String(lost), show(ready)])
       if (count === STRUCK) struck = await strike(postgres, client, nodes)
       await nodes.close()
     }
@@ -145,7 +151,9 @@ async function strike (postgres: Postgres, client: pg.Client, nodes: Nodes): Pro
     const [first, ...others] = (await watched).filter(beat => beat.at > started && beat.pid !== pid)
     const crowd = 1 + others.filter(({ at }) => at < (first?.at ?? NaN) + 50).length
     if (signal === 'SIGSTOP') process.kill(pid, 'SIGCONT')
-    lines.push(`${signal} to the backend of the node that beats: ${show(lost / samples * 100)} % of node-seconds without a lease, ${crowd} beats took over at once`)
+    lines.push(
+      `${signal} to the backend of the node that beats: ${show(lost / samples * 100)} % of node-seconds without a lease, ${crowd} beats took over at once`
+    )
   }
   await postgres.stop()
   await sleep(2000)

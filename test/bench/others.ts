@@ -16,7 +16,11 @@ const CLAIMS = { role: 'viewer', jti: 'bench', iss: 'cedalo' }
 
 function contender (app: FastifyInstance, token: string): Contender {
   app.get('/hello', hello)
-  return { listen: async () => await app.listen(LISTEN), sent: [{ path: '/hello', authorization: `Bearer ${token}` }], status: 200 }
+  return {
+    listen: async () => await app.listen(LISTEN),
+    sent: [{ path: '/hello', authorization: `Bearer ${token}` }],
+    status: 200
+  }
 }
 
 export const bare: CreateContender = async () => {
@@ -30,7 +34,11 @@ export const bare: CreateContender = async () => {
 
 async function signed (): Promise<{ app: FastifyInstance, token: string }> {
   const app = Fastify()
-  await app.register(jwt, { secret: SECRET, sign: { algorithm: 'HS256', expiresIn: '1d' }, verify: { algorithms: ['HS256'], allowedIss: 'cedalo' } })
+  await app.register(jwt, {
+    secret: SECRET,
+    sign: { algorithm: 'HS256', expiresIn: '1d' },
+    verify: { algorithms: ['HS256'], allowedIss: 'cedalo' }
+  })
   return { app, token: app.jwt.sign(CLAIMS) }
 }
 
@@ -100,7 +108,9 @@ export const jwtAndUpdate = jwtAndQueries(true)
 
 interface Auth {
   api: {
-    signUpEmail: (input: { body: { email: string, password: string, name: string } }) => Promise<{ user: { id: string } }>
+    signUpEmail: (
+      input: { body: { email: string, password: string, name: string } }
+    ) => Promise<{ user: { id: string } }>
     createApiKey: (input: { body: { userId: string, name: string } }) => Promise<{ key: string }>
     verifyApiKey: (input: { body: { key: string } }) => Promise<{ valid: boolean }>
   }
@@ -109,7 +119,9 @@ interface Auth {
 export const betterAuth: CreateContender = async ({ postgres, schema }) => {
   const { betterAuth } = await load<{ betterAuth: (options: object) => Auth }>('better-auth')
   const { apiKey } = await load<{ apiKey: (options: object) => object }>('@better-auth/api-key')
-  const { getMigrations } = await load<{ getMigrations: (options: object) => Promise<{ runMigrations: () => Promise<void> }> }>('better-auth/db/migration')
+  const { getMigrations } = await load<{
+    getMigrations: (options: object) => Promise<{ runMigrations: () => Promise<void> }>
+  }>('better-auth/db/migration')
   const database = new pg.Pool({ connectionString: postgres, options: `-c search_path=${schema}` })
   await database.query(`CREATE SCHEMA IF NOT EXISTS ${schema}`)
   const options = {
@@ -123,7 +135,9 @@ export const betterAuth: CreateContender = async ({ postgres, schema }) => {
   }
   await (await getMigrations(options)).runMigrations()
   const auth = betterAuth(options)
-  const { user } = await auth.api.signUpEmail({ body: { email: 'bench@example.com', password: 'not a secret', name: 'bench' } })
+  const { user } = await auth.api.signUpEmail({
+    body: { email: 'bench@example.com', password: 'not a secret', name: 'bench' }
+  })
   const { key } = await auth.api.createApiKey({ body: { userId: user.id, name: 'bench' } })
   const app = Fastify()
   app.addHook('onRequest', async (request, reply) => {
@@ -135,7 +149,9 @@ export const betterAuth: CreateContender = async ({ postgres, schema }) => {
 
 interface Answer { status: (code: number) => Answer, json: (body: object) => void }
 type Handler = (request: { headers: { authorization?: string } }, response: Answer, next: () => void) => unknown
-type Express = () => RequestListener & { use: (handler: Handler) => void, get: (path: string, handler: Handler) => void }
+type Express = () => RequestListener & {
+  use: (handler: Handler) => void, get: (path: string, handler: Handler) => void
+}
 interface JsonWebToken {
   sign: (claims: object, key: KeyObject, options: object) => string
   verify: (token: string, key: KeyObject, options: object) => typeof CLAIMS
@@ -149,7 +165,9 @@ export const express: CreateContender = async setting => {
   const key = createSecretKey(Buffer.from(SECRET))
   const app = express()
   app.use(async (request, response, next) => {
-    const { jti } = verify(request.headers.authorization?.slice(7) ?? '', key, { algorithms: ['HS256'], issuer: 'cedalo' })
+    const { jti } = verify(request.headers.authorization?.slice(7) ?? '', key, {
+      algorithms: ['HS256'], issuer: 'cedalo'
+    })
     const { rows } = await pool.query({ name: 'find', text: FIND, values: [jti] })
     if (rows.length === 0) response.status(401).json({ message: 'no' })
     else next()

@@ -29,7 +29,9 @@ async function start ({ postgres, schema }: Setting, pool?: PostgresPool): Promi
   return {
     app,
     readyIn,
-    issue: async (role = 'viewer') => await app.tokens.issue({ name: randomUUID(), role, validUntil: VALID_UNTIL, requestedBy: 'bench' }),
+    issue: async (role = 'viewer') => await app.tokens.issue({
+      name: randomUUID(), role, validUntil: VALID_UNTIL, requestedBy: 'bench'
+    }),
     listen: async () => await app.listen(LISTEN)
   }
 }
@@ -50,7 +52,9 @@ async function many<T> (count: number, make: () => Promise<T>): Promise<T[]> {
 
 /** All that a token of ours has, but for who signed it. */
 function forge (): string {
-  const parts = [{ alg: 'HS256', typ: 'JWT' }, { role: 'admin', iat: 1_700_000_000, exp: 32_472_144_000, iss: 'cedalo', jti: randomUUID() }]
+  const parts = [{ alg: 'HS256', typ: 'JWT' }, {
+    role: 'admin', iat: 1_700_000_000, exp: 32_472_144_000, iss: 'cedalo', jti: randomUUID()
+  }]
   const signed = parts.map(part => Buffer.from(JSON.stringify(part)).toString('base64url')).join('.')
   return `${signed}.${createHmac('sha256', randomBytes(32)).update(signed).digest('base64url')}`
 }
@@ -98,7 +102,10 @@ export const node: CreateContender = async setting => {
   return { listen, sent: [withHeader(token)], status: 200, tasks: { issue: async () => await issue(), ready } }
 }
 
-/** Tells how many tokens it makes and revokes in some seconds, 8 at once, and how many rows the bare statements in a table without triggers. */
+/**
+ * Tells how many tokens it makes and revokes in some seconds, 8 at once, and how many rows the bare statements in a
+ * table without triggers.
+ */
 export const create: CreateContender = async setting => {
   const { app, issue, listen } = await start(setting)
   const pool = new pg.Pool({ connectionString: setting.postgres })
@@ -108,7 +115,11 @@ export const create: CreateContender = async setting => {
   const insert = async (): Promise<unknown> => {
     const now = new Date().toISOString()
     const text = `INSERT INTO ${schema}.bare (${columns}) VALUES ($1, $2, $3, $4, $5, $6, $7)`
-    return await pool.query({ name: 'insert', text, values: [randomBytes(32).toString('hex'), randomUUID(), 'viewer', 'bench', now, VALID_UNTIL, now] })
+    return await pool.query({
+      name: 'insert',
+      text,
+      values: [randomBytes(32).toString('hex'), randomUUID(), 'viewer', 'bench', now, VALID_UNTIL, now]
+    })
   }
 
   /** Rows that nobody issued, so many that they last for some seconds. */
@@ -131,7 +142,11 @@ export const create: CreateContender = async setting => {
 
   /** What waits in the outbox would take from the next turn what is this one's. */
   const drain = async (): Promise<void> => {
-    while ((await pool.query(`SELECT 1 FROM ${schema}.events LIMIT 1`)).rowCount !== 0) await new Promise(resolve => setTimeout(resolve, 20))
+    while ((await pool.query(`SELECT 1 FROM ${schema}.events LIMIT 1`)).rowCount !== 0) {
+      await new Promise(
+        resolve => setTimeout(resolve, 20)
+      )
+    }
   }
   const text = `DELETE FROM ${schema}.bare WHERE hash = $1`
   const tasks = {
@@ -139,7 +154,9 @@ export const create: CreateContender = async setting => {
     issue: async (seconds: number) => await rateOf(issue, seconds),
     insert: async (seconds: number) => await rateOf(insert, seconds),
     revoke: async (seconds: number) => await end('tokens', seconds, app.tokens.revoke),
-    delete: async (seconds: number) => await end('bare', seconds, async hash => await pool.query({ name: 'delete', text, values: [hash] }))
+    delete: async (seconds: number) => await end('bare', seconds, async hash => await pool.query({
+      name: 'delete', text, values: [hash]
+    }))
   }
   return { listen, sent: [], status: 200, tasks }
 }

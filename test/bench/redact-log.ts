@@ -13,8 +13,10 @@ const ROUNDS = 15
 const LINES = 150
 
 const encode = (claims: object): string => Buffer.from(JSON.stringify(claims)).toString('base64url')
-const token = (iss: string): string => `${encode({ alg: 'HS256', typ: 'JWT' })}.${encode({ role: 'admin', iat: 1764203000, exp: 4070908800, iss, jti: 'c0ffee00-0000-4000-8000-000000000000' })}.${'S'.repeat(43)}`
-const random = (from: number, to: number): string => String.fromCharCode(...Array.from({ length: SIZE }, (_, at) => from + (Math.imul(at + 1, 2654435761) >>> 16) % (to - from)))
+const token = (iss: string): string =>
+  `${encode({ alg: 'HS256', typ: 'JWT' })}.${encode({ role: 'admin', iat: 1764203000, exp: 4070908800, iss, jti: 'c0ffee00-0000-4000-8000-000000000000' })}.${'S'.repeat(43)}`
+const random = (from: number, to: number): string => String.fromCharCode(...Array.from({ length: SIZE }, (_, at) =>
+  from + (Math.imul(at + 1, 2654435761) >>> 16) % (to - from)))
 
 /** What is repeated to 15 KB after `/x?`. */
 const PIECES = [
@@ -25,8 +27,11 @@ const PIECES = [
 ]
 
 const SHAPES: Record<string, string> = {
-  ...Object.fromEntries(PIECES.map(piece => [piece.length > 40 ? `${piece.slice(0, 6)}…${piece.slice(-3)}` : piece, piece.repeat(Math.ceil(SIZE / piece.length)).slice(0, SIZE)])),
-  'objects of ?token=x': Array.from({ length: 1500 }, (_, at) => `${at.toString(36)}=?token=x%20`).join('&').slice(0, SIZE),
+  ...Object.fromEntries(PIECES.map(piece => [piece.length > 40
+    ? `${piece.slice(0, 6)}…${piece.slice(-3)}`
+    : piece, piece.repeat(Math.ceil(SIZE / piece.length)).slice(0, SIZE)])),
+  'objects of ?token=x': Array.from({ length: 1500 }, (_, at) =>
+    `${at.toString(36)}=?token=x%20`).join('&').slice(0, SIZE),
   'objects of token[': Array.from({ length: 1500 }, (_, at) => `token[${at.toString(36)}]=`).join('&').slice(0, SIZE),
   'one long value': `token=${'a'.repeat(SIZE)}`,
   'one long value of escapes': `token=${'%61'.repeat(SIZE / 3)}`,
@@ -52,7 +57,9 @@ const HOSTS: Record<string, (text: string) => object> = {
 }
 
 function createLog (): pino.Logger {
-  return pino({ serializers: { req: (request: object) => request } }, pino.destination({ dest: '/dev/null', sync: true }))
+  return pino({ serializers: { req: (request: object) => request } }, pino.destination({
+    dest: '/dev/null', sync: true
+  }))
 }
 
 function cost (log: pino.Logger, req: object): number {
@@ -73,7 +80,8 @@ for (const [host, make] of Object.entries(HOSTS)) {
     if (wanted !== undefined && !name.includes(wanted)) continue
     const req = make(text)
     const rounds = Array.from({ length: ROUNDS + 1 }, () => [cost(plain, req), cost(redacted, req)] as const).slice(1)
-    const [without, with_] = [0, 1].map(index => spread(rounds.map(round => round[index] as number)).median) as [number, number]
+    const [without, with_] = [0, 1].map(index =>
+      spread(rounds.map(round => round[index] as number)).median) as [number, number]
     const ratio = spread(rounds.map(([without, with_]) => with_ / without))
     const row = `${name}${without.toFixed(1).padStart(8)}${with_.toFixed(1).padStart(8)}  ${showSpread(ratio)}`
     console.log(row)

@@ -1,4 +1,5 @@
-// npm run bench -- [--cycles 15] [--slice 1] [--revocations 1000] [--nodes 300]… [--seconds 20] [--only hit]… [--part compare]…
+// npm run bench -- [--cycles 15] [--slice 1] [--revocations 1000] [--nodes 300]… [--seconds 20] [--only hit]… [--part
+// compare]…
 import { cpus } from 'node:os'
 import { parseArgs } from 'node:util'
 import { startPostgres } from '../support/postgres.js'
@@ -58,7 +59,8 @@ async function stopAll (): Promise<void> {
 }
 
 async function compareAll (): Promise<string> {
-  const names = Object.keys(compared).filter(name => only === undefined || name.startsWith('bare') || only.some(word => name.includes(word)))
+  const names = Object.keys(compared).filter(name =>
+    only === undefined || name.startsWith('bare') || only.some(word => name.includes(word)))
   const servers: Server[] = []
   for (const name of names) {
     const server = await start(name).catch((error: Error) => { console.log(`SKIPPED ${name}: ${error.message}`) })
@@ -78,7 +80,9 @@ const parts: Record<string, () => Promise<string>> = {
   ready: async () => await measureReady(start, turns.cycles)
 }
 
-console.log(`Node.js ${process.version}, ${cpus().length} cores, ${isPinned ? 'servers on one of their own' : 'not bound to cores'}, load by ${generator}`)
+console.log(
+  `Node.js ${process.version}, ${cpus().length} cores, ${isPinned ? 'servers on one of their own' : 'not bound to cores'}, load by ${generator}`
+)
 try {
   for (const name of part ?? Object.keys(parts)) {
     console.log(`\n== ${name}\n\n${await parts[name]?.() ?? 'there is no such part'}`)

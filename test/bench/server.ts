@@ -4,10 +4,16 @@ import pg from 'pg'
 import type { Setting } from './contender.js'
 import { contenders } from './contenders.js'
 
-/** What a server tells of itself: CPU in microseconds since it started, bytes of memory, queries sent to Postgres, the listener's aside, and how many of them write. */
+/**
+ * What a server tells of itself: CPU in microseconds since it started, bytes of memory, queries sent to Postgres, the
+ * listener's aside, and how many of them write.
+ */
 export interface Stats { cpu: number, rss: number, queries: number, writes: number }
 
-/** What `watch` saw: the worst hundredth of the event loop's delays and the longest, in milliseconds, and the most memory, in bytes. */
+/**
+ * What `watch` saw: the worst hundredth of the event loop's delays and the longest, in milliseconds, and the most
+ * memory, in bytes.
+ */
 export interface Watched { p99: number, max: number, rss: number }
 
 const [name = '', setting = ''] = process.argv.slice(2)

@@ -34,7 +34,8 @@ export interface Server {
 }
 
 /**
- * Compiles the servers and the plugin to what users run: tsx would add to each closure that a request makes, and to each error.
+ * Compiles the servers and the plugin to what users run: tsx would add to each closure that a request makes, and to
+ * each error.
  * @throws Error with what the compiler said
  */
 export async function buildServer (): Promise<void> {
@@ -56,11 +57,14 @@ export function pin (): void {
 export async function startServer (name: string, setting: Setting): Promise<Server> {
   const command = [process.execPath, join(BUILT, 'test/bench/server.js'), name, JSON.stringify(setting)]
   const [file = '', ...args] = isPinned ? ['taskset', '-c', '0', ...command] : command
-  const child = spawn(file, args, { env: { ...process.env, NODE_ENV: 'production' }, stdio: ['ignore', 'ignore', 'pipe', 'ipc'] })
+  const child = spawn(file, args, {
+    env: { ...process.env, NODE_ENV: 'production' }, stdio: ['ignore', 'ignore', 'pipe', 'ipc']
+  })
   let said = ''
   child.stderr?.setEncoding('utf8').on('data', (chunk: string) => { said = (said + chunk).slice(-4000) })
   const waiting = new Map<number, { resolve: (answer: unknown) => void, reject: (error: Error) => void }>()
-  const answerTo = async <T>(id: number): Promise<T> => await new Promise<unknown>((resolve, reject) => { waiting.set(id, { resolve, reject }) }) as T
+  const answerTo = async <T>(id: number): Promise<T> =>
+    await new Promise<unknown>((resolve, reject) => { waiting.set(id, { resolve, reject }) }) as T
   child.on('message', ({ id, answer, error }: { id: number, answer?: unknown, error?: string }) => {
     const asked = waiting.get(id)
     waiting.delete(id)

@@ -28,6 +28,7 @@ export function showSpread ({ median, first, third }: Spread): string {
 /** Columns under their heads; the first to the left, the others to the right. */
 export function table (rows: string[][]): string {
   const widths = (rows[0] ?? []).map((_, column) => Math.max(...rows.map(row => row[column]?.length ?? 0)))
-  const line = (row: string[]): string => row.map((cell, column) => column === 0 ? cell.padEnd(widths[0] ?? 0) : cell.padStart(widths[column] ?? 0)).join('  ')
+  const line = (row: string[]): string => row.map((cell, column) =>
+    column === 0 ? cell.padEnd(widths[0] ?? 0) : cell.padStart(widths[column] ?? 0)).join('  ')
   return rows.map(line).join('\n')
 }

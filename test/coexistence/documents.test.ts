@@ -1,6 +1,8 @@
 import responseValidation from '@fastify/response-validation'
 import swagger from '@fastify/swagger'
-import { jsonSchemaTransform, serializerCompiler, validatorCompiler, type ZodTypeProvider } from 'fastify-type-provider-zod'
+import {
+  jsonSchemaTransform, serializerCompiler, validatorCompiler, type ZodTypeProvider
+} from 'fastify-type-provider-zod'
 import t from 'tap'
 import { z } from 'zod'
 import { createBareHost, inOrder, NEW_TOKEN, ORDERS } from '../support/bare-host.js'
@@ -14,10 +16,16 @@ t.test("@fastify/swagger with the transform of fastify-type-provider-zod describ
   await app.register(swagger, { openapi: { openapi: '3.1.0' }, transform: jsonSchemaTransform })
   app.setValidatorCompiler(validatorCompiler).setSerializerCompiler(serializerCompiler)
   await addTokens()
-  app.withTypeProvider<ZodTypeProvider>().get('/zod', { schema: { response: { 200: z.object({ at: z.string() }) } } }, async () => ({ at: 'here' }))
+  app.withTypeProvider<ZodTypeProvider>().get(
+    '/zod', { schema: { response: { 200: z.object({ at: z.string() }) } } }, async () => ({ at: 'here' })
+  )
   await app.ready()
   const { paths } = JSON.parse(JSON.stringify(app.swagger())) as Document
-  t.match(paths['/zod'], { get: { responses: { 200: { content: { 'application/json': { schema: { properties: { at: { type: 'string' } } } } } } } } })
+  t.match(paths['/zod'], {
+    get: {
+      responses: { 200: { content: { 'application/json': { schema: { properties: { at: { type: 'string' } } } } } } }
+    }
+  })
   const alone = JSON.parse(JSON.stringify(await createOpenapi())) as Document
   for (const path of ['/api/tokens', '/api/tokens/{tokenHash}']) t.strictSame(paths[path], alone.paths[path])
   t.match(JSON.stringify(alone.paths), '"format":"date-time"')
@@ -37,7 +45,9 @@ for (const order of ORDERS) {
     t.equal((await app.inject({ url: `${url}?limit=1`, headers })).json<unknown[]>().length, 1)
     t.equal((await app.inject({ url: one, headers })).json<{ name: string }>().name, 'new')
     t.equal((await app.inject({ method: 'DELETE', url: one, headers })).json<unknown[]>().length, 1)
-    t.equal((await app.inject({ method: 'DELETE', url: one, headers: { ...headers, prefer: 'return=minimal' } })).statusCode < 500, true)
+    t.equal((await app.inject(
+      { method: 'DELETE', url: one, headers: { ...headers, prefer: 'return=minimal' } }
+    )).statusCode < 500, true)
     t.equal((await app.inject({ url: one, headers })).statusCode, 404)
     t.equal((await app.inject({ url })).statusCode, 401)
   })

@@ -9,10 +9,14 @@ import { FORGED, NEW_TOKEN, who } from '../support/bare-host.js'
 import { bearer, SECRET } from '../support/build-host.js'
 import { createDatabase } from '../support/database.js'
 
-async function ask (client: ClientHttp2Session, headers: object, body = ''): Promise<{ status: number, cache: string | undefined, body: object }> {
+async function ask (
+  client: ClientHttp2Session, headers: object, body = ''
+): Promise<{ status: number, cache: string | undefined, body: object }> {
   const stream = client.request({ ...headers }, { endStream: false }).end(body)
   const [head] = await once(stream, 'response') as [IncomingHttpHeaders]
-  return { status: Number(head[':status']), cache: head['cache-control'], body: JSON.parse(await text(stream)) as object }
+  return {
+    status: Number(head[':status']), cache: head['cache-control'], body: JSON.parse(await text(stream)) as object
+  }
 }
 
 t.test('over HTTP/2, tokens in the header and the query are accepted, refused and kept out of the log as over HTTP/1.1', async t => {
@@ -26,15 +30,31 @@ t.test('over HTTP/2, tokens in the header and the query are accepted, refused an
   const client = connect(`http://127.0.0.1:${(app.server.address() as AddressInfo).port}`)
   t.teardown(() => { client.close() })
 
-  const { token } = await app.tokens.issue({ name: 't1', role: 'admin', validUntil: '2999-01-01T00:00:00Z', requestedBy: 'test' })
+  const { token } = await app.tokens.issue({
+    name: 't1', role: 'admin', validUntil: '2999-01-01T00:00:00Z', requestedBy: 'test'
+  })
   const body = { user: { username: 'token:t1', roles: ['admin'] }, token: 't1' }
-  t.strictSame(await ask(client, { ':path': '/', ...bearer(token) }), { status: 200, cache: undefined, body: { ...body, url: '/' } })
-  t.strictSame(await ask(client, { ':path': `/?a=1&token=${token}` }), { status: 200, cache: 'no-store', body: { ...body, url: '/?a=1' } })
-  t.match(await ask(client, { ':path': `/?token=${token}`, ...bearer(token) }), { status: 400, cache: 'no-store', body: { code: 'INVALID' } })
-  t.match(await ask(client, { ':path': '/', ...bearer(FORGED) }), { status: 401, body: { code: 'UNAUTHORIZED', data: { session: false } } })
-  t.match(await ask(client, { ':path': `/missing?token=${token}` }), { status: 404, cache: 'no-store', body: { message: 'Route GET:/missing not found' } })
-  t.match(await ask(client, { ':path': '/api/tokens', ':method': 'POST', 'content-type': 'application/json', ...bearer(token) }, JSON.stringify(NEW_TOKEN)), { status: 200, cache: 'no-store', body: { name: 'new', requestedBy: 'token:t1' } })
-  t.match(await ask(client, { ':path': '/api/tokens', ...bearer(token) }), { status: 200, body: [{ name: 't1' }, { name: 'new' }] })
+  t.strictSame(await ask(client, { ':path': '/', ...bearer(token) }), {
+    status: 200, cache: undefined, body: { ...body, url: '/' }
+  })
+  t.strictSame(await ask(client, { ':path': `/?a=1&token=${token}` }), {
+    status: 200, cache: 'no-store', body: { ...body, url: '/?a=1' }
+  })
+  t.match(await ask(client, { ':path': `/?token=${token}`, ...bearer(token) }), {
+    status: 400, cache: 'no-store', body: { code: 'INVALID' }
+  })
+  t.match(await ask(client, { ':path': '/', ...bearer(FORGED) }), {
+    status: 401, body: { code: 'UNAUTHORIZED', data: { session: false } }
+  })
+  t.match(await ask(client, { ':path': `/missing?token=${token}` }), {
+    status: 404, cache: 'no-store', body: { message: 'Route GET:/missing not found' }
+  })
+  t.match(await ask(client, {
+    ':path': '/api/tokens', ':method': 'POST', 'content-type': 'application/json', ...bearer(token)
+  }, JSON.stringify(NEW_TOKEN)), { status: 200, cache: 'no-store', body: { name: 'new', requestedBy: 'token:t1' } })
+  t.match(await ask(client, { ':path': '/api/tokens', ...bearer(token) }), {
+    status: 200, body: [{ name: 't1' }, { name: 'new' }]
+  })
   t.notMatch(lines.join(''), token.split('.')[2])
   t.match(lines.join(''), '/missing?token=[Redacted]', 'this test would notice')
 })

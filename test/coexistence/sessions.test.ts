@@ -31,13 +31,18 @@ async function login (app: FastifyInstance): Promise<void> {
   })
 }
 
-const askSession: Partial<TokensPluginOptions> = { session: request => sessionOf(request).get('user') as TokenPrincipal | undefined }
+const askSession: Partial<TokensPluginOptions> = {
+  session: request =>
+    sessionOf(request).get('user') as TokenPrincipal | undefined
+}
 
 const HOSTS: Record<string, Host> = {
   '@fastify/cookie and @fastify/session': {
     async addSessions (app) {
       await app.register(cookie)
-      await app.register(session, { secret: 'a secret of the host, long enough: 0123456789', cookie: { secure: false } })
+      await app.register(session, {
+        secret: 'a secret of the host, long enough: 0123456789', cookie: { secure: false }
+      })
       await login(app)
     },
     options: askSession
@@ -64,7 +69,11 @@ const HOSTS: Record<string, Host> = {
       await app.register(passport.initialize())
       await app.register(passport.secureSession())
       app.post('/login', { preValidation: passport.authenticate('test') }, async () => 'welcome')
-      app.get('/guarded', { preHandler: async (request, reply) => { if (!request.isAuthenticated()) return await reply.code(401).send('log in') } }, async request => who(request))
+      app.get('/guarded', {
+        preHandler: async (request, reply) => {
+          if (!request.isAuthenticated()) return await reply.code(401).send('log in')
+        }
+      }, async request => who(request))
     },
     options: {}
   }
@@ -91,7 +100,9 @@ for (const [what, { addSessions, options }] of Object.entries(HOSTS)) {
       t.strictSame((await app.inject({ url, headers: admin })).json(), [record])
       t.strictSame((await app.inject({ url: `${url}/${record.hash}`, headers: admin })).json(), record)
       t.equal((await app.inject({ method: 'POST', url, headers: viewer, payload: NEW_TOKEN })).statusCode, 403)
-      t.equal((await app.inject({ url, headers: { ...admin, ...bearer(token) } })).statusCode, 403, 'the token alone counts')
+      t.equal(
+        (await app.inject({ url, headers: { ...admin, ...bearer(token) } })).statusCode, 403, 'the token alone counts'
+      )
       t.strictSame((await app.inject({ method: 'DELETE', url: `${url}/${record.hash}`, headers: admin })).json(), [])
     })
 
@@ -99,9 +110,16 @@ for (const [what, { addSessions, options }] of Object.entries(HOSTS)) {
       const { app, addTokens } = await createBareHost(t)
       await inOrder(order, async () => await addSessions(app), async () => await addTokens(options))
       for (const [headers, status, code] of [
-        [await cookiesOf(t, app, 'admin'), 400, 'INVALID'], [await cookiesOf(t, app, 'viewer'), 403, 'NOT_ALLOWED'], [{}, 401, 'UNAUTHORIZED'], [{ cookie: 'session=x; sessionId=x' }, 401, 'UNAUTHORIZED']
+        [await cookiesOf(t, app, 'admin'), 400, 'INVALID'], [
+          await cookiesOf(t, app, 'viewer'), 403, 'NOT_ALLOWED'
+        ], [{}, 401, 'UNAUTHORIZED'], [{ cookie: 'session=x; sessionId=x' }, 401, 'UNAUTHORIZED']
       ] as const) {
-        const answer = await app.inject({ method: 'POST', url: '/api/tokens', headers: { ...headers, 'content-type': 'application/json' }, payload: '{"name":' })
+        const answer = await app.inject({
+          method: 'POST',
+          url: '/api/tokens',
+          headers: { ...headers, 'content-type': 'application/json' },
+          payload: '{"name":'
+        })
         t.match([answer.statusCode, answer.json()], [status, { code }])
       }
     })
@@ -112,13 +130,19 @@ for (const [what, { addSessions, options }] of Object.entries(HOSTS)) {
       app.get('/', async request => who(request))
       for (const [headers, session] of [[await cookiesOf(t, app, 'viewer'), true], [{}, false]] as const) {
         for (const url of ['/', '/api/tokens', '/nothing']) {
-          for (const request of [{ headers: { ...headers, ...bearer(FORGED) } }, { headers, query: { token: FORGED } }]) {
+          for (const request of [
+            { headers: { ...headers, ...bearer(FORGED) } }, { headers, query: { token: FORGED } }
+          ]) {
             const answer = await app.inject({ url, ...request })
-            t.strictSame([answer.statusCode, answer.json()], [401, { code: 'UNAUTHORIZED', message: 'The token is not valid', data: { session } }])
+            t.strictSame([answer.statusCode, answer.json()], [
+              401, { code: 'UNAUTHORIZED', message: 'The token is not valid', data: { session } }
+            ])
           }
         }
       }
-      t.strictSame((await app.inject({ url: '/api/tokens' })).json(), { code: 'UNAUTHORIZED', message: 'Log in, or present a token', data: { session: false } })
+      t.strictSame((await app.inject({ url: '/api/tokens' })).json(), {
+        code: 'UNAUTHORIZED', message: 'Log in, or present a token', data: { session: false }
+      })
     })
   }
 }
@@ -130,9 +154,13 @@ t.test('@fastify/passport: isAuthenticated() accepts a token, and a token beside
     await inOrder(order, async () => await addSessions(app), async () => await addTokens())
     const cookies = await cookiesOf(t, app, 'admin')
     const { token } = await issue()
-    t.strictSame((await app.inject({ url: '/guarded', headers: cookies })).json(), { user: { username: 'admin', roles: ['admin'] }, token: null })
+    t.strictSame((await app.inject({ url: '/guarded', headers: cookies })).json(), {
+      user: { username: 'admin', roles: ['admin'] }, token: null
+    })
     for (const headers of [{}, cookies]) {
-      t.strictSame((await app.inject({ url: '/guarded', headers: { ...headers, ...bearer(token) } })).json(), { user: { username: 'token:t1', roles: ['viewer'] }, token: 't1' })
+      t.strictSame((await app.inject({ url: '/guarded', headers: { ...headers, ...bearer(token) } })).json(), {
+        user: { username: 'token:t1', roles: ['viewer'] }, token: 't1'
+      })
     }
     t.equal((await app.inject({ url: '/guarded' })).statusCode, 401)
   }
@@ -144,5 +172,7 @@ t.test("with hook: onRequest, a session that is restored later does not replace 
   await addTokens({ hook: 'onRequest' })
   const headers = { ...await cookiesOf(t, app, 'admin'), ...bearer((await issue()).token) }
   t.equal((await app.inject({ url: '/api/tokens', headers })).statusCode, 403)
-  t.strictSame((await app.inject({ url: '/guarded', headers })).json(), { user: { username: 'token:t1', roles: ['viewer'] }, token: 't1' })
+  t.strictSame((await app.inject({ url: '/guarded', headers })).json(), {
+    user: { username: 'token:t1', roles: ['viewer'] }, token: 't1'
+  })
 })

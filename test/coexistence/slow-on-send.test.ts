@@ -17,12 +17,18 @@ const TOKEN = { role: 'viewer', validUntil: '2999-01-01T00:00:00Z' }
 
 interface Counted { address: string, secret: string, sends: Map<string, number> }
 
-/** A host that listens, whose user is who the header `x-user` says, and that counts how often `onSend` runs for each request. */
+/**
+ * A host that listens, whose user is who the header `x-user` says, and that counts how often `onSend` runs for each
+ * request.
+ */
 async function listen (t: Test, prepare: (app: FastifyInstance) => Promise<void>): Promise<Counted> {
   const { url, schema } = await createDatabase(t)
   const app = Fastify({ bodyLimit: 10_000 })
   const sends = new Map<string, number>()
-  app.addHook('onSend', async ({ headers: { 'x-id': id } }) => { sends.set(String(id), (sends.get(String(id)) ?? 0) + 1) })
+  app.addHook('onSend', async ({ headers: { 'x-id': id } }) => {
+    sends.set(String(id), (sends.get(String(id)) ?? 0) +
+    1)
+  })
   await prepare(app)
   await app.register(tokensPlugin, {
     postgres: url,
@@ -63,10 +69,14 @@ const errors = (secret: string): Array<[status: number, path: string, RequestIni
 /** Provokes every kind of error, and the answers that are none. */
 async function areWhole (t: Test, { address, secret, sends }: Counted): Promise<void> {
   let id = 0
-  async function ask (path: string, init: RequestInit): Promise<{ status: number, text: string, times: number | undefined }> {
+  async function ask (
+    path: string, init: RequestInit
+  ): Promise<{ status: number, text: string, times: number | undefined }> {
     const own = String(++id)
     try {
-      const answer = await fetch(`${address}/api/tokens${path}`, { ...init, headers: { ...init.headers as Record<string, string>, 'x-id': own } })
+      const answer = await fetch(`${address}/api/tokens${path}`, {
+        ...init, headers: { ...init.headers as Record<string, string>, 'x-id': own }
+      })
       const text = await answer.text()
       return { status: answer.status, text, times: sends.get(own) }
     } catch (error) {
@@ -75,8 +85,13 @@ async function areWhole (t: Test, { address, secret, sends }: Counted): Promise<
   }
   for (const [status, path, init] of errors(secret)) {
     const answers: Array<Awaited<ReturnType<typeof ask>>> = []
-    while (answers.length < TIMES) answers.push(...await Promise.all(Array.from({ length: AT_ONCE }, async () => await ask(path, init))))
-    const bad = answers.filter(answer => answer.status !== status || answer.times !== 1 || !/^\{"code":".*"message":".*\}$/.test(answer.text))
+    while (answers.length < TIMES) {
+      answers.push(
+        ...await Promise.all(Array.from({ length: AT_ONCE }, async () => await ask(path, init)))
+      )
+    }
+    const bad = answers.filter(answer =>
+      answer.status !== status || answer.times !== 1 || !/^\{"code":".*"message":".*\}$/.test(answer.text))
     t.strictSame(bad, [], `${TIMES} × ${status} ${init.method ?? 'GET'} ${path.slice(0, 9)}`)
   }
   const admin = { 'x-user': 'admin' }
@@ -86,7 +101,9 @@ async function areWhole (t: Test, { address, secret, sends }: Counted): Promise<
   const created = await ask('', { method: 'POST', headers: ADMIN, body: JSON.stringify({ ...TOKEN, name: 'new' }) })
   t.match(created, { status: 200, times: 1 })
   const { hash } = JSON.parse(created.text) as { hash: string }
-  t.match(await ask(`/${hash}`, { method: 'DELETE', headers: { ...admin, prefer: 'return=minimal' } }), { status: 204, text: '', times: 1 })
+  t.match(await ask(`/${hash}`, { method: 'DELETE', headers: { ...admin, prefer: 'return=minimal' } }), {
+    status: 204, text: '', times: 1
+  })
 }
 
 t.test('every error is sent once and complete in a host with a slow asynchronous onSend hook', async t => {

@@ -31,7 +31,13 @@ async function connect (url: string, headers = {}): Promise<unknown> {
   const refused = once(socket, 'unexpected-response').then(async args => {
     const [request, answer] = args as [ClientRequest, IncomingMessage]
     const { statusCode, headers } = answer
-    const refusal = { statusCode, challenge: headers['www-authenticate'] ?? null, cache: headers['cache-control'] ?? null, body: await json(answer) }
+    const refusal = {
+      statusCode,
+      challenge: headers['www-authenticate'] ??
+      null,
+      cache: headers['cache-control'] ?? null,
+      body: await json(answer)
+    }
     request.destroy()
     return refusal
   })
@@ -60,15 +66,26 @@ for (const order of ORDERS) {
       const { token } = await issue()
       const url = `ws://${address}/ws`
       t.strictSame(await connect(`${url}?token=${token}`), { said: { ...TOKEN, query: {}, url: '/ws' }, echo: 'echo' })
-      t.strictSame(await connect(`${url}?a=1&token=${token}`), { said: { ...TOKEN, query: { a: '1' }, url: '/ws?a=1' }, echo: 'echo' })
+      t.strictSame(await connect(`${url}?a=1&token=${token}`), {
+        said: { ...TOKEN, query: { a: '1' }, url: '/ws?a=1' }, echo: 'echo'
+      })
       t.strictSame(await connect(url, bearer(token)), { said: { ...TOKEN, query: {}, url: '/ws' }, echo: 'echo' })
 
       const body = { code: 'UNAUTHORIZED', message: 'The token is not valid', data: { session: false } }
       const refused = { statusCode: 401, challenge: 'Bearer realm="cedalo", error="invalid_token"', body }
       t.strictSame(await connect(`${url}?token=${FORGED}`), { ...refused, cache: 'no-store' })
       t.strictSame(await connect(url, bearer(FORGED)), { ...refused, cache: null })
-      t.strictSame(await connect(`${url}?token=${token}`, bearer(token)), { statusCode: 400, challenge: null, cache: 'no-store', body: { code: 'INVALID', message: 'A request must carry one token, not several' } })
-      t.strictSame(await connect(`${url}?token=opaque`), { statusCode: 403, challenge: null, cache: null, body: { saw: null } }, "the host's own answer")
+      t.strictSame(await connect(`${url}?token=${token}`, bearer(token)), {
+        statusCode: 400,
+        challenge: null,
+        cache: 'no-store',
+        body: { code: 'INVALID', message: 'A request must carry one token, not several' }
+      })
+      t.strictSame(
+        await connect(`${url}?token=opaque`),
+        { statusCode: 403, challenge: null, cache: null, body: { saw: null } },
+        "the host's own answer"
+      )
       await app.tokens.revoke((await app.tokens.list())[0]?.hash ?? '')
       t.strictSame(await connect(`${url}?token=${token}`), { ...refused, cache: 'no-store' }, 'revoked')
     })
@@ -79,7 +96,9 @@ t.test('injectWS, which hosts use in tests, works with tokens in the header and 
   const { app, addTokens, issue } = await createBareHost(t)
   await app.register(websocket)
   await addTokens()
-  app.get('/ws', { websocket: true, preHandler: somebody }, (socket, request) => { socket.on('message', () => { socket.send(JSON.stringify(who(request))) }) })
+  app.get('/ws', { websocket: true, preHandler: somebody }, (socket, request) => {
+    socket.on('message', () => { socket.send(JSON.stringify(who(request))) })
+  })
   await app.ready()
   const { token } = await issue()
   const inject = async (path: string, headers = {}): Promise<unknown> => {
@@ -119,7 +138,9 @@ t.test('an EventSource with ?token= gets its events, reconnects with it, and see
   await addTokens()
   app.get('/events', { preHandler: somebody }, async (request, reply) => {
     const last = request.headers['last-event-id'] ?? 'none'
-    return await reply.type('text/event-stream').send(`retry: 1\nid: ${last}1\ndata: ${JSON.stringify({ ...who(request), query: request.query, last })}\n\n`)
+    return await reply.type('text/event-stream').send(
+      `retry: 1\nid: ${last}1\ndata: ${JSON.stringify({ ...who(request), query: request.query, last })}\n\n`
+    )
   })
   const url = `http://${await listen(t, app)}/events`
   const { token } = await issue()

@@ -16,13 +16,19 @@ import { findDeadLinks } from '../support/docs.js'
 const run = promisify(execFile)
 const env = { ...process.env, NODE_OPTIONS: '' }
 
-interface Lock { packages: Record<string, { version: string, resolved?: string, dependencies?: object, optionalDependencies?: object }> }
+interface Lock {
+  packages: Record<string, {
+    version: string, resolved?: string, dependencies?: object, optionalDependencies?: object
+  }>
+}
 
 const readLock = async (path: string): Promise<Lock['packages']> => (JSON.parse(await readFile(path, 'utf8')) as Lock).packages
 
 /** Passes where the program finds nothing wrong, else shows what it printed. */
 async function checkWith (t: Test, name: string, ...args: string[]): Promise<void> {
-  const failure = await run(resolve('node_modules/.bin', name), args, { cwd: consumer, env }).then(() => '', (error: { stdout: string, message: string }) => error.stdout || error.message)
+  const failure = await run(resolve('node_modules/.bin', name), args, { cwd: consumer, env }).then(
+    () => '', (error: { stdout: string, message: string }) => error.stdout || error.message
+  )
   t.equal(failure, '', name)
 }
 
@@ -37,7 +43,9 @@ async function makeFolder (): Promise<string> {
 t.setTimeout(600_000)
 const consumer = await makeFolder()
 const { stdout } = await run('npm', ['pack', '--json', '--pack-destination', consumer], { env })
-const [{ filename, files }] = JSON.parse(stdout.slice(stdout.search(/^\[$/m))) as [{ filename: string, files: Array<{ path: string }> }]
+const [{ filename, files }] = JSON.parse(
+  stdout.slice(stdout.search(/^\[$/m))
+) as [{ filename: string, files: Array<{ path: string }> }]
 await install()
 
 async function install (): Promise<void> {
@@ -46,14 +54,26 @@ async function install (): Promise<void> {
     const name = path.slice(path.lastIndexOf('node_modules/') + 'node_modules/'.length)
     locked.set(name, (locked.get(name) ?? new Set()).add(version))
   }
-  const needed = ['fastify', '@fastify/jwt', '@fastify/passport', '@fastify/secure-session', '@types/node', '@types/passport', '@types/pg']
+  const needed = [
+    'fastify', '@fastify/jwt', '@fastify/passport', '@fastify/secure-session', '@types/node', '@types/passport',
+    '@types/pg'
+  ]
   await cp('test/consumer', consumer, { recursive: true })
   await writeFile(join(consumer, 'package.json'), JSON.stringify({
-    dependencies: { 'fastify-mmc-tokens': `file:${filename}`, ...Object.fromEntries(needed.map(name => [name, [...locked.get(name) ?? []][0]])) },
+    dependencies: {
+      'fastify-mmc-tokens': `file:${filename}`,
+      ...Object.fromEntries(needed.map(name => [name, [...locked.get(name) ?? []][0]]))
+    },
     // What others publish meanwhile must not decide whether these tests pass.
-    overrides: Object.fromEntries([...locked].filter(([name, { size }]) => name !== '' && size === 1).map(([name, [version]]) => [name, version]))
+    overrides: Object.fromEntries(
+      [...locked].filter(([name, { size }]) => name !== '' && size === 1).map(([name, [version]]) => [name, version])
+    )
   }))
-  await run('npm', ['install', '--prefix', consumer, '--prefer-offline', '--no-audit', '--no-fund', '--ignore-scripts'], { cwd: consumer, env })
+  await run(
+    'npm',
+    ['install', '--prefix', consumer, '--prefer-offline', '--no-audit', '--no-fund', '--ignore-scripts'],
+    { cwd: consumer, env }
+  )
 }
 
 for (const [language, file] of [['js', 'host.mjs'], ['cjs', 'host.cjs']] as const) {
@@ -68,9 +88,14 @@ for (const [language, file] of [['js', 'host.mjs'], ['cjs', 'host.cjs']] as cons
     })
     const url = new URL(await databaseUrl())
     url.pathname = database
-    const [, code = ''] = new RegExp(`\`\`\`${language}\\n([^]*?)\`\`\``).exec(await readFile('README.md', 'utf8')) ?? []
+    const [, code = ''] = new RegExp(`\`\`\`${language}\\n([^]*?)\`\`\``).exec(await readFile('README.md', 'utf8')) ??
+      []
     await writeFile(join(consumer, file), code)
-    const host = spawn(process.execPath, [file], { cwd: consumer, stdio: ['ignore', 'pipe', 'inherit'], env: { ...env, DATABASE_URL: String(url), TOKENS_SECRET: SECRET, PORT: '0' } })
+    const host = spawn(process.execPath, [file], {
+      cwd: consumer,
+      stdio: ['ignore', 'pipe', 'inherit'],
+      env: { ...env, DATABASE_URL: String(url), TOKENS_SECRET: SECRET, PORT: '0' }
+    })
     const ended = once(host, 'exit')
     t.teardown(async () => {
       host.kill()
@@ -83,7 +108,9 @@ for (const [language, file] of [['js', 'host.mjs'], ['cjs', 'host.cjs']] as cons
     }
     const [, authorization = '', address = ''] = curl ?? []
     if (address === '') return t.fail('it ended without a token')
-    t.match(await (await fetch(address, { headers: { authorization } })).json(), { hello: /^token:example /, roles: ['viewer'], token: /^example / })
+    t.match(await (await fetch(address, { headers: { authorization } })).json(), {
+      hello: /^token:example /, roles: ['viewer'], token: /^example /
+    })
     t.equal((await fetch(address)).status, 401)
     t.equal((await fetch(address, { headers: { authorization: authorization.slice(0, -9) } })).status, 401)
   })
@@ -93,7 +120,12 @@ t.test('the command of docs/operations.md mints a token and its bootstrap entry 
   const [, line = ''] = /```sh\n(node -e .*)\n```/.exec(await readFile('docs/operations.md', 'utf8')) ?? []
   const { stdout } = await run('sh', ['-ec', line], { cwd: consumer, env: { ...env, TOKENS_SECRET: SECRET } })
   const { token, entry } = JSON.parse(stdout) as { token: string, entry: object }
-  t.strictSame(entry, { name: 'ci', role: 'viewer', validUntil: '2099-01-01T00:00:00.000Z', hash: createHash('sha256').update(token).digest('hex') })
+  t.strictSame(entry, {
+    name: 'ci',
+    role: 'viewer',
+    validUntil: '2099-01-01T00:00:00.000Z',
+    hash: createHash('sha256').update(token).digest('hex')
+  })
 })
 
 for (const neighbour of ['@fastify/jwt', '@fastify/passport']) {
@@ -113,7 +145,17 @@ for (const module of ['es2020', 'es2015', 'nodenext', 'preserve']) {
       app.get('/', { preHandler: app.tokens.requireRole(['editor']) }, async request => request.applicationToken?.name)`)
     const resolution = module === 'nodenext' ? module : 'bundler'
     await writeFile(join(consumer, `tsconfig.${module}.json`), JSON.stringify({
-      compilerOptions: { target: 'es2020', module, moduleResolution: resolution, types: ['node'], strict: true, esModuleInterop: true, skipLibCheck: false, noEmit: true }, files: [`${module}.ts`]
+      compilerOptions: {
+        target: 'es2020',
+        module,
+        moduleResolution: resolution,
+        types: ['node'],
+        strict: true,
+        esModuleInterop: true,
+        skipLibCheck: false,
+        noEmit: true
+      },
+      files: [`${module}.ts`]
     }))
     await checkWith(t, 'tsc', '-p', `tsconfig.${module}.json`)
   })
@@ -130,14 +172,19 @@ t.test('publint and attw report no problem with the tarball', async t => {
 t.test('the tarball has what users need, without demo and tests', async t => {
   const paths = files.map(({ path }) => path)
   t.ok(paths.includes('dist/lib/index.js') && paths.includes('dist/lib/index.d.ts') && paths.includes('LICENSE'))
-  t.strictSame(paths.filter(path => !/^(dist\/(lib|schemas)\/|docs\/[\w-]+\.(md|json)$|LICENSE$|[A-Z]+\.md$|package\.json$)/.test(path)), [])
+  t.strictSame(paths.filter(path =>
+    !/^(dist\/(lib|schemas)\/|docs\/[\w-]+\.(md|json)$|LICENSE$|[A-Z]+\.md$|package\.json$)/.test(path)), [])
 })
 
 t.test('its README and documents link only to files in it', async t => {
   const folder = join(consumer, 'node_modules/fastify-mmc-tokens')
   const pages = files.map(({ path }) => path).filter(path => path.endsWith('.md'))
   t.ok(pages.includes('README.md') && pages.includes('docs/options.md'))
-  for (const page of pages) t.strictSame(await findDeadLinks(page, await readFile(join(folder, page), 'utf8'), folder), [], page)
+  for (const page of pages) {
+    t.strictSame(
+      await findDeadLinks(page, await readFile(join(folder, page), 'utf8'), folder), [], page
+    )
+  }
 })
 
 t.test("it adds as many packages and megabytes to fastify's as the README says, at most 40 and 10", async t => {
@@ -146,7 +193,9 @@ t.test("it adds as many packages and megabytes to fastify's as the README says, 
   const ours = [...closureOf(installed, 'fastify-mmc-tokens')].filter(path => !fastify.has(path))
   const sizes = await Promise.all(ours.map(path => sizeOf(join(consumer, path))))
   const size = sizes.reduce((sum, one) => sum + one, 0) / 2 ** 20
-  const [, packages, megabytes] = /brings (\d+) packages and ([\d.]+) MB on disk/.exec(await readFile('README.md', 'utf8')) ?? []
+  const [, packages, megabytes] = /brings (\d+) packages and ([\d.]+) MB on disk/.exec(
+    await readFile('README.md', 'utf8')
+  ) ?? []
   t.comment(`${ours.length} packages, ${size.toFixed(2)} MB`)
   t.equal(ours.length, Number(packages))
   t.ok(Math.abs(size - Number(megabytes)) < 0.3, `${size} MB, ${megabytes} in the README`)
@@ -155,8 +204,10 @@ t.test("it adds as many packages and megabytes to fastify's as the README says, 
 
 /** The paths of a package and of all that it needs. */
 function closureOf (packages: Lock['packages'], root: string, from = '', found = new Set<string>()): Set<string> {
-  const folders = from.split('/node_modules/').map((_, index, parts) => parts.slice(0, parts.length - index).join('/node_modules/') + '/')
-  const path = [...from === '' ? [] : folders, ''].map(folder => `${folder}node_modules/${root}`).find(path => path in packages)
+  const folders = from.split('/node_modules/').map((_, index, parts) =>
+    parts.slice(0, parts.length - index).join('/node_modules/') + '/')
+  const path = [...from === '' ? [] : folders, ''].map(folder =>
+    `${folder}node_modules/${root}`).find(path => path in packages)
   if (path === undefined || found.has(path)) return found
   found.add(path)
   const { dependencies, optionalDependencies } = packages[path] ?? {}
@@ -166,7 +217,8 @@ function closureOf (packages: Lock['packages'], root: string, from = '', found =
 
 /** What it takes on disk, in blocks of 4 KiB, nested packages aside. */
 async function sizeOf (folder: string): Promise<number> {
-  const entries = (await readdir(folder, { recursive: true })).filter(path => !/(^|[\\/])node_modules([\\/]|$)/.test(path))
+  const entries = (await readdir(folder, { recursive: true })).filter(path =>
+    !/(^|[\\/])node_modules([\\/]|$)/.test(path))
   const sizes = await Promise.all(entries.map(async path => (await stat(join(folder, path))).size))
   return [1, ...sizes].reduce((sum, size) => sum + Math.ceil(size / 4096) * 4096, 0)
 }
@@ -174,12 +226,18 @@ async function sizeOf (folder: string): Promise<number> {
 t.test('the schemas work if only TypeBox is installed', async t => {
   const frontend = await makeFolder()
   await mkdir(join(frontend, 'node_modules/@sinclair'), { recursive: true })
-  for (const name of ['fastify-mmc-tokens', '@sinclair/typebox']) await symlink(join(consumer, 'node_modules', name), join(frontend, 'node_modules', name))
+  for (const name of ['fastify-mmc-tokens', '@sinclair/typebox']) {
+    await symlink(
+      join(consumer, 'node_modules', name), join(frontend, 'node_modules', name)
+    )
+  }
   const program = `
     import { isCreateToken, isErrorBody, isIssuedToken, isToken, TokenSchema } from 'fastify-mmc-tokens/schemas'
     const token = Object.fromEntries(Object.entries(TokenSchema.properties).map(([name, { examples }]) => [name, examples[0]]))
     console.log(JSON.stringify([isToken(token), isToken({ ...token, lastUsed: 'today' }), isIssuedToken(token), isCreateToken(token), isErrorBody(token), isErrorBody({ code: 'INVALID', message: '' })]))`
-  const { stdout } = await run(process.execPath, ['--preserve-symlinks', '--input-type=module', '--eval', program], { cwd: frontend, env })
+  const { stdout } = await run(
+    process.execPath, ['--preserve-symlinks', '--input-type=module', '--eval', program], { cwd: frontend, env }
+  )
   t.strictSame(JSON.parse(stdout), [true, false, false, true, false, true])
 })
 
@@ -187,9 +245,11 @@ t.test('the lock file has no addresses, and no version below the minimum', async
   const floors = { fastify: '5.12.1', 'fast-jwt': '6.3.6', pg: '8.21.0', 'find-my-way': '9.7.0', ajv: '8.18.0' }
   const packages = await readLock('package-lock.json')
   t.strictSame(Object.entries(packages).filter(([, { resolved }]) => resolved?.includes('://')), [])
-  const isAtLeast = (version: string, floor: string): boolean => version.localeCompare(floor, 'en', { numeric: true }) >= 0
+  const isAtLeast = (version: string, floor: string): boolean =>
+    version.localeCompare(floor, 'en', { numeric: true }) >= 0
   for (const [name, floor] of Object.entries(floors)) {
-    const copies = Object.entries(packages).filter(([path]) => path.endsWith(`node_modules/${name}`) && !path.includes('eslint'))
+    const copies = Object.entries(packages).filter(([path]) =>
+      path.endsWith(`node_modules/${name}`) && !path.includes('eslint'))
     t.not(copies.length, 0, name)
     for (const [path, { version }] of copies) t.ok(isAtLeast(version, floor), `${path} ${version} ≥ ${floor}`)
   }

@@ -10,7 +10,9 @@ const json = (part = ''): unknown => JSON.parse(Buffer.from(part, 'base64url').t
 
 t.test('the secret is a JWT with a constant header, five claims in order, signed with HMAC-SHA256 and the derived key', async t => {
   const { issue } = await buildHost(t)
-  const { token, hash, role, validUntil, issueDate } = await issue({ role: 'editor', validUntil: '2099-06-08T10:54:53.900Z' })
+  const { token, hash, role, validUntil, issueDate } = await issue({
+    role: 'editor', validUntil: '2099-06-08T10:54:53.900Z'
+  })
   const [header, payload, signature] = token.split('.')
 
   t.equal(Buffer.from(header ?? '', 'base64url').toString(), '{"alg":"HS256","typ":"JWT"}')
@@ -24,7 +26,11 @@ t.test('the secret is a JWT with a constant header, five claims in order, signed
 
   const key = Buffer.from(hkdfSync('sha256', SECRET, '', 'fastify-mmc-tokens', 32))
   t.equal(signature, createHmac('sha256', key).update(`${header}.${payload}`).digest('base64url'))
-  t.not(signature, createHmac('sha256', SECRET).update(`${header}.${payload}`).digest('base64url'), 'not the secret itself, which a host may use, too')
+  t.not(
+    signature,
+    createHmac('sha256', SECRET).update(`${header}.${payload}`).digest('base64url'),
+    'not the secret itself, which a host may use, too'
+  )
   t.equal(hash, createHash('sha256').update(token).digest('hex'))
 })
 
@@ -42,10 +48,21 @@ t.test('the secret is only in the response that creates it', async t => {
   const stream = { write (line: string) { lines.push(line) } }
   const { app, database, login } = await buildHost(t, { fastify: { logger: { level: 'trace', stream } } })
   const headers = await login()
-  const { token, hash } = (await app.inject({ method: 'POST', url: '/api/tokens', headers, payload: { name: 'a', role: 'admin', validUntil: '2999-01-01T00:00:00Z' } })).json<{ token: string, hash: string }>()
+  const { token, hash } = (await app.inject({
+    method: 'POST',
+    url: '/api/tokens',
+    headers,
+    payload: {
+      name: 'a', role: 'admin', validUntil: '2999-01-01T00:00:00Z'
+    }
+  })).json<{ token: string, hash: string }>()
 
   await app.inject({ url: '/api/viewer', headers: bearer(token) })
-  for (const url of ['/api/profile', '/nothing/here', '/api/viewer/%00']) await app.inject({ url: `${url}?tok%65n=${token}&a=1` })
+  for (const url of ['/api/profile', '/nothing/here', '/api/viewer/%00']) {
+    await app.inject({
+      url: `${url}?tok%65n=${token}&a=1`
+    })
+  }
   const answers = [
     await app.inject({ url: '/api/tokens', headers }),
     await app.inject({ url: `/api/tokens/${hash}`, headers: bearer(token) }),
@@ -66,7 +83,12 @@ t.test('a user creates a token, a program uses it, the user revokes it, and the 
   const { app, login } = await buildHost(t)
   const headers = await login()
 
-  const created = await app.inject({ method: 'POST', url: '/api/tokens', headers, payload: { name: 'ci', role: 'viewer', validUntil: '2999-01-01T00:00:00Z' } })
+  const created = await app.inject({
+    method: 'POST',
+    url: '/api/tokens',
+    headers,
+    payload: { name: 'ci', role: 'viewer', validUntil: '2999-01-01T00:00:00Z' }
+  })
   t.equal(created.statusCode, 200)
   const { token, ...record } = created.json<{ token: string, hash: string, issueDate: string, lastUsed: string }>()
   t.equal(record.hash, createHash('sha256').update(token).digest('hex'))
@@ -87,7 +109,12 @@ t.test('a user creates a token, a program uses it, the user revokes it, and the 
 })
 
 type Body = Record<string, unknown>
-interface Described { example?: unknown, schema: { properties?: Record<string, { examples: string[] }>, examples?: unknown[] } }
+interface Described {
+  example?: unknown,
+  schema: {
+    properties?: Record<string, { examples: string[] }>, examples?: unknown[]
+  }
+}
 interface Operation {
   requestBody: { content: Record<string, Described> }
   responses: Record<string, { content: Record<string, Described> }>
@@ -95,14 +122,18 @@ interface Operation {
 }
 
 const [ISSUED, TOKEN] = [IssuedTokenSchema.examples[0] as IssuedToken, TokenSchema.examples[0] as Token]
-const { paths } = JSON.parse(await readFile('docs/openapi.json', 'utf8')) as { paths: Record<string, Record<string, Operation>> }
+const { paths } = JSON.parse(
+  await readFile('docs/openapi.json', 'utf8')
+) as { paths: Record<string, Record<string, Operation>> }
 const operation = (path: string, method: string): Operation => paths[path]?.[method] as Operation
-const answerOf = (path: string, method: string): unknown => operation(path, method).responses['200']?.content['application/json']?.example
+const answerOf = (path: string, method: string): unknown =>
+  operation(path, method).responses['200']?.content['application/json']?.example
 
 /** An object's examples, and those with each example of a property in its place. */
 function examplesOf ({ examples = [], properties = {} }: Described['schema']): Body[] {
   const whole = examples as Body[]
-  const each = Object.entries(properties).flatMap(([name, { examples }]) => examples.map(example => ({ [name]: example })))
+  const each = Object.entries(properties).flatMap(([name, { examples }]) =>
+    examples.map(example => ({ [name]: example })))
   return [...whole, ...each.map(change => ({ ...whole[0], ...change }))]
 }
 
@@ -110,7 +141,9 @@ t.test('every example of a new token, in the schemas and in the OpenAPI document
   const { app, login } = await buildHost(t)
   const headers = await login()
   const { schema, example } = operation('/api/tokens', 'post').requestBody.content['application/json'] as Described
-  const bodies = [...examplesOf(CreateTokenSchema as Described['schema']), ...examplesOf({ ...schema, examples: [example] })]
+  const bodies = [
+    ...examplesOf(CreateTokenSchema as Described['schema']), ...examplesOf({ ...schema, examples: [example] })
+  ]
   t.equal(bodies.length, 10)
   for (const payload of bodies) {
     const answer = await app.inject({ method: 'POST', url: '/api/tokens', headers, payload })
@@ -123,7 +156,8 @@ t.test('every example of a new token, in the schemas and in the OpenAPI document
 
 t.test('the example responses describe one token, whose secret matches its record and hash', async t => {
   const { token, ...record } = ISSUED
-  const [header, payload] = token.split('.', 2).map(part => JSON.parse(Buffer.from(part, 'base64url').toString()) as Body)
+  const [header, payload] = token.split('.', 2).map(part =>
+    JSON.parse(Buffer.from(part, 'base64url').toString()) as Body)
   t.strictSame(header, { alg: 'HS256', typ: 'JWT' })
   const [iat, exp] = [record.issueDate, record.validUntil].map(time => Math.floor(Date.parse(time) / 1000))
   t.match(payload, { role: record.role, iat, exp, iss: 'cedalo', jti: /^[0-9a-f-]{36}$/ })
@@ -142,7 +176,9 @@ t.test('if the example token exists, the other routes return their examples', as
   await database.query(`INSERT INTO tokens (name, hash, role, requested_by, issue_date, valid_until, last_used)
     VALUES ($1, $2, $3, $4, $5, $6, $7)`, [name, hash, role, requestedBy, issueDate, validUntil, lastUsed])
   const headers = await login()
-  for (const [path, method] of [['/api/tokens', 'get'], ['/api/tokens/{tokenHash}', 'get'], ['/api/tokens/{tokenHash}', 'delete']] as const) {
+  for (const [path, method] of [
+    ['/api/tokens', 'get'], ['/api/tokens/{tokenHash}', 'get'], ['/api/tokens/{tokenHash}', 'delete']
+  ] as const) {
     const asked = operation(path, method).parameters.find(({ name }) => name === 'tokenHash')?.example ?? ''
     const answer = await app.inject({ method, url: path.replace('{tokenHash}', asked), headers })
     t.strictSame(answer.json(), answerOf(path, method), `${method} ${path}`)
@@ -156,6 +192,8 @@ t.test('the time that an error recommends is accepted', async t => {
   const post = async (payload: Body) => await app.inject({ method: 'POST', url: '/api/tokens', headers, payload })
   const list = async (unusedSince: string) => await app.inject({ url: '/api/tokens', query: { unusedSince }, headers })
   const recommended = (message: string): string => / such as ([^\s:]+:\d\d:\d\dZ)/.exec(message)?.[1] ?? ''
-  t.equal((await post({ ...body, validUntil: recommended((await post(body)).json<{ message: string }>().message) })).statusCode, 200)
+  t.equal((await post(
+    { ...body, validUntil: recommended((await post(body)).json<{ message: string }>().message) }
+  )).statusCode, 200)
   t.equal((await list(recommended((await list('yesterday')).json<{ message: string }>().message))).statusCode, 200)
 })

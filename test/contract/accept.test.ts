@@ -11,18 +11,30 @@ t.test('Accept selects a version of the representation; if none is served, it is
   const refused = ['text/html', 'application/json;version=2', 'application/json;version=01', 'application/json;version=', 'application/xml', 'application/json;q=0',
     'application/json;version=1;q=0', '*/*;q=0', '*/*, application/json;version=1;q=0', 'application/json;version=1;q=0, application/json', 'garbage']
   for (const accept of accepted) {
-    t.equal((await app.inject({ url: '/api/tokens', headers: { ...headers, ...accept !== undefined && { accept } } })).statusCode, 200, `Accept: ${accept}`)
+    t.equal((await app.inject({
+      url: '/api/tokens',
+      headers: {
+        ...headers,
+        ...accept !== undefined &&
+      { accept }
+      }
+    })).statusCode, 200, `Accept: ${accept}`)
   }
   for (const accept of refused) {
     const answer = await app.inject({ url: '/api/tokens', headers: { ...headers, accept } })
     t.equal(answer.statusCode, 406, accept)
-    t.strictSame(answer.json(), { code: 'NOT_ACCEPTABLE', message: 'Accept must allow one of: application/json;version=1' })
+    t.strictSame(answer.json(), {
+      code: 'NOT_ACCEPTABLE', message: 'Accept must allow one of: application/json;version=1'
+    })
   }
 })
 
 t.test('a 406 lists all versions, newest first, and each of them is served', t => {
   const ask = (accept: string): void => { checkVersion({ headers: { accept } } as never, [1, 3, 2]) }
-  t.throws(() => { ask('text/html') }, { code: 'NOT_ACCEPTABLE', message: 'Accept must allow one of: application/json;version=3, application/json;version=2, application/json;version=1' })
+  t.throws(() => { ask('text/html') }, {
+    code: 'NOT_ACCEPTABLE',
+    message: 'Accept must allow one of: application/json;version=3, application/json;version=2, application/json;version=1'
+  })
   for (const version of [1, 2, 3]) ask(`application/json;version=${version}`)
   t.throws(() => { ask('application/json;version=4') }, { code: 'NOT_ACCEPTABLE' })
   t.end()
@@ -39,18 +51,29 @@ t.test('other parameters of Accept are ignored, on all four routes', async t => 
     '*/*, application/json;charset=utf-8;q=0', 'application/json;charset=utf-8;version=1;q=0, */*', 'application/json;profile="version=1";version=2']
   const { hash } = await issue()
   for (const [status, all] of [[200, accepted], [406, refused]] as const) {
-    for (const accept of all) t.equal((await app.inject({ url: '/api/tokens', headers: { ...headers, accept } })).statusCode, status, accept)
+    for (const accept of all) {
+      t.equal(
+        (await app.inject({ url: '/api/tokens', headers: { ...headers, accept } })).statusCode, status, accept
+      )
+    }
   }
   for (const [accept, status] of [[accepted[0], 200], [refused[0], 406]] as const) {
     const payload = { name: String(status), role: 'viewer', validUntil: '2999-01-01T00:00:00Z' }
-    t.equal((await app.inject({ method: 'POST', url: '/api/tokens', headers: { ...headers, accept }, payload })).statusCode, status)
+    t.equal(
+      (await app.inject({ method: 'POST', url: '/api/tokens', headers: { ...headers, accept }, payload })).statusCode,
+      status
+    )
     t.equal((await app.inject({ url: `/api/tokens/${hash}`, headers: { ...headers, accept } })).statusCode, status)
-    t.equal((await app.inject({ method: 'DELETE', url: `/api/tokens/${'0'.repeat(64)}`, headers: { ...headers, accept } })).statusCode, status)
+    t.equal((await app.inject(
+      { method: 'DELETE', url: `/api/tokens/${'0'.repeat(64)}`, headers: { ...headers, accept } }
+    )).statusCode, status)
   }
 })
 
 t.test('a hostile Accept header takes linear time', t => {
-  for (const part of [';', ';a="', ';a="\\', '; ', 'a', ';a=";', ';a = ', ';a=b', '"', '\\"', ' ', ';charset=utf-8', ',']) {
+  for (const part of [
+    ';', ';a="', ';a="\\', '; ', 'a', ';a=";', ';a = ', ';a=b', '"', '\\"', ' ', ';charset=utf-8', ','
+  ]) {
     const cost = (length: number): number => {
       const accept = `application/json${part.repeat(length / part.length)}x`
       const begun = process.cpuUsage()
@@ -61,7 +84,9 @@ t.test('a hostile Accept header takes linear time', t => {
       return (user + system) / 1000
     }
     cost(1000)
-    t.ok(cost(200_000) < 1000, `${part}: CPU milliseconds for 200,000 characters, where a quadratic one takes many seconds`)
+    t.ok(
+      cost(200_000) < 1000, `${part}: CPU milliseconds for 200,000 characters, where a quadratic one takes many seconds`
+    )
   }
   t.end()
 })

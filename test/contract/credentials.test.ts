@@ -25,7 +25,8 @@ import { createDatabase } from '../support/database.js'
 import { routing } from '../support/fastify-version.js'
 import { until } from '../support/until.js'
 
-const part = (value: unknown): string => Buffer.from(typeof value === 'string' ? value : JSON.stringify(value)).toString('base64url')
+const part = (value: unknown): string =>
+  Buffer.from(typeof value === 'string' ? value : JSON.stringify(value)).toString('base64url')
 const KEY = Buffer.from(hkdfSync('sha256', SECRET, '', 'fastify-mmc-tokens', 32))
 const HEADER = { alg: 'HS256', typ: 'JWT' }
 
@@ -38,10 +39,16 @@ t.test('credentials of others are ignored, in the header and in the query: never
   const { app, login } = await buildHost(t)
   const session = await login('viewer')
   const claims = { role: 'admin', iat: 1, exp: 33e9, jti: 'x' }
-  const foreign = ['opaque', 'a.b', 'a.b.c', 'a.b.c.d', '..', jwt(HEADER, { ...claims, iss: 'other' }), jwt(HEADER, claims), jwt(HEADER, { ...claims, iss: ['cedalo'] }),
-    jwt(HEADER, { ...claims, iss: 'Cedalo' }), jwt(HEADER, null), jwt(HEADER, []), jwt(HEADER, 'cedalo'), jwt(HEADER, '{"iss":"cedalo"'), '%', 'x'.repeat(5000)]
+  const foreign = ['opaque', 'a.b', 'a.b.c', 'a.b.c.d', '..', jwt(
+    HEADER, { ...claims, iss: 'other' }
+  ), jwt(HEADER, claims), jwt(HEADER, { ...claims, iss: ['cedalo'] }),
+  jwt(
+    HEADER, { ...claims, iss: 'Cedalo' }
+  ), jwt(HEADER, null), jwt(HEADER, []), jwt(HEADER, 'cedalo'), jwt(HEADER, '{"iss":"cedalo"'), '%', 'x'.repeat(5000)]
   for (const credential of foreign) {
-    for (const request of [{ url: '/api/profile', headers: bearer(credential) }, { url: '/api/profile', query: { token: credential } }]) {
+    for (const request of [
+      { url: '/api/profile', headers: bearer(credential) }, { url: '/api/profile', query: { token: credential } }
+    ]) {
       t.equal((await app.inject(request)).statusCode, 401, 'the host refuses, as without us')
       t.notOk((await app.inject(request)).headers['www-authenticate'])
       const answer = await app.inject({ ...request, headers: { ...request.headers, ...session } })
@@ -71,15 +78,20 @@ t.test('an invalid token is a 401 on any route, even if the request also has a s
     'an endless expiry': jwt(HEADER, JSON.stringify(claims).replace(String(exp), '1e999')),
     'an expiry in words': jwt(HEADER, { ...claims, exp: 'never' }),
     'an empty object of ours': jwt(HEADER, { iss: 'cedalo' }),
-    'another spelling of the same signature': good.token.slice(0, -1) + String.fromCharCode(good.token.charCodeAt(good.token.length - 1) + 1)
+    'another spelling of the same signature': good.token.slice(0, -1) +
+      String.fromCharCode(good.token.charCodeAt(good.token.length - 1) + 1)
   }
   for (const [what, credential] of Object.entries(bad)) {
     for (const url of ['/api/profile', '/api/tokens', '/', '/nothing/here']) {
       for (const headers of [{}, session]) {
-        for (const request of [{ url, headers: { ...headers, ...bearer(credential) } }, { url, headers, query: { token: credential } }]) {
+        for (const request of [
+          { url, headers: { ...headers, ...bearer(credential) } }, { url, headers, query: { token: credential } }
+        ]) {
           const answer = await app.inject(request)
           t.equal(answer.statusCode, 401, `${what}: ${url}`)
-          t.strictSame(answer.json(), { code: 'UNAUTHORIZED', message: 'The token is not valid', data: { session: headers === session } })
+          t.strictSame(answer.json(), {
+            code: 'UNAUTHORIZED', message: 'The token is not valid', data: { session: headers === session }
+          })
           t.equal(answer.headers['www-authenticate'], 'Bearer realm="cedalo", error="invalid_token"')
         }
       }
@@ -103,14 +115,22 @@ t.test('two tokens in one request, in any places and even if the same, are a 400
     t.equal(answer.statusCode, 400)
     t.strictSame(answer.json(), { code: 'INVALID', message: 'A request must carry one token, not several' })
   }
-  t.equal((await app.inject({ url: `/api/profile?token=${one}&token=reset`, headers: bearer('opaque') })).statusCode, 200, 'one of ours beside what is not')
+  t.equal(
+    (await app.inject({ url: `/api/profile?token=${one}&token=reset`, headers: bearer('opaque') })).statusCode,
+    200,
+    'one of ours beside what is not'
+  )
 })
 
 t.test('the scheme may be in any letter case', async t => {
   const { app, issue } = await buildHost(t)
   const { token } = await issue()
   for (const scheme of ['bearer', 'BEARER', 'Bearer ', 'bEaReR']) {
-    t.equal((await app.inject({ url: '/api/profile', headers: { authorization: `${scheme} ${token}` } })).statusCode, 200, scheme)
+    t.equal(
+      (await app.inject({ url: '/api/profile', headers: { authorization: `${scheme} ${token}` } })).statusCode,
+      200,
+      scheme
+    )
   }
 })
 
@@ -118,7 +138,11 @@ t.test('a valid token sets request.user and request.applicationToken, even if th
   const { app, issue, login } = await buildHost(t)
   const { token, ...record } = await issue({ name: 'cedalo' })
   const headers = { ...bearer(token), ...await login('cedalo') }
-  t.strictSame((await app.inject({ url: '/api/profile', headers })).json(), { username: 'token:cedalo', roles: ['viewer'] }, 'never taken for that person')
+  t.strictSame(
+    (await app.inject({ url: '/api/profile', headers })).json(),
+    { username: 'token:cedalo', roles: ['viewer'] },
+    'never taken for that person'
+  )
   t.equal((await app.inject({ url: '/api/editor', headers })).statusCode, 403)
   t.equal((await app.inject({ url: '/api/tokens', headers })).statusCode, 403)
   t.match(await app.tokens.get(record.hash), { ...record, lastUsed: String })
@@ -128,7 +152,12 @@ t.test('tokens work on every route of the host, declared before or after the plu
   const { url: postgres, schema } = await createDatabase(t)
   const app = Fastify()
   t.teardown(() => app.close())
-  const tell = async (request: FastifyRequest): Promise<unknown> => ({ name: request.applicationToken === null ? null : request.applicationToken.name, user: (request as { user?: unknown }).user, query: request.query, url: request.url })
+  const tell = async (request: FastifyRequest): Promise<unknown> => ({
+    name: request.applicationToken === null ? null : request.applicationToken.name,
+    user: (request as { user?: unknown }).user,
+    query: request.query,
+    url: request.url
+  })
   app.get('/before', tell)
   await app.register(async child => { child.get('/child-before', tell) })
   await app.register(tokensPlugin, { postgres, schema, secret: SECRET })
@@ -137,18 +166,28 @@ t.test('tokens work on every route of the host, declared before or after the plu
   await app.register(async child => { child.get('/child-after', tell) })
   app.setNotFoundHandler(async (request, reply) => await reply.code(404).send(await tell(request)))
 
-  const { token } = await app.tokens.issue({ name: 'a', role: 'viewer', validUntil: '2999-01-01T00:00:00Z', requestedBy: 'x' })
+  const { token } = await app.tokens.issue({
+    name: 'a', role: 'viewer', validUntil: '2999-01-01T00:00:00Z', requestedBy: 'x'
+  })
   for (const path of ['/before', '/child-before', '/after', '/child-after', '/unknown']) {
     const told = { name: 'a', user: { username: 'token:a', roles: ['viewer'] } }
     t.match((await app.inject({ url: path, headers: bearer(token) })).json(), told)
-    t.strictSame((await app.inject({ url: `${path}?x=1&token=${token}&y=2` })).json(), { ...told, query: { x: '1', y: '2' }, url: `${path}?x=1&y=2` })
-    t.equal((await app.inject({ method: 'HEAD', url: path, headers: bearer(`${token.slice(0, -1)}.`) })).statusCode, path === '/unknown' ? 404 : 200, 'not a JWT')
+    t.strictSame((await app.inject({ url: `${path}?x=1&token=${token}&y=2` })).json(), {
+      ...told, query: { x: '1', y: '2' }, url: `${path}?x=1&y=2`
+    })
+    t.equal(
+      (await app.inject({ method: 'HEAD', url: path, headers: bearer(`${token.slice(0, -1)}.`) })).statusCode,
+      path === '/unknown' ? 404 : 200,
+      'not a JWT'
+    )
     t.equal((await app.inject({ method: 'HEAD', url: path, headers: bearer(token.slice(0, -1)) })).statusCode, 401)
   }
   for (const path of ['/before', '/child-before', '/after', '/child-after', '/unknown']) {
     t.strictSame((await app.inject({ url: path })).json(), { name: null, query: {}, url: path }, 'without a credential')
   }
-  t.strictSame((await app.inject({ url: `/out?token=${token}`, headers: bearer('x') })).json(), { name: null, query: { token }, url: `/out?token=${token}` })
+  t.strictSame((await app.inject({ url: `/out?token=${token}`, headers: bearer('x') })).json(), {
+    name: null, query: { token }, url: `/out?token=${token}`
+  })
   t.equal((await app.inject({ url: '/out', headers: bearer(token.slice(0, -1)) })).statusCode, 200)
 })
 
@@ -158,7 +197,9 @@ t.test('a query token is removed from the query and the URL, in every encoding; 
   t.teardown(() => app.close())
   await app.register(tokensPlugin, { postgres, schema, secret: SECRET })
   app.get('/new', async request => ({ query: request.query, url: request.url, originalUrl: request.originalUrl }))
-  const { token } = await app.tokens.issue({ name: 'a', role: 'viewer', validUntil: '2999-01-01T00:00:00Z', requestedBy: 'x' })
+  const { token } = await app.tokens.issue({
+    name: 'a', role: 'viewer', validUntil: '2999-01-01T00:00:00Z', requestedBy: 'x'
+  })
   const encoded = token.replace('e', '%65').replaceAll('.', '%2E')
   for (const [query, left, url] of [
     [`?token=${token}`, {}, '/new'],
@@ -173,7 +214,9 @@ t.test('a query token is removed from the query and the URL, in every encoding; 
   }
   // Fastify's router takes `#` for `?`; app.inject would not send it.
   await app.listen({ port: 0, host: '127.0.0.1' })
-  const [answer] = await once(get({ port: (app.server.address() as AddressInfo).port, path: `/old#token=${token}`, agent: false }), 'response') as [IncomingMessage]
+  const [answer] = await once(
+    get({ port: (app.server.address() as AddressInfo).port, path: `/old#token=${token}`, agent: false }), 'response'
+  ) as [IncomingMessage]
   t.strictSame(await json(answer), { query: {}, url: '/new', originalUrl: '/old' })
   t.match(answer.headers, { 'cache-control': 'no-store', 'referrer-policy': 'no-referrer' })
 
@@ -188,8 +231,12 @@ t.test('a query after a semicolon is a query, in a host that parses it', async t
   t.teardown(() => app.close())
   await app.register(tokensPlugin, { postgres, schema, secret: SECRET })
   app.get('/x', async request => ({ name: request.applicationToken?.name, query: request.query, url: request.url }))
-  const { token } = await app.tokens.issue({ name: 'a', role: 'viewer', validUntil: '2999-01-01T00:00:00Z', requestedBy: 'x' })
-  t.strictSame((await app.inject({ url: `/x;b=1&token=${token}` })).json(), { name: 'a', query: { b: '1' }, url: '/x;b=1' })
+  const { token } = await app.tokens.issue({
+    name: 'a', role: 'viewer', validUntil: '2999-01-01T00:00:00Z', requestedBy: 'x'
+  })
+  t.strictSame((await app.inject({ url: `/x;b=1&token=${token}` })).json(), {
+    name: 'a', query: { b: '1' }, url: '/x;b=1'
+  })
 })
 
 t.test('a cross-site POST or DELETE with a session is a 403; one with a token is not', async t => {
@@ -199,7 +246,13 @@ t.test('a cross-site POST or DELETE with a session is a 403; one with a token is
   const send = async (method: 'GET' | 'POST' | 'DELETE', headers: object, site: string): Promise<number> => {
     const payload = { name: `${site} ${Math.random()}`, role: 'viewer', validUntil: '2999-01-01T00:00:00Z' }
     const url = method === 'DELETE' ? '/api/tokens/x' : '/api/tokens'
-    return (await app.inject({ method, url, headers: { ...headers, 'sec-fetch-site': site }, ...method === 'POST' && { payload } })).statusCode
+    return (await app.inject({
+      method,
+      url,
+      headers: { ...headers, 'sec-fetch-site': site },
+      ...method === 'POST' &&
+      { payload }
+    })).statusCode
   }
   for (const method of ['POST', 'DELETE'] as const) {
     t.equal(await send(method, session, 'cross-site'), 403)
@@ -215,7 +268,16 @@ interface Request { query: unknown, raw: { url: string, originalUrl?: string } }
 /** A request as Fastify has it, its query parsed; what begins with `our` is ours. */
 function createRequest ({ url, headers = [], query = {}, originalUrl }: Wire): Request & FastifyRequest {
   const index = headers.findIndex((name, index) => index % 2 === 0 && name.toLowerCase() === 'authorization')
-  const raw = { url, headers: { authorization: index === -1 ? undefined : headers[index + 1] }, rawHeaders: headers, ...originalUrl !== undefined && { originalUrl } }
+  const raw = {
+    url,
+    headers: {
+      authorization: index === -1
+        ? undefined
+        : headers[index + 1]
+    },
+    rawHeaders: headers,
+    ...originalUrl !== undefined && { originalUrl }
+  }
   return { query, raw, routeOptions: { config: {} } } as unknown as Request & FastifyRequest
 }
 
@@ -229,16 +291,24 @@ const OUR1 = { credential: { secret: 'our1', hash: 'hash of our1' } }
 
 t.test('the credential of an Authorization header is the whole bearer, without anything around it', t => {
   for (const name of ['Authorization', 'authorization', 'AUTHORIZATION']) {
-    for (const value of ['Bearer our1', 'bearer   our1']) t.match(find({ url: '/', headers: ['Host', 'here', name, value] }).state, { ...OUR1, original: null }, `${name}: ${value}`)
+    for (const value of ['Bearer our1', 'bearer   our1']) {
+      t.match(
+        find({ url: '/', headers: ['Host', 'here', name, value] }).state, { ...OUR1, original: null }, `${name}: ${value}`
+      )
+    }
   }
-  for (const value of ['our1', 'Bearer', 'Bearer ', 'Bearerour1', 'Basic our1', 'Not bearer our1', 'Bearer our1 our2', 'Bearer foreign']) {
+  for (const value of [
+    'our1', 'Bearer', 'Bearer ', 'Bearerour1', 'Basic our1', 'Not bearer our1', 'Bearer our1 our2', 'Bearer foreign'
+  ]) {
     t.equal(find({ url: '/', headers: ['Authorization', value] }).state, null, value)
   }
   // The second has as many letters as `Authorization`.
   for (const name of ['Proxy-Authorization', 'X-Other-Token']) {
     t.equal(find({ url: '/', headers: ['Authorization', 'Basic x', name, 'Bearer our1'] }).state, null, name)
   }
-  t.equal(find({ url: '/', headers: ['X-Authorization', 'Authorization', 'Authorization', 'Basic x', 'Bearer our1', 'Authorization'] }).state, null, 'values are no names')
+  t.equal(find({
+    url: '/', headers: ['X-Authorization', 'Authorization', 'Authorization', 'Basic x', 'Bearer our1', 'Authorization']
+  }).state, null, 'values are no names')
   t.end()
 })
 
@@ -248,7 +318,11 @@ t.test('two tokens are no credential, in any places; credentials of others do no
     { url: '/?token=our1', headers: ['Authorization', 'Bearer our2'], query: { token: 'our1' } },
     { url: '/?token=our1&token=our2', query: { token: ['our1', 'our2'] } }
   ]) t.equal(find(wire).state?.credential, 'several')
-  t.equal(find({ url: '/', headers: ['Authorization', 'Bearer foreign', 'Authorization', 'Bearer our1'] }).state?.credential, 'several', 'but beside one of ours')
+  t.equal(
+    find({ url: '/', headers: ['Authorization', 'Bearer foreign', 'Authorization', 'Bearer our1'] }).state?.credential,
+    'several',
+    'but beside one of ours'
+  )
   t.end()
 })
 
@@ -285,7 +359,13 @@ t.test('a query without a token stays the same object, whatever its parser retur
     t.equal(request.raw.url, '/?token=x&a=1')
   }
   for (const parameter of [false, 'other'] as const) {
-    for (const name of ['token', 'false', 'true']) t.equal(find({ url: `/?${name}=our1`, query: { [name]: 'our1' } }, parameter).state, null, 'the parameter has another name, or is switched off')
+    for (const name of ['token', 'false', 'true']) {
+      t.equal(
+        find({ url: `/?${name}=our1`, query: { [name]: 'our1' } }, parameter).state,
+        null,
+        'the parameter has another name, or is switched off'
+      )
+    }
   }
   t.end()
 })
@@ -305,7 +385,9 @@ t.test('a restored request is as before, except for what its schema converted si
   t.end()
 })
 
-const TOKEN: CachedToken = { token: { name: 'a', role: 'viewer' } as unknown as Token, endsAt: 0, expires: 'some day', lastUsed: 0 }
+const TOKEN: CachedToken = {
+  token: { name: 'a', role: 'viewer' } as unknown as Token, endsAt: 0, expires: 'some day', lastUsed: 0
+}
 const NONE = { accepted: 0, unknown: 0, expired: 0, invalid: 0, several: 0, failed: 0 }
 const OURS = { authorization: 'Bearer our1' }
 
@@ -327,13 +409,24 @@ interface Hooked {
 interface Settings { hook?: 'preHandler' | 'onRequest', sendFails?: boolean, expiryHeader?: boolean, parameter?: string | false }
 
 /** The hook alone, in a host whose log, rules and refusals we hear. */
-async function createHooked (t: Test, { hook = 'preHandler', sendFails = false, expiryHeader = false, parameter = 'token' }: Settings = {}): Promise<Hooked> {
+async function createHooked (
+  t: Test, { hook = 'preHandler', sendFails = false, expiryHeader = false, parameter = 'token' }: Settings = {}
+): Promise<Hooked> {
   const lines: string[] = []
   const refused: TokensError[] = []
   const rejections: unknown[] = []
   const counts = { ...NONE }
   let [decide, isEnabled]: [() => Outcome | Promise<Outcome>, boolean] = [() => TOKEN, true]
-  const app = Fastify({ logger: { stream: { write (line: string) { if (!line.includes('"msg":"incoming request"') && !line.includes('"msg":"request completed"')) lines.push(line) } } } })
+  const app = Fastify({
+    logger: {
+      stream: {
+        write (line: string) {
+          if (!line.includes('"msg":"incoming request"') &&
+    !line.includes('"msg":"request completed"')) lines.push(line)
+        }
+      }
+    }
+  })
   t.teardown(() => app.close())
   const read: string[] = []
   app.addHook('onRequest', (request, _reply, done) => {
@@ -360,11 +453,26 @@ async function createHooked (t: Test, { hook = 'preHandler', sendFails = false, 
   app.get('/', tell)
   app.get('/out', { config: { applicationTokens: false } }, tell)
   app.get('/401', async (_request, reply) => await reply.code(401).send('for a reason of its own'))
-  return { app, refused, rejections, counts, lines, read, answer: outcome => { decide = outcome }, enable: yes => { isEnabled = yes } }
+  return {
+    app,
+    refused,
+    rejections,
+    counts,
+    lines,
+    read,
+    answer: outcome => { decide = outcome },
+    enable: yes => { isEnabled = yes }
+  }
 }
 
 async function tell (request: FastifyRequest): Promise<unknown> {
-  return { token: request.applicationToken?.name ?? null, user: (request as { user?: unknown }).user ?? null, url: request.url, isDisabled: stateOf(request)?.isDisabled ?? false }
+  return {
+    token: request.applicationToken?.name ?? null,
+    user: (request as { user?: unknown }).user ??
+    null,
+    url: request.url,
+    isDisabled: stateOf(request)?.isDisabled ?? false
+  }
 }
 
 const IN = { token: 'a', user: { username: 'token:a', roles: ['viewer'] }, url: '/', isDisabled: false }
@@ -398,7 +506,8 @@ t.test('the result of authenticate, synchronous or not, decides whether a reques
 t.test('each refusal is counted by its kind, and reported unless it is an internal error', async t => {
   const { app, answer, rejections, counts } = await createHooked(t)
   for (const kind of ['unknown', 'expired', 'invalid', 'failed'] as const) {
-    answer(() => kind === 'failed' ? Promise.reject(new Error('out of reach')) : { refused: kind, reason: `it is ${kind}` })
+    answer(() =>
+      kind === 'failed' ? Promise.reject(new Error('out of reach')) : { refused: kind, reason: `it is ${kind}` })
     await app.inject({ url: '/', headers: OURS })
     t.strictSame(counts, { ...NONE, [kind]: 1 }, kind)
     counts[kind] = 0
@@ -438,7 +547,9 @@ t.test("an unreachable store, and a user that can't be assigned, are a 500 with 
   })
   app.get('/later', tell)
   t.equal((await app.inject({ url: '/later', headers: OURS })).statusCode, 500)
-  t.match(refused.pop(), { statusCode: 500, cause: { message: /has a getter and no setter/, cause: { message: /only a getter/ } } })
+  t.match(refused.pop(), {
+    statusCode: 500, cause: { message: /has a getter and no setter/, cause: { message: /only a getter/ } }
+  })
   answer(async () => { throw new Error('out of reach') })
   t.equal((await app.inject({ url: '/', headers: OURS })).statusCode, 500)
   t.match(refused.pop(), { statusCode: 500, cause: { message: 'out of reach' } })
@@ -462,7 +573,9 @@ t.test("a refusal that can't be sent is the host's error, and the request does n
 
 t.test('a route that opts out, and a plugin that is disabled before or meanwhile, leave the request unchanged', async t => {
   const { app, answer, enable } = await createHooked(t)
-  t.strictSame((await app.inject({ url: '/out?token=our1', headers: OURS })).json(), { ...AS_IT_CAME, url: '/out?token=our1' })
+  t.strictSame((await app.inject({ url: '/out?token=our1', headers: OURS })).json(), {
+    ...AS_IT_CAME, url: '/out?token=our1'
+  })
   enable(false)
   t.strictSame((await app.inject({ url: '/?token=our1' })).json(), { ...SWITCHED_OFF, url: '/?token=our1' })
   enable(true)
@@ -497,11 +610,21 @@ t.test('with hook: onRequest, guards in that hook see the user, and a later sess
 t.test('a guard that refuses before the token is checked is reported once; no other 401 is', async t => {
   for (const hook of ['onRequest', 'preHandler'] as const) {
     const { app, answer, enable, lines } = await createHooked(t, { hook })
-    app.addHook('preValidation', async (request, reply) => { if (request.headers['x-guard'] !== undefined) await reply.code(Number(request.headers['x-guard'])).send('the guard') })
+    app.addHook('preValidation', async (request, reply) => {
+      if (request.headers['x-guard'] !== undefined) {
+        await reply.code(
+          Number(request.headers['x-guard'])
+        ).send('the guard')
+      }
+    })
     app.get('/guarded', async () => 'in')
     const guarded = { url: '/guarded', headers: { ...OURS, 'x-guard': '401' } }
-    for (const request of [{ url: '/401' }, { url: '/401', headers: OURS }, { url: '/401?token=our1' }, { url: '/guarded', headers: { 'x-guard': '401' } },
-      { url: '/guarded', headers: { 'x-guard': '401', authorization: 'Bearer foreign' } }, { url: '/guarded', headers: { ...OURS, 'x-guard': '404' } }]) await app.inject(request)
+    for (const request of [{ url: '/401' }, { url: '/401', headers: OURS }, { url: '/401?token=our1' }, {
+      url: '/guarded', headers: { 'x-guard': '401' }
+    },
+    {
+      url: '/guarded', headers: { 'x-guard': '401', authorization: 'Bearer foreign' }
+    }, { url: '/guarded', headers: { ...OURS, 'x-guard': '404' } }]) await app.inject(request)
     enable(false)
     await app.inject(guarded)
     enable(true)
@@ -510,7 +633,12 @@ t.test('a guard that refuses before the token is checked is reported once; no ot
     await app.inject(guarded)
     await app.inject({ url: '/guarded?token=our1', headers: { 'x-guard': '401' } })
     t.equal(lines.length, hook === 'preHandler' ? 1 : 0)
-    if (hook === 'preHandler') t.match(JSON.parse(lines[0] ?? ''), { level: 40, msg: /^a guard answered 401 before the token of the request was checked in the hook "preHandler": register .* "onRequest"/ })
+    if (hook === 'preHandler') {
+      t.match(JSON.parse(lines[0] ?? ''), {
+        level: 40,
+        msg: /^a guard answered 401 before the token of the request was checked in the hook "preHandler": register .* "onRequest"/
+      })
+    }
     answer(() => ({ refused: 'invalid', reason: 'bad signature' }))
     await app.inject({ url: '/', headers: OURS })
     t.equal(lines.filter(line => line.includes('was checked')).length, hook === 'preHandler' ? 1 : 0)
@@ -522,7 +650,16 @@ t.test("a guard in onRequest, before the plugin's hook, is reported as well", as
   const early = Fastify({ logger: { stream: { write (line: string) { lines.push(line) } } } })
   t.teardown(() => early.close())
   early.addHook('onRequest', async (_request, reply) => { await reply.code(401).send('the guard') })
-  addAuthentication(early, { tokens: { recognize: (secret: string) => ({ secret, hash: secret }) } as unknown as Tokens, isEnabled: () => true, hook: 'preHandler', queryParameter: 'token', audit: { rejected () {} }, connections: { cut () {} }, expiryHeader: false, sendError: async () => {} })
+  addAuthentication(early, {
+    tokens: { recognize: (secret: string) => ({ secret, hash: secret }) } as unknown as Tokens,
+    isEnabled: () => true,
+    hook: 'preHandler',
+    queryParameter: 'token',
+    audit: { rejected () {} },
+    connections: { cut () {} },
+    expiryHeader: false,
+    sendError: async () => {}
+  })
   early.get('/', tell)
   await early.inject({ url: '/' })
   t.notMatch(lines.join(''), 'was checked')
@@ -531,10 +668,21 @@ t.test("a guard in onRequest, before the plugin's hook, is reported as well", as
 })
 
 t.test('the plugin adds one preHandler hook, and with hook: onRequest another one against later sessions', async t => {
-  for (const [hook, names] of [['preHandler', ['onRequest', 'preHandler', 'onSend']], ['onRequest', ['onRequest', 'onRequest', 'preHandler', 'onSend']]] as const) {
+  for (const [hook, names] of [['preHandler', ['onRequest', 'preHandler', 'onSend']], [
+    'onRequest', ['onRequest', 'onRequest', 'preHandler', 'onSend']
+  ]] as const) {
     const app = Fastify()
     const added = t.capture(app, 'addHook')
-    addAuthentication(app, { tokens: {} as unknown as Tokens, isEnabled: () => true, hook, queryParameter: 'token', audit: { rejected () {} }, connections: { cut () {} }, expiryHeader: false, sendError: async () => {} })
+    addAuthentication(app, {
+      tokens: {} as unknown as Tokens,
+      isEnabled: () => true,
+      hook,
+      queryParameter: 'token',
+      audit: { rejected () {} },
+      connections: { cut () {} },
+      expiryHeader: false,
+      sendError: async () => {}
+    })
     t.strictSame(added().map(({ args: [name] }) => name), names)
   }
 })
@@ -557,7 +705,11 @@ t.test('a refused WebSocket upgrade is closed once the refusal is sent', async t
 
 t.test('every request has a place for its state from the start, so that all have one shape', async t => {
   const { app } = await createHooked(t)
-  const symbols = (request: object | null): symbol[] => request === null ? [] : [...Object.getOwnPropertySymbols(request), ...symbols(Object.getPrototypeOf(request) as object | null)]
+  const symbols = (request: object | null): symbol[] => request === null
+    ? []
+    : [
+        ...Object.getOwnPropertySymbols(request), ...symbols(Object.getPrototypeOf(request) as object | null)
+      ]
   app.get('/symbols', async request => symbols(request).map(({ description }) => description))
   t.ok((await app.inject({ url: '/symbols' })).json<string[]>().includes('fastify-mmc-tokens.request'))
 })
@@ -579,7 +731,10 @@ t.test('for a request without a credential, only the header and the parameter ar
 
 const BODY = JSON.stringify(NEW_TOKEN)
 
-/** A request of which only the headers and the first bytes of the body have arrived, and that has passed the guards in `onRequest`. */
+/**
+ * A request of which only the headers and the first bytes of the body have arrived, and that has passed the guards in
+ * `onRequest`.
+ */
 class Parked {
   readonly #socket: Socket
   readonly #isChunked: boolean
@@ -589,14 +744,18 @@ class Parked {
     this.#isChunked = isChunked
   }
 
-  static async send (t: Test, app: FastifyInstance, path: string, token: string, { isChunked = false } = {}): Promise<Parked> {
+  static async send (
+    t: Test, app: FastifyInstance, path: string, token: string, { isChunked = false } = {}
+  ): Promise<Parked> {
     const socket = connect((app.server.address() as AddressInfo).port, '127.0.0.1')
     t.teardown(() => socket.destroy())
     const length = isChunked ? 'transfer-encoding: chunked' : `content-length: ${BODY.length}`
     const begin = isChunked ? `5\r\n${BODY.slice(0, 5)}\r\n` : BODY.slice(0, 5)
     const admitted = new Promise<void>(resolve => { admit = resolve })
     const authorization = path.includes('?') ? '' : `authorization: Bearer ${token}\r\n`
-    socket.write(`POST ${path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n${authorization}content-type: application/json\r\n${length}\r\n\r\n${begin}`)
+    socket.write(
+      `POST ${path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n${authorization}content-type: application/json\r\n${length}\r\n\r\n${begin}`
+    )
     await admitted
     return new Parked(socket, isChunked)
   }
@@ -616,7 +775,10 @@ let admit = (): void => {}
 
 interface Options { hook?: 'onRequest' | 'preHandler', events?: TokenEvent[] }
 
-/** A host with its guard where the plugin's hook is, and routes before and after the plugin, each of which says whom it acts for. */
+/**
+ * A host with its guard where the plugin's hook is, and routes before and after the plugin, each of which says whom it
+ * acts for.
+ */
 async function createHost (t: Test, { hook = 'onRequest', events }: Options = {}) {
   const database = await createDatabase(t)
   const { app, addTokens, issue } = await createBareHost(t)
@@ -626,7 +788,14 @@ async function createHost (t: Test, { hook = 'onRequest', events }: Options = {}
     return who(request)
   }
   await app.register(async child => { child.post('/early', act) })
-  await addTokens({ postgres: database.url, schema: database.schema, hook, expiryHeader: true, ...events && { onEvent: event => { events.push(event) } } })
+  await addTokens({
+    postgres: database.url,
+    schema: database.schema,
+    hook,
+    expiryHeader: true,
+    ...events &&
+    { onEvent: event => { events.push(event) } }
+  })
   if (hook === 'onRequest') {
     app.addHook('onRequest', async (request, reply) => {
       if (who(request).user === null) return await reply.code(418).send('the guard')
@@ -649,7 +818,9 @@ t.test("a token that is revoked while a request is still being sent is a 401 on 
   for (const path of ['/api/tokens', '/early', '/act', '/missing', 'in the query']) {
     for (const isChunked of [false, true]) {
       const { token, hash } = await issue({ role: 'admin' })
-      const parked = await Parked.send(t, app, path === 'in the query' ? `/act?token=${token}` : path, token, { isChunked })
+      const parked = await Parked.send(
+        t, app, path === 'in the query' ? `/act?token=${token}` : path, token, { isChunked }
+      )
       const { accepted } = (await app.tokens.metrics()).authentications
       await app.tokens.revoke(hash)
       const { status, text } = await parked.finish()
@@ -659,7 +830,8 @@ t.test("a token that is revoked while a request is still being sent is a 401 on 
       t.equal(/referrer-policy: no-referrer/.test(text), path === 'in the query')
       const { authentications } = await app.tokens.metrics()
       t.strictSame([authentications.accepted, authentications.unknown], [accepted, 0], 'counted once')
-      t.match(events.filter(event => event.type === 'authentication.rejected' && event.hash === hash), [{ reason: 'unknown or revoked' }], 'reported once')
+      t.match(events.filter(event => event.type === 'authentication.rejected' &&
+        event.hash === hash), [{ reason: 'unknown or revoked' }], 'reported once')
     }
   }
   t.strictSame(acts, [])
@@ -670,7 +842,9 @@ t.test('a token that expires, or gets another role or name, while a request is s
   const { app, issue, database } = await createHost(t)
   for (const change of ["valid_until = '2000-01-01'", "role = 'editor'", "name = 'renamed'"]) {
     const { token, hash } = await issue({ role: 'admin' })
-    const profile = async (): Promise<string> => (await app.inject({ method: 'POST', url: '/act', headers: bearer(token) })).body
+    const profile = async (): Promise<string> => (await app.inject(
+      { method: 'POST', url: '/act', headers: bearer(token) }
+    )).body
     const parked = await Parked.send(t, app, '/api/tokens', token)
     const before = await profile()
     await database.query(`UPDATE tokens SET ${change} WHERE hash = $1`, [hash])
@@ -683,7 +857,9 @@ t.test('if tokens are disabled while a request is still being sent, it is a 404 
   const { app, issue } = await createHost(t)
   const { token } = await issue({ role: 'admin' })
   for (const isChunked of [false, true]) {
-    for (const [path, status, code] of [['/api/tokens', 404, 'NOT_FOUND'], ['/act', 401, 'UNAUTHORIZED'], [`/act?token=${token}`, 401, 'UNAUTHORIZED']] as const) {
+    for (const [path, status, code] of [
+      ['/api/tokens', 404, 'NOT_FOUND'], ['/act', 401, 'UNAUTHORIZED'], [`/act?token=${token}`, 401, 'UNAUTHORIZED']
+    ] as const) {
       const parked = await Parked.send(t, app, path, token, { isChunked })
       await app.tokens.disable()
       const answer = await parked.finish()
@@ -726,13 +902,18 @@ t.test('a token is used and counted once per request, although it is checked twi
 t.test('an unreachable store after the body has arrived is a 500, and a token that the host removed is not restored', async t => {
   const { app, issue, database } = await createHost(t)
   const { token } = await issue()
-  t.match((await app.inject({ method: 'POST', url: '/act', headers: { ...bearer(token), 'x-anonymous': 'yes' } })).json(), { user: null, token: null })
+  t.match(
+    (await app.inject({ method: 'POST', url: '/act', headers: { ...bearer(token), 'x-anonymous': 'yes' } })).json(),
+    { user: null, token: null }
+  )
 
   const parked = await Parked.send(t, app, '/act', token)
   // What is believed of it is void, and Postgres does not say.
   await database.query("UPDATE tokens SET role = 'editor'")
   await database.query('ALTER TABLE tokens RENAME TO elsewhere')
-  await until(async () => (await app.inject({ method: 'POST', url: '/act', headers: bearer(token) })).statusCode === 500)
+  await until(
+    async () => (await app.inject({ method: 'POST', url: '/act', headers: bearer(token) })).statusCode === 500
+  )
   t.match(await parked.finish(), { status: 500, text: '"code":"INTERNAL_ERROR"' })
 })
 
@@ -742,7 +923,11 @@ t.test('with "expiryHeader", each response to a request with a token has its exp
   const admin = await issue({ role: 'admin', validUntil: '2998-02-03T04:05:06Z' })
   const headerOf = async (url: string, headers = {}): Promise<unknown> => (await app.inject({ url, headers })).headers['application-token-expires']
   const expected = 'Sat, 03 Feb 2998 04:05:06 GMT'
-  for (const url of ['/api/viewer', '/api/editor', '/nowhere']) t.equal(await headerOf(url, bearer(token)), expected, `${url}, whatever the answer`)
+  for (const url of ['/api/viewer', '/api/editor', '/nowhere']) {
+    t.equal(
+      await headerOf(url, bearer(token)), expected, `${url}, whatever the answer`
+    )
+  }
   t.equal(await headerOf(`/api/viewer?token=${token}`), expected)
   t.equal(await headerOf('/api/tokens', bearer(admin.token)), expected)
   t.equal(new Date(expected).toISOString(), '2998-02-03T04:05:06.000Z', 'Date reads it')
@@ -756,14 +941,20 @@ t.test('the header has the earlier expiry of the row and the claim', async t => 
   for (const [validUntil, expected] of [['2997-01-01Z', '01 Jan 2997'], ['2999-06-01Z', '03 Feb 2998']]) {
     const { hash, token } = await issue({ validUntil: '2998-02-03T04:05:06Z' })
     await database.query('UPDATE tokens SET valid_until = $2 WHERE hash = $1', [hash, validUntil])
-    t.match((await app.inject({ url: '/api/viewer', headers: bearer(token) })).headers['application-token-expires'], expected)
+    t.match(
+      (await app.inject({ url: '/api/viewer', headers: bearer(token) })).headers['application-token-expires'], expected
+    )
   }
 })
 
 t.test('without the option, no response has the header', async t => {
   const { app, issue } = await buildHost(t)
   const { token } = await issue({ role: 'admin' })
-  for (const url of ['/api/viewer', '/api/tokens']) t.notOk('application-token-expires' in (await app.inject({ url, headers: bearer(token) })).headers)
+  for (const url of ['/api/viewer', '/api/tokens']) {
+    t.notOk(
+      'application-token-expires' in (await app.inject({ url, headers: bearer(token) })).headers
+    )
+  }
 })
 
 const OWN_HEADERS = ['cache-control', 'referrer-policy', 'application-token-expires']
@@ -772,7 +963,9 @@ const EXPIRES = 'Thu, 01 Jan 2099 00:00:00 GMT'
 interface Host { app: FastifyInstance, port: number, token: string }
 type Pairs = Array<[name: string, value: string]>
 
-async function createRawHost (t: Test, app: FastifyInstance, options: Partial<TokensPluginOptions> = {}): Promise<Host> {
+async function createRawHost (
+  t: Test, app: FastifyInstance, options: Partial<TokensPluginOptions> = {}
+): Promise<Host> {
   const { url: postgres, schema } = await createDatabase(t)
   t.teardown(() => app.close())
   await app.register(tokensPlugin, { postgres, schema, secret: SECRET, ...options })
@@ -800,7 +993,9 @@ async function createRawHost (t: Test, app: FastifyInstance, options: Partial<To
     reply.raw.end()
   })
   await app.listen({ port: 0, host: '127.0.0.1' })
-  const { token } = await app.tokens.issue({ name: 'a', role: 'viewer', validUntil: '2099-01-01T00:00:00Z', requestedBy: 'x' })
+  const { token } = await app.tokens.issue({
+    name: 'a', role: 'viewer', validUntil: '2099-01-01T00:00:00Z', requestedBy: 'x'
+  })
   return { app, port: (app.server.address() as AddressInfo).port, token }
 }
 
@@ -809,7 +1004,8 @@ async function headersOf (port: number, path: string, headers = {}): Promise<Pai
   const [answer] = await once(get({ port, path, headers, agent: false }), 'response') as [IncomingMessage]
   await once(answer.resume(), 'end')
   const { rawHeaders } = answer
-  return rawHeaders.flatMap((name, index): Pairs => index % 2 === 0 ? [[name.toLowerCase(), String(rawHeaders[index + 1])]] : [])
+  return rawHeaders.flatMap((name, index): Pairs =>
+    index % 2 === 0 ? [[name.toLowerCase(), String(rawHeaders[index + 1])]] : [])
 }
 
 function ours (headers: Pairs): Pairs {
@@ -830,7 +1026,9 @@ t.test('raw responses of a handler have the headers of a query token and of "exp
         t.strictSame(ours(await headersOf(port, `${path}?token=kept`)), [], `${path} with what is no token`)
       }
       for (const path of ['/own', '/own/array', '/own/set']) {
-        const own = [['application-token-expires', 'never'], ['cache-control', 'no-cache'], ['referrer-policy', 'origin']]
+        const own = [
+          ['application-token-expires', 'never'], ['cache-control', 'no-cache'], ['referrer-policy', 'origin']
+        ]
         t.strictSame(ours(await headersOf(port, `${path}?token=${token}`)), own, path)
       }
     }
@@ -841,22 +1039,31 @@ t.test('responses of Fastify have each of these headers once, and are otherwise 
   const app = Fastify()
   await app.register(websocket)
   await app.register(serveStatic, { root: import.meta.dirname, prefix: '/files/', maxAge: 60_000 })
-  app.get('/header', async (_request, reply) => reply.headers({ 'Cache-Control': 'public', 'set-cookie': ['a=1', 'b=2'] }).send('x'))
+  app.get('/header', async (_request, reply) =>
+    reply.headers({ 'Cache-Control': 'public', 'set-cookie': ['a=1', 'b=2'] }).send('x'))
   app.get('/stream', async () => Readable.from(['x']))
-  app.get('/web', async () => new Response('x', { status: 201, headers: [['cache-control', 'public'], ['set-cookie', 'a=1'], ['set-cookie', 'b=2']] }))
+  app.get('/web', async () => new Response('x', {
+    status: 201, headers: [['cache-control', 'public'], ['set-cookie', 'a=1'], ['set-cookie', 'b=2']]
+  }))
   app.get('/fetched', async () => await fetch(`http://127.0.0.1:${port}/header`))
   app.get('/empty', async (_request, reply) => reply.code(204).send())
   app.get('/throw', async () => { throw new Error('no luck') })
   app.get('/ws', { websocket: true }, socket => { socket.close() })
   const { port, token } = await createRawHost(t, app, { expiryHeader: true })
-  for (const path of ['/header', '/stream', '/web', '/fetched', '/empty', '/throw', '/missing', '/files/raw-answers.test.ts']) {
-    const [query, header] = [await headersOf(port, `${path}?token=${token}`), await headersOf(port, path, bearer(token))]
+  for (const path of [
+    '/header', '/stream', '/web', '/fetched', '/empty', '/throw', '/missing', '/files/raw-answers.test.ts'
+  ]) {
+    const [query, header] = [
+      await headersOf(port, `${path}?token=${token}`), await headersOf(port, path, bearer(token))
+    ]
     t.strictSame(ours(query), [...EXPIRY, ...PRIVATE], path)
     t.strictSame(ours(header).filter(([name]) => name !== 'cache-control'), EXPIRY, path)
     const others = (headers: Pairs): Pairs => headers.filter(([name]) => !OWN_HEADERS.includes(name) && name !== 'date')
     t.strictSame(others(query), others(header), path)
   }
-  t.match((await app.inject({ url: `/header?token=${token}` })).headers, { 'cache-control': 'no-store', 'set-cookie': ['a=1', 'b=2'] })
+  t.match((await app.inject({ url: `/header?token=${token}` })).headers, {
+    'cache-control': 'no-store', 'set-cookie': ['a=1', 'b=2']
+  })
   const socket = new WebSocket(`ws://127.0.0.1:${port}/ws?token=${token}`)
   const [{ statusCode }] = await once(socket, 'upgrade') as [IncomingMessage]
   t.equal(statusCode, 101)
@@ -871,7 +1078,9 @@ t.test('a hook of the host that has already begun the response is not disturbed'
 })
 
 t.test('the same headers are set over HTTP/2', async t => {
-  const { port, token } = await createRawHost(t, Fastify({ http2: true }) as unknown as FastifyInstance, { expiryHeader: true })
+  const { port, token } = await createRawHost(
+    t, Fastify({ http2: true }) as unknown as FastifyInstance, { expiryHeader: true }
+  )
   const client = connectRaw(`http://127.0.0.1:${port}`)
   t.teardown(() => { client.close() })
   for (const [path, cache] of [['/hijack', 'no-store'], ['/own', 'no-cache'], ['/missing', 'no-store']] as const) {

@@ -22,17 +22,24 @@ t.test('disabled from the start, the four routes are 404 for any request, and no
   }).listen(0, '127.0.0.1')
   await once(server, 'listening')
   t.teardown(() => server.close())
-  const { app, login } = await buildHost(t, { tokens: { enabled: false, postgres: { host: '127.0.0.1', port: (server.address() as AddressInfo).port } } })
+  const { app, login } = await buildHost(t, {
+    tokens: { enabled: false, postgres: { host: '127.0.0.1', port: (server.address() as AddressInfo).port } }
+  })
   t.equal(app.tokens.enabled, false)
   for (const headers of [{}, await login(), { ...bearer('x'), accept: 'text/html' }, { 'content-type': 'garbage' }]) {
-    for (const [method, url] of [['GET', '/api/tokens'], ['POST', '/api/tokens'], ['GET', '/api/tokens/x'], ['DELETE', '/api/tokens/x']] as const) {
+    for (const [method, url] of [
+      ['GET', '/api/tokens'], ['POST', '/api/tokens'], ['GET', '/api/tokens/x'], ['DELETE', '/api/tokens/x']
+    ] as const) {
       const answer = await app.inject({ method, url, headers, ...method === 'POST' && { payload: '{' } })
       t.equal(answer.statusCode, 404)
       t.strictSame(answer.json(), { code: 'NOT_FOUND', message: 'Plugin not enabled' })
       t.equal(answer.headers['cache-control'], 'no-store')
     }
   }
-  const calls: Array<Promise<unknown>> = [app.tokens.list(), app.tokens.get('x'), app.tokens.revoke('x'), app.tokens.issue({ name: 'a', role: 'admin', validUntil: '2999-01-01T00:00:00Z', requestedBy: 'x' })]
+  const calls: Array<Promise<unknown>> = [
+    app.tokens.list(), app.tokens.get('x'), app.tokens.revoke('x'),
+    app.tokens.issue({ name: 'a', role: 'admin', validUntil: '2999-01-01T00:00:00Z', requestedBy: 'x' })
+  ]
   for (const call of calls) {
     await t.rejects(call, { statusCode: 404, code: 'NOT_FOUND' })
   }
@@ -47,7 +54,9 @@ t.test('enable() connects and migrates if needed; if that fails, it rejects and 
   t.equal(app.tokens.enabled, true)
   t.equal((await app.inject({ url: '/api/tokens', headers: await login() })).statusCode, 200)
 
-  const other = await buildHost(t, { tokens: { enabled: false, postgres: 'postgres://nobody:hidden@127.0.0.1:1/nothing' } })
+  const other = await buildHost(t, {
+    tokens: { enabled: false, postgres: 'postgres://nobody:hidden@127.0.0.1:1/nothing' }
+  })
   await t.rejects(other.app.tokens.enable(), { message: /127\.0\.0\.1:1, database "nothing"/ })
   t.equal(other.app.tokens.enabled, false)
   t.equal((await other.app.inject({ url: '/api/tokens', headers: await other.login() })).statusCode, 404)
@@ -64,10 +73,19 @@ t.test('disable() takes effect immediately: requests with a token are as without
   const { token } = await issue({ role: 'admin' })
   await app.tokens.disable()
   t.equal((await app.inject({ url: '/api/profile', headers: bearer(token) })).statusCode, 401)
-  t.strictSame((await app.inject({ url: '/api/profile', headers: { ...bearer(token), ...await login('viewer') } })).json(), { username: 'viewer', roles: ['viewer'] })
-  t.equal((await app.inject({ url: `/api/profile?token=${token}x`, headers: await login('viewer') })).statusCode, 200, 'no refusal either')
+  t.strictSame(
+    (await app.inject({ url: '/api/profile', headers: { ...bearer(token), ...await login('viewer') } })).json(),
+    { username: 'viewer', roles: ['viewer'] }
+  )
+  t.equal(
+    (await app.inject({ url: `/api/profile?token=${token}x`, headers: await login('viewer') })).statusCode,
+    200,
+    'no refusal either'
+  )
   await app.tokens.enable()
-  t.strictSame((await app.inject({ url: '/api/profile', headers: bearer(token) })).json(), { username: 'token:token 1', roles: ['admin'] })
+  t.strictSame((await app.inject({ url: '/api/profile', headers: bearer(token) })).json(), {
+    username: 'token:token 1', roles: ['admin']
+  })
 })
 
 t.test('the query parameter stays out of the log while the plugin is disabled and on routes that opt out', async t => {
@@ -88,7 +106,8 @@ t.test('the query parameter stays out of the log while the plugin is disabled an
   t.match(lines.join(''), 'asked for /out?a=1&token=[Redacted]')
 })
 
-const FORGED = ['{"alg":"HS256","typ":"JWT"}', '{"iss":"cedalo"}', 'x'].map(part => Buffer.from(part).toString('base64url')).join('.')
+const FORGED = ['{"alg":"HS256","typ":"JWT"}', '{"iss":"cedalo"}', 'x'].map(part =>
+  Buffer.from(part).toString('base64url')).join('.')
 
 /** A place where a request is held: it says that it has arrived, and goes on when it may. */
 class Gate {
@@ -119,20 +138,41 @@ interface ToggleHost {
 /** A host that tells what it sees of a request. */
 async function build (t: Test, options: Partial<TokensPluginOptions> = {}): Promise<ToggleHost> {
   const database = await createDatabase(t)
-  const app = await createHost({ sessionKey: Buffer.alloc(32, 7), tokens: { postgres: database.url, schema: database.schema, secret: SECRET, ...options } })
+  const app = await createHost({
+    sessionKey: Buffer.alloc(32, 7),
+    tokens: { postgres: database.url, schema: database.schema, secret: SECRET, ...options }
+  })
   t.teardown(() => app.close())
   const hold: ToggleHost['hold'] = { pass: async () => {} }
   app.addHook('preValidation', async request => { await hold.pass(request) })
   const tell = async (request: FastifyRequest): Promise<object> => ({
-    user: (request as { user?: unknown }).user ?? null, token: request.applicationToken && request.applicationToken.name, query: Object.entries(request.query as object).sort(), url: request.url, originalUrl: request.originalUrl
+    user: (request as { user?: unknown }).user ?? null,
+    token: request.applicationToken &&
+      request.applicationToken.name,
+    query: Object.entries(request.query as object).sort(),
+    url: request.url,
+    originalUrl: request.originalUrl
   })
   app.get('/tell', tell)
-  app.get('/typed', { schema: { querystring: { type: 'object', properties: { a: { type: 'integer' }, b: { type: 'string', default: 'by the schema' } } } } }, tell)
+  app.get('/typed', {
+    schema: {
+      querystring: {
+        type: 'object', properties: { a: { type: 'integer' }, b: { type: 'string', default: 'by the schema' } }
+      }
+    }
+  }, tell)
   await app.ready()
 
   const { issue } = await buildHost(t, { database })
-  const [viewer, admin] = [(await issue({ name: 'viewer' })).token, (await issue({ name: 'admin', role: 'admin' })).token]
-  const login = await app.inject({ method: 'POST', url: '/auth?json=true', headers: { 'content-type': 'application/x-www-form-urlencoded' }, payload: 'username=cedalo&password=secret' })
+  const [viewer, admin] = [
+    (await issue({ name: 'viewer' })).token, (await issue({ name: 'admin', role: 'admin' })).token
+  ]
+  const login = await app.inject({
+    method: 'POST',
+    url: '/auth?json=true',
+    headers: { 'content-type': 'application/x-www-form-urlencoded' },
+    payload: 'username=cedalo&password=secret'
+  })
   const session = { cookie: String(login.headers['set-cookie']).split(';', 1)[0] ?? '' }
   const requests = (path: string): Record<string, InjectOptions> => ({
     nothing: { url: path },
@@ -151,10 +191,15 @@ async function build (t: Test, options: Partial<TokensPluginOptions> = {}): Prom
   return { app, database, hold, requests }
 }
 
-/** What a client is told, but for when a token was last used. A 404 of ours may well keep a URL with a token in it from others. */
+/**
+ * What a client is told, but for when a token was last used. A 404 of ours may well keep a URL with a token in it from
+ * others.
+ */
 async function ask (app: FastifyInstance, request: InjectOptions): Promise<string> {
   const { statusCode, payload, headers } = await app.inject(request)
-  const told = ['content-type', 'www-authenticate', 'cache-control', ...statusCode === 404 ? [] : ['referrer-policy']].map(name => headers[name] ?? null)
+  const told = ['content-type', 'www-authenticate', 'cache-control', ...statusCode === 404
+    ? []
+    : ['referrer-policy']].map(name => headers[name] ?? null)
   return JSON.stringify([statusCode, told, payload.replace(/"lastUsed":"[^"]*"/g, '')])
 }
 
@@ -179,13 +224,15 @@ for (const path of ['/tell', '/api/tokens']) {
       const requests = host.requests(path)
       const answers = await answersOf(host, requests)
       const differing = [...answers].filter(([, { enabled, disabled }]) => enabled !== disabled).map(([what]) => what)
-      t.strictSame(differing, Object.keys(requests).filter(what => path !== '/tell' || /(viewer|admin|forged) token|two/.test(what)), 'this test would notice')
+      t.strictSame(differing, Object.keys(requests).filter(what =>
+        path !== '/tell' || /(viewer|admin|forged) token|two/.test(what)), 'this test would notice')
 
       const { app } = host
       let changes = 0
       let waves = 0
       const seen = { enabled: 0, disabled: 0 }
-      const isOver = (): boolean => waves === 200 || (waves >= 10 && changes > 25 && seen.enabled > 25 && seen.disabled > 25)
+      const isOver = (): boolean =>
+        waves === 200 || (waves >= 10 && changes > 25 && seen.enabled > 25 && seen.disabled > 25)
       const turns = async (count: number): Promise<void> => { while (count-- > 0) await turn() }
       // The session store of the host takes its time, more for some than for others.
       let visits = 0
@@ -203,13 +250,16 @@ for (const path of ['/tell', '/api/tokens']) {
         const { enabled, disabled } = answers.get(what) ?? { enabled: '', disabled: '' }
         const allowed = changes > since ? [enabled, disabled] : [before ? enabled : disabled]
         // A guard in `onRequest` may have let it in before tokens were switched off.
-        const isEnded = hook === 'onRequest' && changes > since && answer.startsWith('[401,') && answer.includes('The token is not valid')
+        const isEnded = hook === 'onRequest' && changes > since && answer.startsWith('[401,') &&
+          answer.includes('The token is not valid')
         if (!allowed.includes(answer) && !isEnded) wrong.set(what, answer)
         if (enabled !== disabled && allowed.includes(answer)) seen[answer === enabled ? 'enabled' : 'disabled']++
       }
       const switching = toAndFro()
       for (; !isOver(); waves++) {
-        await Promise.all(Object.entries(requests).flatMap(([what, request]) => [1, 2, 3, 4].map(() => askOnce(what, request))))
+        await Promise.all(
+          Object.entries(requests).flatMap(([what, request]) => [1, 2, 3, 4].map(() => askOnce(what, request)))
+        )
       }
       await switching
       t.strictSame(Object.fromEntries(wrong), {})
@@ -277,10 +327,18 @@ for (const hook of ['preHandler', 'onRequest'] as const) {
     const connect: PostgresPool['connect'] = callback => {
       Promise.resolve(gate?.pass()).then(() => { pool.connect(callback as never) }, callback)
     }
-    const postgres = { connect, end: () => pool.end(), get totalCount () { return pool.totalCount }, on: pool.on.bind(pool), off: pool.off.bind(pool) }
+    const postgres = {
+      connect,
+      end: () => pool.end(),
+      get totalCount () { return pool.totalCount },
+      on: pool.on.bind(pool),
+      off: pool.off.bind(pool)
+    }
     const host = await build(t, { hook, postgres })
     const { app } = host
-    const requests = Object.entries({ ...host.requests('/tell'), 'a schema for the query': host.requests('/typed')['a viewer token in the query'] ?? {} })
+    const requests = Object.entries({
+      ...host.requests('/tell'), 'a schema for the query': host.requests('/typed')['a viewer token in the query'] ?? {}
+    })
     for (const [what, request] of requests.filter(([what]) => /(viewer|admin) token|schema/.test(what))) {
       await app.tokens.disable()
       const expected = await ask(app, request)

@@ -14,7 +14,9 @@ const GOOD = { name: 'a', role: 'viewer', validUntil: '2999-01-01T00:00:00Z' }
 
 t.test('every error is the MMC body as application/json: code and message, data.session for a 401, and nothing internal', async t => {
   const lines: string[] = []
-  const { app, database, issue, login } = await buildHost(t, { fastify: { logger: { level: 'error', stream: { write (line: string) { lines.push(line) } } } } })
+  const { app, database, issue, login } = await buildHost(t, {
+    fastify: { logger: { level: 'error', stream: { write (line: string) { lines.push(line) } } } }
+  })
   const admin = await login()
   const viewer = await issue()
   await issue({ name: 'a' })
@@ -44,7 +46,11 @@ t.test('every error is the MMC body as application/json: code and message, data.
     t.strictSame(Object.keys(body), status === 401 ? ['code', 'message', 'data'] : ['code', 'message'])
     t.equal(body.code, code)
     t.equal(answer.headers['www-authenticate'], challenge)
-    if (status === 401) t.strictSame(body.data, { session: 'headers' in request && 'cookie' in (request.headers as object) })
+    if (status === 401) {
+      t.strictSame(body.data, {
+        session: 'headers' in request && 'cookie' in (request.headers as object)
+      })
+    }
     t.notMatch(body.message, /select|insert|postgres|error:|\bat \/|node_modules/i)
   }
   for (const row of cases) await check(row)
@@ -87,7 +93,9 @@ t.test('request ids of any type are strings in events', async t => {
     const answer = await app.inject({ method: 'DELETE', url: `/api/tokens/${hash}`, headers })
     if (!t.equal(answer.statusCode, 200, typeof id)) return
     await until(() => all.at(-1)?.type === 'token.revoked')
-    t.match(all.slice(-2), [{ type: 'authentication.rejected', requestId: String(id) }, { type: 'token.revoked', requestId: String(id) }])
+    t.match(all.slice(-2), [
+      { type: 'authentication.rejected', requestId: String(id) }, { type: 'token.revoked', requestId: String(id) }
+    ])
   }
 })
 
@@ -97,13 +105,25 @@ t.test('on a Unix socket, the address is null in every event', async t => {
   const app = Fastify()
   t.teardown(() => app.close())
   await app.register(tokensPlugin, { postgres: url, schema, secret: SECRET, onEvent })
-  const { token } = await app.tokens.issue({ name: 'admin', role: 'admin', validUntil: '2999-01-01T00:00:00Z', requestedBy: 'test' })
+  const { token } = await app.tokens.issue({
+    name: 'admin', role: 'admin', validUntil: '2999-01-01T00:00:00Z', requestedBy: 'test'
+  })
   await mkdir('.data', { recursive: true })
   const socketPath = `.data/origin-${process.pid}.sock`
   t.teardown(() => rm(socketPath, { force: true }))
   await app.listen({ path: socketPath })
   const ask = async (method: string, path: string, secret: string, body?: object): Promise<void> => {
-    const sent = request({ socketPath, method, path, agent: false, headers: { ...bearer(secret), ...body && { 'content-type': 'application/json' } } })
+    const sent = request({
+      socketPath,
+      method,
+      path,
+      agent: false,
+      headers: {
+        ...bearer(secret),
+        ...body &&
+      { 'content-type': 'application/json' }
+      }
+    })
     sent.end(body && JSON.stringify(body))
     const [answer] = await once(sent, 'response') as [NodeJS.ReadableStream]
     await once(answer.resume(), 'end')
@@ -112,7 +132,9 @@ t.test('on a Unix socket, the address is null in every event', async t => {
   await ask('GET', '/api/tokens', `${token}x`)
   await ask('DELETE', `/api/tokens/${(await app.tokens.list())[1]?.hash}`, token)
   await until(() => all.length >= 4)
-  t.strictSame(all.map(({ type, address }) => [type, address]).sort(), [['authentication.rejected', null], ['token.issued', null], ['token.issued', null], ['token.revoked', null]])
+  t.strictSame(all.map(({ type, address }) => [type, address]).sort(), [
+    ['authentication.rejected', null], ['token.issued', null], ['token.issued', null], ['token.revoked', null]
+  ])
 })
 
 t.test('a node whose clock is ahead does not leave lastUsed in the future', async t => {
@@ -125,7 +147,9 @@ t.test('a node whose clock is ahead does not leave lastUsed in the future', asyn
   ahead.restore()
   // On close what waits is written.
   await app.close()
-  t.match(await database.query("SELECT last_used <= clock_timestamp() AS is_past, last_used > now() - interval '1 minute' AS is_recent FROM tokens"), [{ is_past: true, is_recent: true }])
+  t.match(await database.query(
+    "SELECT last_used <= clock_timestamp() AS is_past, last_used > now() - interval '1 minute' AS is_recent FROM tokens"
+  ), [{ is_past: true, is_recent: true }])
 
   const later = await buildHost(t, { database })
   t.equal((await later.app.inject({ url: '/api/viewer', headers: bearer(token) })).statusCode, 200)

@@ -28,10 +28,21 @@ function collectLines () {
 t.test('who issues and who revokes a token over the routes is told with address and request id, each act once, to the host and to the log', async t => {
   const events = collectEvents()
   const { lines, fastify } = collectLines()
-  const { app, login } = await buildHost(t, { fastify: { ...fastify, genReqId: request => String(request.headers['x-id'] ?? 'none') }, tokens: { onEvent: events.onEvent } })
+  const { app, login } = await buildHost(t, {
+    fastify: {
+      ...fastify,
+      genReqId: request =>
+        String(request.headers['x-id'] ?? 'none')
+    },
+    tokens: { onEvent: events.onEvent }
+  })
   const headers = await login()
-  const { hash } = (await app.inject({ method: 'POST', url: '/api/tokens', headers: { ...headers, 'x-id': 'one' }, payload: NEW_TOKEN })).json<{ hash: string }>()
-  await app.inject({ method: 'DELETE', url: `/api/tokens/${hash}`, headers: { ...headers, 'x-id': 'two' }, remoteAddress: '192.0.2.7' })
+  const { hash } = (await app.inject(
+    { method: 'POST', url: '/api/tokens', headers: { ...headers, 'x-id': 'one' }, payload: NEW_TOKEN }
+  )).json<{ hash: string }>()
+  await app.inject({
+    method: 'DELETE', url: `/api/tokens/${hash}`, headers: { ...headers, 'x-id': 'two' }, remoteAddress: '192.0.2.7'
+  })
   await events.until(2)
   const about = { at: ISO, name: 'new', hash, role: 'viewer', actor: 'cedalo' }
   t.match(events.all, [
@@ -47,19 +58,27 @@ t.test('what a token does is told of it, and what the host does of whom it names
   const events = collectEvents()
   const { app, issue } = await buildHost(t, { tokens: { onEvent: events.onEvent } })
   const { token } = await issue({ name: 'robot', role: 'admin' })
-  const { hash } = (await app.inject({ method: 'POST', url: '/api/tokens', headers: bearer(token), payload: NEW_TOKEN })).json<{ hash: string }>()
+  const { hash } = (await app.inject(
+    { method: 'POST', url: '/api/tokens', headers: bearer(token), payload: NEW_TOKEN }
+  )).json<{ hash: string }>()
   await app.tokens.revoke(hash, { revokedBy: 'alice' })
   await events.until(3)
   const other = await issue({ name: 'other' })
   await app.tokens.revoke(other.hash)
   await events.until(5)
   const odd = await issue({ name: 'odd' })
-  for (const revokedBy of ['', ' ', 'a \u0000', '\ud800']) await t.rejects(app.tokens.revoke(odd.hash, { revokedBy }), { code: 'INVALID', statusCode: 400 })
+  for (const revokedBy of ['', ' ', 'a \u0000', '\ud800']) {
+    await t.rejects(app.tokens.revoke(odd.hash, { revokedBy }), {
+      code: 'INVALID', statusCode: 400
+    })
+  }
   await app.tokens.revoke(odd.hash, { revokedBy: 'a "name" \\ \u2028 שלום' })
   t.equal((await events.until(7)).at(-1)?.actor, 'a "name" \\ \u2028 שלום', 'whatever a host calls its users')
   t.match(events.all[0], { address: null, requestId: null }, 'no request did it')
   t.match(events.all.slice(0, 5).map(({ type, name, actor }) => [type, name, actor]), [
-    ['token.issued', 'robot', 'test'], ['token.issued', 'new', 'token:robot'], ['token.revoked', 'new', 'alice'], ['token.issued', 'other', 'test'], ['token.revoked', 'other', null]
+    ['token.issued', 'robot', 'test'], [
+      'token.issued', 'new', 'token:robot'
+    ], ['token.revoked', 'new', 'alice'], ['token.issued', 'other', 'test'], ['token.revoked', 'other', null]
   ])
 })
 
@@ -77,10 +96,12 @@ t.test('what changes nothing is no event', async t => {
 t.test('of ten deletions at once on three nodes one is told', async t => {
   const events = collectEvents()
   const one = await buildHost(t, { tokens: { onEvent: events.onEvent } })
-  const nodes = [one, ...await Promise.all([1, 2].map(async () => await buildHost(t, { database: one.database, tokens: { onEvent: events.onEvent } })))]
+  const nodes = [one, ...await Promise.all([1, 2].map(async () =>
+    await buildHost(t, { database: one.database, tokens: { onEvent: events.onEvent } })))]
   for (let turn = 0; turn < 20; turn++) {
     const { hash } = await one.issue()
-    await Promise.all(Array.from({ length: 9 }, async (_, n) => await nodes[n % 3]?.app.tokens.revoke(hash, { revokedBy: `${n}` })).concat(
+    await Promise.all(Array.from({ length: 9 }, async (_, n) =>
+      await nodes[n % 3]?.app.tokens.revoke(hash, { revokedBy: `${n}` })).concat(
       one.database.query('DELETE FROM tokens WHERE hash = $1', [hash]).then(() => undefined)))
   }
   await events.until(20, 'token.revoked')
@@ -97,17 +118,23 @@ t.test('what happens while no node runs is reported 10 s after the next start, a
   await app.close()
   await database.query('DELETE FROM tokens WHERE hash = $1', [first.hash])
   // As a node leaves it that dies between its DELETE and what it would report.
-  await database.query(`BEGIN; SET LOCAL mmc_tokens.origin = E'node\\x1falice\\x1f192.0.2.7\\x1fx'; DELETE FROM tokens WHERE hash = '${second.hash}'; COMMIT`)
+  await database.query(
+    `BEGIN; SET LOCAL mmc_tokens.origin = E'node\\x1falice\\x1f192.0.2.7\\x1fx'; DELETE FROM tokens WHERE hash = '${second.hash}'; COMMIT`
+  )
   const begun = performance.now()
   const tokens = { onEvent: events.onEvent }
   await Promise.all([1, 2].map(async () => await buildHost(t, { database, tokens })))
   t.match(await events.until(2), [
-    { hash: first.hash, actor: null, databaseUser: DATABASE_USER }, { hash: second.hash, actor: 'alice', address: '192.0.2.7', requestId: 'x' }
+    { hash: first.hash, actor: null, databaseUser: DATABASE_USER }, {
+      hash: second.hash, actor: 'alice', address: '192.0.2.7', requestId: 'x'
+    }
   ])
   t.ok(performance.now() - begun > 10_000, 'a process that only migrates takes no events')
 
   await database.query('DELETE FROM tokens WHERE hash = $1', [third.hash])
-  t.match((await events.until(3)).at(-1), { at: ISO, name: 'leaked', hash: third.hash, role: 'admin', actor: null, address: null, requestId: null })
+  t.match((await events.until(3)).at(-1), {
+    at: ISO, name: 'leaked', hash: third.hash, role: 'admin', actor: null, address: null, requestId: null
+  })
   t.ok(performance.now() - begun < 40_000, 'not at the next look, which is up to 90 s later')
   const fill = 'INSERT INTO tokens SELECT encode(sha256(n::text::bytea), \'hex\'), n::text, \'viewer\', \'sql\', now(), \'2999-01-01Z\', now() FROM generate_series(1, 1000) AS n'
   for (const [turn, end] of ['DELETE FROM tokens', 'TRUNCATE tokens'].entries()) {
@@ -127,12 +154,26 @@ t.test('a refusal is told with its true reason, and with name and role where the
   await app.tokens.revoke(revoked.hash)
   await database.query("UPDATE tokens SET valid_until = now() - interval '1 hour'")
   const bodies = new Set<string>()
-  for (const token of [revoked.token, expired.token, FORGED]) bodies.add((await app.inject({ url: '/api/viewer', headers: bearer(token) })).body)
+  for (const token of [revoked.token, expired.token, FORGED]) {
+    bodies.add(
+      (await app.inject({ url: '/api/viewer', headers: bearer(token) })).body
+    )
+  }
   t.equal(bodies.size, 1, 'the client can not tell them apart')
-  t.equal((await app.inject({ url: `/api/viewer?token=${expired.token}`, headers: bearer(expired.token) })).statusCode, 400)
+  t.equal(
+    (await app.inject({ url: `/api/viewer?token=${expired.token}`, headers: bearer(expired.token) })).statusCode, 400
+  )
   const rejected = await events.until(4, 'authentication.rejected')
   t.match(rejected, [
-    { hash: revoked.hash, reason: 'unknown or revoked', name: null, role: null, actor: null, address: '127.0.0.1', requestId: /^req-/ },
+    {
+      hash: revoked.hash,
+      reason: 'unknown or revoked',
+      name: null,
+      role: null,
+      actor: null,
+      address: '127.0.0.1',
+      requestId: /^req-/
+    },
     { hash: expired.hash, reason: 'expired', name: 'expired', role: 'viewer' },
     { hash: /^[0-9a-f]{64}$/, reason: /signature/i, name: null },
     { hash: null, reason: 'several tokens in one request' }
@@ -142,7 +183,9 @@ t.test('a refusal is told with its true reason, and with name and role where the
 t.test('of a flood of refusals ten a second are told, and the next tells how many were not', async t => {
   const events = collectEvents()
   const { app } = await buildHost(t, { tokens: { onEvent: events.onEvent } })
-  const refuse = async (): Promise<void> => { t.equal((await app.inject({ url: '/api/viewer', headers: bearer(FORGED) })).statusCode, 401) }
+  const refuse = async (): Promise<void> => {
+    t.equal((await app.inject({ url: '/api/viewer', headers: bearer(FORGED) })).statusCode, 401)
+  }
   const { now } = Date
   t.teardown(() => { Date.now = now })
   Date.now = () => 1_000_000_000_500
@@ -170,17 +213,28 @@ t.test('a listener that throws, rejects or changes what it is given harms nothin
     }
   })
   const headers = await login()
-  for (const name of ['a', 'b']) t.equal((await app.inject({ method: 'POST', url: '/api/tokens', headers, payload: { ...NEW_TOKEN, name } })).json<{ name: string }>().name, name)
-  const isWaiting = async (): Promise<boolean> => (await database.query("SELECT 1 FROM events WHERE attempts = 1 AND claimed_until - now() BETWEEN '30 seconds' AND '1 minute'")).length === 2
+  for (const name of ['a', 'b']) {
+    t.equal((await app.inject(
+      { method: 'POST', url: '/api/tokens', headers, payload: { ...NEW_TOKEN, name } }
+    )).json<{ name: string }>().name, name)
+  }
+  const isWaiting = async (): Promise<boolean> => (await database.query(
+    "SELECT 1 FROM events WHERE attempts = 1 AND claimed_until - now() BETWEEN '30 seconds' AND '1 minute'"
+  )).length === 2
   await until(isWaiting)
-  t.strictSame(lines.filter(({ level }) => level === 50).map(({ msg, err }) => [msg, err?.message]), [['onEvent failed; will retry', 'thrown'], ['onEvent failed; will retry', 'rejected']])
+  t.strictSame(lines.filter(({ level }) => level === 50).map(({ msg, err }) => [msg, err?.message]), [
+    ['onEvent failed; will retry', 'thrown'], ['onEvent failed; will retry', 'rejected']
+  ])
   // A minute later.
   await database.query('UPDATE events SET claimed_until = now()')
   await app.tokens.issue({ ...NEW_TOKEN, name: 'c', requestedBy: 'test' })
   const told = await events.until(5)
   t.strictSame(told.map(({ name }) => name), ['a', 'b', 'a', 'b', 'c'], 'in order')
   t.strictSame(told.slice(2, 4).map(({ id }) => id), told.slice(0, 2).map(({ id }) => id))
-  t.strictSame(lines.flatMap(({ event, msg }) => event && msg === 'application token issued' ? [(event as { name?: string }).name] : []), ['a', 'b', 'c'], 'a line each')
+  t.strictSame(lines.flatMap(({ event, msg }) => event &&
+    msg === 'application token issued'
+    ? [(event as { name?: string }).name]
+    : []), ['a', 'b', 'c'], 'a line each')
   await until(async () => (await database.query('SELECT 1 FROM events')).length === 0)
 })
 
@@ -192,7 +246,8 @@ t.test('a listener that hangs holds up no request, is handed one event by each n
   }
   const one = await buildHost(t, { tokens: { onEvent } })
   const { database } = one
-  const nodes = [one, ...await Promise.all([1, 2].map(async () => await buildHost(t, { database, tokens: { onEvent } })))]
+  const nodes = [one, ...await Promise.all([1, 2].map(async () =>
+    await buildHost(t, { database, tokens: { onEvent } })))]
   for (const [index, node] of nodes.entries()) {
     const headers = await node.login()
     for (let n = 0; n < 20; n++) {
@@ -212,7 +267,9 @@ t.test('an INSERT that outlives its deadline is reported all the same', async t 
   await other.connect()
   t.teardown(() => other.end())
   await other.query(`BEGIN; LOCK TABLE ${database.schema}.tokens IN SHARE MODE`)
-  await t.rejects(app.tokens.issue({ ...NEW_TOKEN, name: 'late', requestedBy: 'alice' }), { code: 'MMC_TOKENS_DEADLINE' })
+  await t.rejects(
+    app.tokens.issue({ ...NEW_TOKEN, name: 'late', requestedBy: 'alice' }), { code: 'MMC_TOKENS_DEADLINE' }
+  )
   await other.query('COMMIT')
   await until(async () => (await database.query("SELECT 1 FROM tokens WHERE name = 'late'")).length > 0)
   await issue({ name: 'next' })
@@ -229,7 +286,11 @@ t.test('while the listener works no transaction is open, and no client of the po
     tokens: {
       postgres: pool,
       async onEvent () {
-        seen.push((await pool.query("SELECT count(*)::int FROM pg_stat_activity WHERE application_name LIKE 'fastify-mmc-tokens%' AND state LIKE 'idle in transaction%'")).rows[0])
+        seen.push(
+          (await pool.query(
+            "SELECT count(*)::int FROM pg_stat_activity WHERE application_name LIKE 'fastify-mmc-tokens%' AND state LIKE 'idle in transaction%'"
+          )).rows[0]
+        )
       }
     }
   })
@@ -244,9 +305,14 @@ t.test('a start without a right on the outbox says which to grant', async t => {
   await database.query(`CREATE ROLE ${role}; GRANT USAGE ON SCHEMA ${database.schema} TO ${role};
     GRANT SELECT, INSERT, UPDATE, DELETE ON tokens TO ${role}; GRANT SELECT ON migrations TO ${role}; GRANT SELECT, INSERT ON events TO ${role}`)
   t.teardown(() => database.query(`DROP OWNED BY ${role}; DROP ROLE ${role}`))
-  const start = async (): Promise<unknown> => await buildHost(t, { database, tokens: { migrate: false, postgres: { connectionString: database.url, options: `-c role=${role}` } } })
+  const start = async (): Promise<unknown> => await buildHost(t, {
+    database, tokens: { migrate: false, postgres: { connectionString: database.url, options: `-c role=${role}` } }
+  })
   const error = await start().catch((error: unknown) => error) as Error
-  t.match(error, { code: 'MMC_TOKENS_DATABASE', message: `the role ${role} may not report events: GRANT UPDATE, DELETE ON "${database.schema}".events TO ${role}` })
+  t.match(error, {
+    code: 'MMC_TOKENS_DATABASE',
+    message: `the role ${role} may not report events: GRANT UPDATE, DELETE ON "${database.schema}".events TO ${role}`
+  })
   await database.query(/GRANT.*/.exec(error.message)?.[0] ?? '')
   await start()
 })
@@ -326,7 +392,9 @@ t.test('a listener has 30 s, and a node begins with an event only while 31 s of 
   const { log, lines } = createLog()
   const told: string[] = []
   const store = createMemory({}, {}, {}, {})
-  const audit = createAudit({ store, onEvent: async event => { told.push(event.id); if (event.id !== '0') await new Promise(() => {}) }, log })
+  const audit = createAudit({
+    store, onEvent: async event => { told.push(event.id); if (event.id !== '0') await new Promise(() => {}) }, log
+  })
   audit.report()
   await settled()
   t.strictSame([told, store.calls], [['0', '1'], ['claim', ['drop', '0']]])
@@ -340,8 +408,13 @@ t.test('a listener has 30 s, and a node begins with an event only while 31 s of 
   advance(1)
   pass(30_000)
   await settled()
-  t.strictSame(store.calls, ['claim', ['drop', '0'], ['defer', '1', { attempts: 1, minutes: 1 }], ['defer', '2', { attempts: 1, minutes: 1 }], ['defer', '3', { attempts: 0, minutes: 0 }], 'claim'])
-  t.match(lines.filter(([level]) => level === 'error'), [['error', 'onEvent failed; will retry', 'it did not end within 30000 ms', '1'], ['error', /retry/, /30000/, '2']])
+  t.strictSame(store.calls, [
+    'claim', ['drop', '0'], ['defer', '1', { attempts: 1, minutes: 1 }], ['defer', '2', { attempts: 1, minutes: 1 }],
+    ['defer', '3', { attempts: 0, minutes: 0 }], 'claim'
+  ])
+  t.match(lines.filter(([level]) => level === 'error'), [
+    ['error', 'onEvent failed; will retry', 'it did not end within 30000 ms', '1'], ['error', /retry/, /30000/, '2']
+  ])
   await audit.close()
 })
 
@@ -424,7 +497,11 @@ t.test('a close waits a second for the listener, and leaves what is not reported
     const store = createMemory({}, {}, {})
     let settle = (): void => {}
     const onEvent = async ({ id }: TokenEvent): Promise<void> => {
-      if (id === '1') await new Promise<void>((resolve, reject) => { settle = end === 'resolves' ? resolve : () => { reject(new Error('late')) } })
+      if (id === '1') {
+        await new Promise<void>(
+          (resolve, reject) => { settle = end === 'resolves' ? resolve : () => { reject(new Error('late')) } }
+        )
+      }
     }
     const audit = createAudit({ store, onEvent, log: createLog().log })
     audit.report()
@@ -447,7 +524,10 @@ t.test('each kind of event has a line of its own in the log', async t => {
   audit.rejected('a reason', { hash: null }, UNKNOWN_ORIGIN)
   audit.report()
   await audit.close()
-  t.strictSame(lines.map(([, text]) => text), ['application token refused', 'application token issued', 'application token revoked', 'expired application token purged', 'application token revoked'])
+  t.strictSame(lines.map(([, text]) => text), [
+    'application token refused', 'application token issued', 'application token revoked',
+    'expired application token purged', 'application token revoked'
+  ])
 })
 
 t.test('a listener that fails at a refusal is called once for it, and the log says so', async t => {

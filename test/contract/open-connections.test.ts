@@ -57,7 +57,9 @@ async function startNode (t: Test, { url, schema }: Database, options = {}): Pro
   })
   app.get('/ws', { websocket: true }, (socket, request) => {
     const signal = ask(request)
-    signal?.addEventListener('abort', () => { if (request.headers['x-polite'] !== undefined) socket.close(1008, 'ended') })
+    signal?.addEventListener(
+      'abort', () => { if (request.headers['x-polite'] !== undefined) socket.close(1008, 'ended') }
+    )
     socket.on('message', message => { socket.send(message.toString()) })
   })
   t.teardown(() => app.close())
@@ -80,7 +82,9 @@ async function issue ({ app }: Node, token: object = {}): Promise<IssuedToken> {
 }
 
 /** An open stream of this node, by its first bytes. */
-async function stream ({ address, signals }: Node, token: string): Promise<{ ended: Promise<unknown>, signal: AbortSignal }> {
+async function stream (
+  { address, signals }: Node, token: string
+): Promise<{ ended: Promise<unknown>, signal: AbortSignal }> {
   const request = get(`http://${address}/stream`, { headers: bearer(token), agent: false })
   request.on('error', () => {})
   const [response] = await once(request, 'response')
@@ -105,11 +109,15 @@ type End = (node: Node, token: IssuedToken, database: Database) => Promise<unkno
 
 const ENDS: Record<string, [code: string, end: End]> = {
   'a DELETE on the other node': ['MMC_TOKENS_REVOKED', async ({ app }, { hash }) => await app.tokens.revoke(hash)],
-  'a DELETE with SQL': ['MMC_TOKENS_REVOKED', async (_node, { hash }, { query }) => await query('DELETE FROM tokens WHERE hash = $1', [hash])],
+  'a DELETE with SQL': ['MMC_TOKENS_REVOKED', async (_node, { hash }, { query }) =>
+    await query('DELETE FROM tokens WHERE hash = $1', [hash])],
   TRUNCATE: ['MMC_TOKENS_REVOKED', async (_node, _token, { query }) => await query('TRUNCATE tokens')],
-  'another role': ['MMC_TOKENS_REVOKED', async (_node, { hash }, { query }) => await query("UPDATE tokens SET role = 'editor' WHERE hash = $1", [hash])],
-  'another name': ['MMC_TOKENS_REVOKED', async (_node, { hash }, { query }) => await query("UPDATE tokens SET name = 'another' WHERE hash = $1", [hash])],
-  'a valid_until that SQL shortened': ['MMC_TOKENS_EXPIRED', async (_node, { hash }, { query }) => await query('UPDATE tokens SET valid_until = now() WHERE hash = $1', [hash])]
+  'another role': ['MMC_TOKENS_REVOKED', async (_node, { hash }, { query }) =>
+    await query("UPDATE tokens SET role = 'editor' WHERE hash = $1", [hash])],
+  'another name': ['MMC_TOKENS_REVOKED', async (_node, { hash }, { query }) =>
+    await query("UPDATE tokens SET name = 'another' WHERE hash = $1", [hash])],
+  'a valid_until that SQL shortened': ['MMC_TOKENS_EXPIRED', async (_node, { hash }, { query }) =>
+    await query('UPDATE tokens SET valid_until = now() WHERE hash = $1', [hash])]
 }
 
 for (const [what, [code, end]] of Object.entries(ENDS)) {
@@ -121,7 +129,8 @@ for (const [what, [code, end]] of Object.entries(ENDS)) {
     const open = await stream(other, token.token)
     const socket = await connect(other, token.token)
     const polite = await connect(other, token.token, { 'x-polite': '1' })
-    const kept = bystander && { stream: await stream(other, bystander.token), socket: await connect(other, bystander.token) }
+    const kept = bystander &&
+      { stream: await stream(other, bystander.token), socket: await connect(other, bystander.token) }
     const closed = Promise.all([once(socket, 'close'), once(polite, 'close'), open.ended])
     await end(one, token, database)
     const [[cut], [polited]] = await closed as [[number], [number], unknown]
@@ -258,7 +267,9 @@ t.test('while changes are not heard of, Postgres is asked every second; while it
 
 t.test('authenticate: the rules of a request for a token that came otherwise, with a signal', async t => {
   const events: Array<{ type: string, reason?: string, address: string | null, requestId: string | null }> = []
-  const node = await startNode(t, await createDatabase(t), { onEvent: (event: typeof events[number]) => { events.push(event) } })
+  const node = await startNode(t, await createDatabase(t), {
+    onEvent: (event: typeof events[number]) => { events.push(event) }
+  })
   const { tokens } = node.app
   const { token, hash, name } = await issue(node)
   const answer = await tokens.authenticate(token)
@@ -266,7 +277,9 @@ t.test('authenticate: the rules of a request for a token that came otherwise, wi
   t.not((await tokens.get(hash))?.lastUsed, (await tokens.get(hash))?.issueDate, 'it counts as a use')
   for (const other of ['', 'opaque', 'a.b.c', 5 as never]) t.equal(await tokens.authenticate(other), null)
   t.equal(await tokens.authenticate(`${token.slice(0, -4)}AAAA`, { address: '192.0.2.1', requestId: 'r1' }), null)
-  t.match(events.filter(({ type }) => type === 'authentication.rejected'), [{ reason: /signature/, address: '192.0.2.1', requestId: 'r1' }])
+  t.match(events.filter(({ type }) => type === 'authentication.rejected'), [
+    { reason: /signature/, address: '192.0.2.1', requestId: 'r1' }
+  ])
   t.match((await tokens.metrics()).authentications, { accepted: 1, invalid: 1 })
 
   t.throws(() => tokens.signal(answer as never), { code: 'MMC_TOKENS_SIGNAL' })

@@ -21,16 +21,28 @@ t.test('the exact requests of the MMC frontend get the responses that it expects
   const url = '/mmc/api/tokens'
 
   t.same((await app.inject({ url, headers })).json(), [], 'a list is an array')
-  const payload = { name: 'a name of thirty characters 30', role: 'monitoringViewer', validUntil: '2999-11-25 10:05:00000Z' }
-  const created = await app.inject({ method: 'POST', url, headers: { ...headers, 'content-type': 'application/json' }, payload: JSON.stringify(payload) })
+  const payload = {
+    name: 'a name of thirty characters 30', role: 'monitoringViewer', validUntil: '2999-11-25 10:05:00000Z'
+  }
+  const created = await app.inject({
+    method: 'POST', url, headers: { ...headers, 'content-type': 'application/json' }, payload: JSON.stringify(payload)
+  })
   t.equal(created.statusCode, 200)
   const { token, ...record } = created.json<Record<string, string>>()
-  t.match(record, { name: payload.name, role: payload.role, validUntil: '2999-11-25T10:05:00.000Z', issueDate: TIME, requestedBy: 'cedalo' })
+  t.match(record, {
+    name: payload.name,
+    role: payload.role,
+    validUntil: '2999-11-25T10:05:00.000Z',
+    issueDate: TIME,
+    requestedBy: 'cedalo'
+  })
   t.same((await app.inject({ url, headers })).json(), [record], 'what it appends is what the list has')
   t.same((await app.inject({ url: `${url}/${record.hash}`, headers })).json(), record)
 
   for (const click of ['the first', 'the second']) {
-    const deleted = await app.inject({ method: 'DELETE', url: `${url}/${record.hash}`, headers: { ...headers, 'content-type': 'application/json' } })
+    const deleted = await app.inject({
+      method: 'DELETE', url: `${url}/${record.hash}`, headers: { ...headers, 'content-type': 'application/json' }
+    })
     t.equal(deleted.statusCode, 200, `${click} of a double click`)
     t.same(deleted.json(), [])
   }
@@ -42,7 +54,12 @@ t.test('the exact requests of the MMC frontend get the responses that it expects
 t.test('a record has seven properties in this order; only the response to the creating POST has the token before them', async t => {
   const { app, login } = await buildHost(t)
   const headers = await login()
-  const created = await app.inject({ method: 'POST', url: '/api/tokens', headers, payload: { name: 'a', role: 'admin', validUntil: '2999-01-01T00:00:00Z' } })
+  const created = await app.inject({
+    method: 'POST',
+    url: '/api/tokens',
+    headers,
+    payload: { name: 'a', role: 'admin', validUntil: '2999-01-01T00:00:00Z' }
+  })
   t.same(Object.keys(created.json()), ['token', ...KEYS])
   const { hash, lastUsed, issueDate } = created.json<Record<string, string>>()
   t.equal(lastUsed, issueDate, 'never used')
@@ -56,7 +73,9 @@ t.test('a list is sorted by issue date, then by hash, over all pages', async t =
   await issue()
   await database.query(`INSERT INTO tokens SELECT encode(sha256(n::text::bytea), 'hex'), 'n' || n, 'viewer', 'sql', '2026-01-01Z'::timestamptz + (n / 7) * interval '1 ms',
     '2999-01-01Z', '2026-01-01Z' FROM generate_series(1, 1499) AS n`)
-  const list = (await app.inject({ url: '/api/tokens', headers: await login() })).json<Array<{ issueDate: string, hash: string }>>()
+  const list = (await app.inject(
+    { url: '/api/tokens', headers: await login() }
+  )).json<Array<{ issueDate: string, hash: string }>>()
   t.equal(list.length, 1500)
   const keys = list.map(({ issueDate, hash }) => issueDate + hash)
   t.strictSame(keys, keys.toSorted())
@@ -67,7 +86,9 @@ t.test('for an unknown or malformed hash, GET is 404, and DELETE changes nothing
   const { app, login, issue } = await buildHost(t)
   const headers = await login()
   const { token, ...record } = await issue()
-  for (const hash of ['0'.repeat(64), record.hash.slice(1), `${record.hash}0`, '%00', '%27', '😀', '*', '__proto__', `${record.hash}%0a`]) {
+  for (const hash of [
+    '0'.repeat(64), record.hash.slice(1), `${record.hash}0`, '%00', '%27', '😀', '*', '__proto__', `${record.hash}%0a`
+  ]) {
     const url = `/api/tokens/${encodeURI(decodeURI(hash))}`
     const got = await app.inject({ url, headers })
     t.equal(got.statusCode, 404, hash)
@@ -81,9 +102,17 @@ t.test('for an unknown or malformed hash, GET is 404, and DELETE changes nothing
 t.test('a DELETE with a JSON content type and no body, or with any body, is the same as without', async t => {
   const { app, login, issue } = await buildHost(t)
   const session = await login()
-  for (const [type, payload] of [['application/json', undefined], ['application/json', ''], ['application/json', '{'], ['text/plain', 'x'], ['garbage', 'x']]) {
+  for (const [type, payload] of [
+    ['application/json', undefined], ['application/json', ''], ['application/json', '{'], ['text/plain', 'x'],
+    ['garbage', 'x']
+  ]) {
     const { hash } = await issue()
-    const deleted = await app.inject({ method: 'DELETE', url: `/api/tokens/${hash}`, headers: { ...session, 'content-type': type }, ...payload !== undefined && { payload } })
+    const deleted = await app.inject({
+      method: 'DELETE',
+      url: `/api/tokens/${hash}`,
+      headers: { ...session, 'content-type': type },
+      ...payload !== undefined && { payload }
+    })
     t.equal(deleted.statusCode, 200, `${type}: ${payload}`)
     t.equal(await app.tokens.get(hash), null)
   }
@@ -96,7 +125,9 @@ t.test('an admin token may manage tokens, as token:<name>; a token of another ro
   const created = await app.inject({ method: 'POST', url: '/api/tokens', headers: bearer(admin.token), payload })
   t.equal(created.json<{ requestedBy: string }>().requestedBy, 'token:root')
   for (const role of ['editor', 'viewer', 'connectionManager', 'monitoringViewer']) {
-    const refused = await app.inject({ method: 'POST', url: '/api/tokens', headers: bearer((await issue({ role })).token), payload })
+    const refused = await app.inject({
+      method: 'POST', url: '/api/tokens', headers: bearer((await issue({ role })).token), payload
+    })
     t.equal(refused.statusCode, 403)
     t.same(refused.json(), { code: 'NOT_ALLOWED', message: 'Only an admin may manage tokens' })
     t.equal(refused.headers['www-authenticate'], 'Bearer realm="cedalo", error="insufficient_scope"')
@@ -112,7 +143,12 @@ t.test('every response of the four routes has Cache-Control: no-store', async t 
     await app.inject({ url: '/api/tokens', headers }),
     await app.inject({ url: '/api/tokens' }),
     await app.inject({ url, headers: { ...headers, accept: 'text/html' } }),
-    await app.inject({ method: 'POST', url: '/api/tokens', headers, payload: { name: 'b', role: 'viewer', validUntil: '2999-01-01T00:00:00Z' } }),
+    await app.inject({
+      method: 'POST',
+      url: '/api/tokens',
+      headers,
+      payload: { name: 'b', role: 'viewer', validUntil: '2999-01-01T00:00:00Z' }
+    }),
     await app.inject({ method: 'POST', url: '/api/tokens', headers, payload: {} }),
     await app.inject({ url, headers: bearer((await issue()).token) }),
     await app.inject({ method: 'DELETE', url, headers }),
@@ -129,7 +165,9 @@ t.test('a token works over a real socket, and the second Authorization header th
   const base = `http://127.0.0.1:${port}`
   const headers = { ...await login(), 'content-type': 'application/json' }
 
-  const created = await fetch(`${base}/api/tokens`, { method: 'POST', headers, body: JSON.stringify({ name: 'wire', role: 'viewer', validUntil: '2999-01-01T00:00:00Z' }) })
+  const created = await fetch(`${base}/api/tokens`, {
+    method: 'POST', headers, body: JSON.stringify({ name: 'wire', role: 'viewer', validUntil: '2999-01-01T00:00:00Z' })
+  })
   const { token, hash } = await created.json() as { token: string, hash: string }
   t.equal((await fetch(`${base}/api/viewer`, { headers: bearer(token) })).status, 200)
   t.equal((await fetch(`${base}/api/viewer?token=${token}`)).status, 200)
@@ -184,16 +222,30 @@ t.test('every route checks in this order: disabled, two credentials, not authent
     ['an admin token beside a viewer', { ...await login('viewer'), ...bearer(admin) }]
   ]
   const body = { good: 200, bad: 400, taken: 409, broken: 400, poisoned: 400, form: 415, garbage: 415 }
-  const code: Record<number, string> = { 400: 'INVALID', 401: 'UNAUTHORIZED', 403: 'NOT_ALLOWED', 404: 'NOT_FOUND', 406: 'NOT_ACCEPTABLE', 409: 'CONFLICT', 415: 'INVALID' }
+  const code: Record<number, string> = {
+    400: 'INVALID',
+    401: 'UNAUTHORIZED',
+    403: 'NOT_ALLOWED',
+    404: 'NOT_FOUND',
+    406: 'NOT_ACCEPTABLE',
+    409: 'CONFLICT',
+    415: 'INVALID'
+  }
 
   for (const isEnabled of [false, true]) {
     await (isEnabled ? app.tokens.enable() : app.tokens.disable())
     for (const [name, headers, refused, query] of who) {
       for (const accept of [undefined, VERSION_99]) {
         const expect = async (request: InjectOptions, otherwise: number, what: string): Promise<void> => {
-          const answer = await app.inject({ ...request, query: { ...query }, headers: { ...request.headers, ...headers, ...accept } })
+          const answer = await app.inject({
+            ...request, query: { ...query }, headers: { ...request.headers, ...headers, ...accept }
+          })
           const status = isEnabled ? refused ?? (accept === undefined ? otherwise : 406) : 404
-          t.equal(answer.statusCode, status, `${name}, ${isEnabled ? 'enabled' : 'disabled'}, ${accept?.accept ?? 'any version'}: ${what}`)
+          t.equal(
+            answer.statusCode,
+            status,
+            `${name}, ${isEnabled ? 'enabled' : 'disabled'}, ${accept?.accept ?? 'any version'}: ${what}`
+          )
           if (status !== 200) t.equal(answer.json<{ code: string }>().code, code[status])
           if (status === 200 && what === 'POST good') await app.tokens.revoke(answer.json<{ hash: string }>().hash)
         }
@@ -202,7 +254,9 @@ t.test('every route checks in this order: disabled, two credentials, not authent
         await expect({ url: '/api/tokens/unknown' }, 404, 'GET unknown')
         await expect({ method: 'DELETE', url: '/api/tokens/unknown' }, 200, 'DELETE')
         for (const [which, status] of Object.entries(body)) {
-          await expect({ method: 'POST', url: '/api/tokens', ...bodies[which as keyof typeof bodies] }, status, `POST ${which}`)
+          await expect(
+            { method: 'POST', url: '/api/tokens', ...bodies[which as keyof typeof bodies] }, status, `POST ${which}`
+          )
         }
       }
     }
@@ -213,10 +267,18 @@ t.test('every route checks in this order: disabled, two credentials, not authent
 async function create (t: Test): Promise<FastifyInstance> {
   const host = Fastify()
   t.teardown(() => host.close())
-  for (const type of ['application/octet-stream', 'application/json', /^x/]) host.addContentTypeParser(type, { parseAs: 'string' }, (_request, _body, done) => { done(null, 'by the host') })
+  for (const type of ['application/octet-stream', 'application/json', /^x/]) {
+    host.addContentTypeParser(
+      type, { parseAs: 'string' }, (_request, _body, done) => { done(null, 'by the host') }
+    )
+  }
   await host.register(async app => {
     deferBodyErrors(app)
-    app.post('/', { preHandler: async request => { checkBody(request, CreateTokenSchema) } }, async request => ({ body: request.body ?? null }))
+    app.post(
+      '/',
+      { preHandler: async request => { checkBody(request, CreateTokenSchema) } },
+      async request => ({ body: request.body ?? null })
+    )
     app.delete('/', async request => ({ body: request.body ?? null }))
   })
   return host
@@ -224,14 +286,25 @@ async function create (t: Test): Promise<FastifyInstance> {
 
 t.test('any JSON content type is parsed; others are 415 and invalid JSON is 400, after the other checks', async t => {
   const app = await create(t)
-  const post = async (type: string | undefined, payload: string) => await app.inject({ method: 'POST', url: '/', headers: type === undefined ? {} : { 'content-type': type }, payload })
-  for (const type of ['application/json', 'APPLICATION/JSON', ' application/json ;charset=utf-8', 'application/json;']) {
+  const post = async (type: string | undefined, payload: string) => await app.inject({
+    method: 'POST', url: '/', headers: type === undefined ? {} : { 'content-type': type }, payload
+  })
+  for (const type of [
+    'application/json', 'APPLICATION/JSON', ' application/json ;charset=utf-8', 'application/json;'
+  ]) {
     t.strictSame((await post(type, '{"a":1}')).json(), { body: { a: 1 } }, type)
   }
-  for (const type of ['text/plain', 'application/jsonx', 'x application/json', 'application/xml', 'application/octet-stream', 'xml', 'application/x-www-form-urlencoded', '/']) {
-    t.match((await post(type, '{"a":1}')).json(), { code: 'INVALID', statusCode: 415, message: 'The body must be JSON in UTF-8, with content-type application/json' }, type)
+  for (const type of [
+    'text/plain', 'application/jsonx', 'x application/json', 'application/xml', 'application/octet-stream', 'xml',
+    'application/x-www-form-urlencoded', '/'
+  ]) {
+    t.match((await post(type, '{"a":1}')).json(), {
+      code: 'INVALID', statusCode: 415, message: 'The body must be JSON in UTF-8, with content-type application/json'
+    }, type)
   }
-  for (const payload of ['{', '{"a":1}}', 'undefined', '{"__proto__":{}}', '{"constructor":{"prototype":{}}}', '{"a":{"__proto__":1}}']) {
+  for (const payload of [
+    '{', '{"a":1}}', 'undefined', '{"__proto__":{}}', '{"constructor":{"prototype":{}}}', '{"a":{"__proto__":1}}'
+  ]) {
     t.match((await post('application/json', payload)).json(), {
       code: 'INVALID', statusCode: 400, message: 'The body must be valid JSON in UTF-8, without the properties __proto__ and constructor.prototype'
     }, payload)
@@ -241,30 +314,55 @@ t.test('any JSON content type is parsed; others are 415 and invalid JSON is 400,
 t.test('a DELETE without a body is valid with any content type', async t => {
   const app = await create(t)
   t.equal((await app.inject({ method: 'POST', url: '/' })).statusCode, 200, 'of a POST the schema says so')
-  for (const headers of [{}, { 'content-type': 'application/json' }]) t.equal((await app.inject({ method: 'DELETE', url: '/', headers })).statusCode, 200)
+  for (const headers of [{}, { 'content-type': 'application/json' }]) {
+    t.equal(
+      (await app.inject({ method: 'DELETE', url: '/', headers })).statusCode, 200
+    )
+  }
 })
 
 t.test('an error of the schema has the property and its description', t => {
-  const check = (instancePath: string): void => { checkBody({ body: {}, validationError: { validation: [{ instancePath }] } } as never, CreateTokenSchema) }
-  t.throws(() => { check('/name') }, { code: 'INVALID', message: `name must be ${CreateTokenSchema.properties.name.description}` })
-  for (const path of ['', '/unknown']) t.throws(() => { check(path) }, { code: 'INVALID', message: `${path === '' ? 'The body' : 'unknown'} must be ${CreateTokenSchema.description}` })
+  const check = (instancePath: string): void => {
+    checkBody({ body: {}, validationError: { validation: [{ instancePath }] } } as never, CreateTokenSchema)
+  }
+  t.throws(() => { check('/name') }, {
+    code: 'INVALID', message: `name must be ${CreateTokenSchema.properties.name.description}`
+  })
+  for (const path of ['', '/unknown']) {
+    t.throws(() => { check(path) }, {
+      code: 'INVALID', message: `${path === '' ? 'The body' : 'unknown'} must be ${CreateTokenSchema.description}`
+    })
+  }
   checkBody({ body: {}, validationError: undefined } as never, CreateTokenSchema)
   t.end()
 })
 
-const body = (name: string, encoding: BufferEncoding = 'utf8'): Buffer => Buffer.from(JSON.stringify({ name, role: 'viewer', validUntil: '2999-01-01T00:00:00Z' }), encoding)
+const body = (name: string, encoding: BufferEncoding = 'utf8'): Buffer =>
+  Buffer.from(JSON.stringify({ name, role: 'viewer', validUntil: '2999-01-01T00:00:00Z' }), encoding)
 
 t.test('a content type with another charset than UTF-8 is 415, and nothing is stored', async t => {
   const { app, login } = await buildHost(t)
   const headers = await login()
-  const post = async (charset: string, payload: Buffer) => await app.inject({ method: 'POST', url: '/api/tokens', headers: { ...headers, 'content-type': `application/json${charset}` }, payload })
-  for (const [index, charset] of ['', ';', '; charset=utf-8', ';charset=UTF-8', ';charset="utf-8"', ' ; Charset = "UTF8"', ';charset=utf8', ';charset=us-ascii', ';charset=US-ASCII;x=y', ';x=y;charset=utf-8'].entries()) {
+  const post = async (charset: string, payload: Buffer) => await app.inject({
+    method: 'POST', url: '/api/tokens', headers: { ...headers, 'content-type': `application/json${charset}` }, payload
+  })
+  for (const [index, charset] of [
+    '', ';', '; charset=utf-8', ';charset=UTF-8', ';charset="utf-8"', ' ; Charset = "UTF8"', ';charset=utf8',
+    ';charset=us-ascii', ';charset=US-ASCII;x=y', ';x=y;charset=utf-8'
+  ].entries()) {
     const answer = await post(charset, body(`Müller ${index}`))
     t.strictSame([answer.statusCode, answer.json<{ name: string }>().name], [200, `Müller ${index}`], charset)
   }
-  for (const charset of [';charset=iso-8859-1', ';charset=latin1', ';charset="utf-16"', ';charset=utf-7', ';charset=', ';charset="utf-8', ";charset='utf-8'", ';charset=utf-8;charset=latin1', ';charset=utf-88', ';charset=xutf-8', '; CHARSET=ISO-8859-1']) {
+  for (const charset of [
+    ';charset=iso-8859-1', ';charset=latin1', ';charset="utf-16"', ';charset=utf-7', ';charset=', ';charset="utf-8',
+    ";charset='utf-8'", ';charset=utf-8;charset=latin1', ';charset=utf-88', ';charset=xutf-8', '; CHARSET=ISO-8859-1'
+  ]) {
     const answer = await post(charset, body('Müller', 'latin1'))
-    t.strictSame([answer.statusCode, answer.json()], [415, { code: 'INVALID', message: 'The body must be JSON in UTF-8, with content-type application/json' }], charset)
+    t.strictSame(
+      [answer.statusCode, answer.json()],
+      [415, { code: 'INVALID', message: 'The body must be JSON in UTF-8, with content-type application/json' }],
+      charset
+    )
   }
   t.equal((await app.tokens.list()).length, 10)
 })
@@ -272,7 +370,9 @@ t.test('a content type with another charset than UTF-8 is 415, and nothing is st
 t.test('bytes that are not UTF-8 are 400', async t => {
   const { app, login } = await buildHost(t)
   const headers = { ...await login(), 'content-type': 'application/json' }
-  const payloads = [body('Müller', 'latin1'), body('Müller', 'utf16le'), Buffer.concat([body('a'), Buffer.from([0x80])]), ...[[0xc0, 0xaf], [0xed, 0xa0, 0x80], [0xf4, 0x90, 0x80, 0x80], [0xe2, 0x82], [0xff]].map(bytes =>
+  const payloads = [body('Müller', 'latin1'), body('Müller', 'utf16le'), Buffer.concat(
+    [body('a'), Buffer.from([0x80])]
+  ), ...[[0xc0, 0xaf], [0xed, 0xa0, 0x80], [0xf4, 0x90, 0x80, 0x80], [0xe2, 0x82], [0xff]].map(bytes =>
     Buffer.concat([body('').subarray(0, 9), Buffer.from(bytes), body('').subarray(9)]))]
   for (const payload of payloads) {
     const answer = await app.inject({ method: 'POST', url: '/api/tokens', headers, payload })
@@ -281,7 +381,9 @@ t.test('bytes that are not UTF-8 are 400', async t => {
     }], payload.toString('hex'))
   }
   t.strictSame(await app.tokens.list(), [])
-  const large = await app.inject({ method: 'POST', url: '/api/tokens', headers, payload: Buffer.alloc(2 ** 20 + 1, 0xff) })
+  const large = await app.inject({
+    method: 'POST', url: '/api/tokens', headers, payload: Buffer.alloc(2 ** 20 + 1, 0xff)
+  })
   t.equal(large.statusCode, 413, 'the limit of the host comes first')
 })
 
@@ -300,9 +402,15 @@ t.test('a slow reader of a long list holds no client of the pool, and gets the w
   await app.listen({ port: 0, host: '127.0.0.1' })
   const { port } = app.server.address() as AddressInfo
 
-  const [slow] = await once(get({ port, path: '/api/tokens', headers: await login(), agent: false }), 'response') as [IncomingMessage]
+  const [slow] = await once(
+    get({ port, path: '/api/tokens', headers: await login(), agent: false }), 'response'
+  ) as [IncomingMessage]
   await once(slow.pause(), 'readable')
-  for (let n = 0; n < 5; n++) t.equal((await app.inject({ url: '/api/viewer', headers: bearer(token) })).statusCode, 200)
+  for (let n = 0; n < 5; n++) {
+    t.equal(
+      (await app.inject({ url: '/api/viewer', headers: bearer(token) })).statusCode, 200
+    )
+  }
   t.ok(await issue(), 'the only client of the pool is free')
   const list = await json(slow) as Array<{ hash: string }>
   t.ok(list.length >= 20_001)
@@ -314,7 +422,9 @@ t.test('a list that fails halfway is cut off, so that it is not valid JSON', asy
   await fill(database, 20_000)
   await app.listen({ port: 0, host: '127.0.0.1' })
   const { port } = app.server.address() as AddressInfo
-  const [answer] = await once(get({ port, path: '/api/tokens', headers: await login(), agent: false }), 'response') as [IncomingMessage]
+  const [answer] = await once(
+    get({ port, path: '/api/tokens', headers: await login(), agent: false }), 'response'
+  ) as [IncomingMessage]
   await once(answer.pause(), 'readable')
   await database.query('DROP TABLE tokens')
   await t.rejects(json(answer))
@@ -324,17 +434,33 @@ t.test('DELETE returns the list without the token', async t => {
   const { app, database, issue, login } = await buildHost(t)
   await fill(database, 1000)
   const { hash } = await issue()
-  const list = (await app.inject({ method: 'DELETE', url: `/api/tokens/${hash}`, headers: await login() })).json<Array<{ hash: string }>>()
+  const list = (await app.inject(
+    { method: 'DELETE', url: `/api/tokens/${hash}`, headers: await login() }
+  )).json<Array<{ hash: string }>>()
   t.equal(list.length, 1000)
   t.notOk(list.some(token => token.hash === hash))
 })
 
-interface Answer { status: number, names: string[], link: string | undefined, body: { code?: string, message?: string } }
+interface Answer {
+  status: number,
+  names: string[],
+  link: string | undefined,
+  body: {
+    code?: string, message?: string
+  }
+}
 
 async function list ({ app, login }: TestHost, query: string, base = ''): Promise<Answer> {
   const answer = await app.inject({ url: `${base}/api/tokens${query}`, headers: await login() })
   const body = answer.json<Array<{ name: string }> & { message: string }>()
-  return { status: answer.statusCode, names: Array.isArray(body) ? body.map(({ name }) => name) : [], link: answer.headers.link as string | undefined, body }
+  return {
+    status: answer.statusCode,
+    names: Array.isArray(body)
+      ? body.map(({ name }) => name)
+      : [],
+    link: answer.headers.link as string | undefined,
+    body
+  }
 }
 
 /** All pages, by the links from one to the next. */
@@ -386,7 +512,9 @@ t.test('a page reads its tokens and one more from Postgres', async t => {
 
 t.test('pages of thousands of tokens created in the same millisecond miss none and repeat none', async t => {
   const host = await buildHost(t)
-  await host.database.query('INSERT INTO tokens SELECT encode(sha256(n::text::bytea), \'hex\'), n::text, \'viewer\', \'sql\', \'2026-01-01Z\', \'2999-01-01Z\', \'2026-01-01Z\' FROM generate_series(1, 2500) AS n')
+  await host.database.query(
+    'INSERT INTO tokens SELECT encode(sha256(n::text::bytea), \'hex\'), n::text, \'viewer\', \'sql\', \'2026-01-01Z\', \'2999-01-01Z\', \'2026-01-01Z\' FROM generate_series(1, 2500) AS n'
+  )
   for (const limit of [499, 500, 501, 1000]) {
     const names = (await walk(host, `?limit=${limit}`)).flat()
     t.equal(names.length, 2500)
@@ -408,7 +536,9 @@ t.test('the link keeps the other parameters and the path of the request, and has
   const host = await buildHost(t, { basePath: '/mmc', tokens: { queryParameter: 'key' } })
   for (const name of ['a', 'b', 'c']) await host.issue({ name })
   const { token } = await host.issue({ name: 'admin', role: 'admin' })
-  const { headers } = await host.app.inject({ url: `/mmc/api/tokens?limit=1&state=active&unusedSince=2999-01-01T00:00:00Z&key=${token}&other=1` })
+  const { headers } = await host.app.inject({
+    url: `/mmc/api/tokens?limit=1&state=active&unusedSince=2999-01-01T00:00:00Z&key=${token}&other=1`
+  })
   t.match(headers.link, /^<\?limit=1&cursor=[\w-]+&state=active&unusedSince=2999-01-01T00%3A00%3A00Z>; rel="next"$/)
   t.strictSame((await walk(host, '?limit=2&state=active', '/mmc')).flat(), ['a', 'b', 'c', 'admin'])
 })
@@ -426,11 +556,15 @@ t.test('a list can be limited to tokens not used since a time, including uses no
   const host = await buildHost(t)
   for (const name of ['idle', 'busy', 'new']) await host.issue({ name })
   const { token } = await host.issue({ name: 'used just now' })
-  await host.database.query("UPDATE tokens SET last_used = '2026-01-01T00:00:00Z' WHERE name IN ('idle', 'used just now'); UPDATE tokens SET last_used = '2026-03-01T00:00:00Z' WHERE name = 'busy'")
+  await host.database.query(
+    "UPDATE tokens SET last_used = '2026-01-01T00:00:00Z' WHERE name IN ('idle', 'used just now'); UPDATE tokens SET last_used = '2026-03-01T00:00:00Z' WHERE name = 'busy'"
+  )
   t.strictSame((await list(host, '?unusedSince=2026-02-01T00:00:00Z')).names, ['idle', 'used just now'])
   t.equal((await host.app.inject({ url: '/api/viewer', headers: bearer(token) })).statusCode, 200)
   t.strictSame((await list(host, '?unusedSince=2026-02-01T01:00:00%2B02:00')).names, ['idle'])
-  t.strictSame((await list(host, '?unusedSince=2026-01-01T00:00:00Z')).names, [], 'used at that very time is not before')
+  t.strictSame(
+    (await list(host, '?unusedSince=2026-01-01T00:00:00Z')).names, [], 'used at that very time is not before'
+  )
   t.strictSame(await walk(host, '?unusedSince=2026-04-01T00:00:00Z&limit=1'), [['idle'], ['busy']])
 })
 
@@ -439,12 +573,18 @@ t.test('an invalid parameter is a 400 that says what it must be, for admins only
   const hash = '0'.repeat(64)
   const cursor = (text: string): string => Buffer.from(text).toString('base64url')
   const cases = {
-    'limit must be an integer from 1 to 1000, the page size': ['limit=0', 'limit=1001', 'limit=-1', 'limit=1.5', 'limit=x', 'limit=', 'limit=1&limit=2', 'limit=1e9'],
+    'limit must be an integer from 1 to 1000, the page size': [
+      'limit=0', 'limit=1001', 'limit=-1', 'limit=1.5', 'limit=x', 'limit=', 'limit=1&limit=2', 'limit=1e9'
+    ],
     'state must be active or expired': ['state=x', 'state=', 'state=active&state=expired', 'state=Active'],
     'cursor must be a cursor from the header Link': [
       'cursor=', 'cursor=x', `cursor=${cursor('2026-01-01')}`, `cursor=${cursor(`2026-13-01T00:00:00.000Z${hash}`)}`, `cursor=${cursor(`0000-01-01T00:00:00.000Z${hash}`)}`, `cursor=${cursor(`2026-01-01T00:00:00.000Z${hash}'--`)}`, `cursor=${cursor(` 2026-01-01T00:00:00.000Z${hash}`)}`, 'cursor=a&cursor=b'
     ],
-    'unusedSince must be an RFC 3339 date-time': ['unusedSince=', 'unusedSince=yesterday', 'unusedSince=2026-01-01', 'unusedSince=2026-02-30T00:00:00Z', 'unusedSince=2026-01-01T00:00:00', 'unusedSince=1', 'unusedSince=0000-01-01T00:00:00Z', 'unusedSince=9999-12-31T23:59:59-01:00', 'unusedSince=9999-12-31T23:59:00-00:01']
+    'unusedSince must be an RFC 3339 date-time': [
+      'unusedSince=', 'unusedSince=yesterday', 'unusedSince=2026-01-01', 'unusedSince=2026-02-30T00:00:00Z',
+      'unusedSince=2026-01-01T00:00:00', 'unusedSince=1', 'unusedSince=0000-01-01T00:00:00Z',
+      'unusedSince=9999-12-31T23:59:59-01:00', 'unusedSince=9999-12-31T23:59:00-00:01'
+    ]
   }
   for (const [message, queries] of Object.entries(cases)) {
     for (const query of queries) {
@@ -452,11 +592,18 @@ t.test('an invalid parameter is a 400 that says what it must be, for admins only
       t.equal(status, 400, query)
       t.ok(body.code === 'INVALID' && body.message?.startsWith(message), `${query}: ${body.message}`)
       t.equal((await host.app.inject(`/api/tokens?${query}`)).statusCode, 401)
-      t.equal((await host.app.inject({ url: `/api/tokens?${query}`, headers: await host.login('viewer') })).statusCode, 403)
-      t.equal((await host.app.inject({ url: `/api/tokens?${query}`, headers: { ...await host.login(), accept: 'application/json;version=7' } })).statusCode, 406)
+      t.equal(
+        (await host.app.inject({ url: `/api/tokens?${query}`, headers: await host.login('viewer') })).statusCode, 403
+      )
+      t.equal((await host.app.inject(
+        { url: `/api/tokens?${query}`, headers: { ...await host.login(), accept: 'application/json;version=7' } }
+      )).statusCode, 406)
     }
   }
-  for (const query of [`cursor=${cursor(`0001-01-01T00:00:00.000Z${hash}`)}`, `cursor=${cursor(`9999-12-31T23:59:59.999Z${hash}`)}`, 'unusedSince=1970-01-01T00:00:00Z', 'unusedSince=9999-12-31T23:59:59Z']) {
+  for (const query of [
+    `cursor=${cursor(`0001-01-01T00:00:00.000Z${hash}`)}`, `cursor=${cursor(`9999-12-31T23:59:59.999Z${hash}`)}`,
+    'unusedSince=1970-01-01T00:00:00Z', 'unusedSince=9999-12-31T23:59:59Z'
+  ]) {
     t.equal((await list(host, `?${query}`)).status, 200, query)
   }
   t.equal((await list(host, '?page=x&sort=name&Limit=0')).status, 200, 'what is not ours means nothing')
@@ -471,15 +618,23 @@ t.test('DELETE with Prefer: return=minimal is a 204 without the list (RFC 7240);
     t.equal((await app.inject({ url: '/api/viewer', headers: bearer(token) })).statusCode, 401)
     return answer
   }
-  for (const prefer of ['return=minimal', 'return="minimal"', 'RETURN=Minimal', 'respond-async, return=minimal', 'return = minimal; foo=bar']) {
+  for (const prefer of [
+    'return=minimal', 'return="minimal"', 'RETURN=Minimal', 'respond-async, return=minimal', 'return = minimal; foo=bar'
+  ]) {
     const { statusCode, headers, body } = await revoke(prefer)
-    t.strictSame([statusCode, body, headers['preference-applied'], headers['cache-control'], headers['content-type']], [204, '', 'return=minimal', 'no-store', undefined], prefer)
+    t.strictSame(
+      [statusCode, body, headers['preference-applied'], headers['cache-control'], headers['content-type']],
+      [204, '', 'return=minimal', 'no-store', undefined],
+      prefer
+    )
   }
   for (const prefer of ['', 'return=representation', 'return=minimalist', 'x-return=minimal', 'return']) {
     const { statusCode, headers, body } = await revoke(prefer)
     t.strictSame([statusCode, body, headers['preference-applied']], [200, '[]', undefined], prefer)
   }
-  t.equal((await app.inject({ method: 'DELETE', url: `/api/tokens/${'0'.repeat(64)}`, headers: { prefer: 'return=minimal' } })).statusCode, 401)
+  t.equal((await app.inject(
+    { method: 'DELETE', url: `/api/tokens/${'0'.repeat(64)}`, headers: { prefer: 'return=minimal' } }
+  )).statusCode, 401)
 })
 
 const PREFER = { prefer: 'return=minimal' }
@@ -487,7 +642,8 @@ const PREFER = { prefer: 'return=minimal' }
 t.test('a hash may be in any letter case', async t => {
   const { app, login, issue } = await buildHost(t)
   const headers = await login()
-  const mixed = (hash: string): string => hash.replace(/[a-f]/g, (letter, index: number) => index % 2 === 0 ? letter.toUpperCase() : letter)
+  const mixed = (hash: string): string =>
+    hash.replace(/[a-f]/g, (letter, index: number) => index % 2 === 0 ? letter.toUpperCase() : letter)
   for (const write of [(hash: string) => hash.toUpperCase(), mixed]) {
     const { token, ...record } = await issue()
     // Believed from memory before it ends.
@@ -509,15 +665,22 @@ t.test('with an invalid or unknown hash, GET is 404, and DELETE changes nothing 
   const { app, login, issue } = await buildHost(t)
   const headers = await login()
   const { hash, name } = await issue()
-  for (const odd of ['0'.repeat(64), `${hash}0`, hash.slice(1), `g${hash.slice(1)}`, `${hash}%0a`, `%20${hash}`, encodeURIComponent(name), '%00', 'ａ'.repeat(64)]) {
+  for (const odd of [
+    '0'.repeat(64), `${hash}0`, hash.slice(1), `g${hash.slice(1)}`, `${hash}%0a`, `%20${hash}`,
+    encodeURIComponent(name), '%00', 'ａ'.repeat(64)
+  ]) {
     const url = `/api/tokens/${odd}`
     t.match((await app.inject({ url, headers })).json(), { code: 'NOT_FOUND', message: 'No token has this hash' }, odd)
     const answer = await app.inject({ method: 'DELETE', url, headers })
     t.match([answer.statusCode, answer.json()], [200, [{ hash }]], odd)
     const minimal = await app.inject({ method: 'DELETE', url, headers: { ...headers, ...PREFER } })
-    t.strictSame([minimal.statusCode, minimal.json()], [404, { code: 'NOT_FOUND', message: 'No token has this hash' }], odd)
+    t.strictSame(
+      [minimal.statusCode, minimal.json()], [404, { code: 'NOT_FOUND', message: 'No token has this hash' }], odd
+    )
   }
-  const minimal = async (): Promise<number> => (await app.inject({ method: 'DELETE', url: `/api/tokens/${hash}`, headers: { ...headers, ...PREFER } })).statusCode
+  const minimal = async (): Promise<number> => (await app.inject(
+    { method: 'DELETE', url: `/api/tokens/${hash}`, headers: { ...headers, ...PREFER } }
+  )).statusCode
   t.strictSame([await minimal(), await minimal()], [204, 404])
 })
 
@@ -539,13 +702,20 @@ const inSeconds = (seconds: number): string => new Date(Date.now() + seconds * 1
 t.test('the lifetime of a new token is limited by "maxLifetime", to the second; a longer one is a 400 that states the limit', async t => {
   const { app, login } = await buildHost(t, { tokens: { maxLifetime: 3600 } })
   const headers = await login()
-  const create = async (name: string, validUntil: string) => await app.inject({ method: 'POST', url: '/api/tokens', headers, payload: { ...NEW_TOKEN, name, validUntil } })
+  const create = async (name: string, validUntil: string) => await app.inject({
+    method: 'POST', url: '/api/tokens', headers, payload: { ...NEW_TOKEN, name, validUntil }
+  })
   t.equal((await create('an hour', inSeconds(3600))).statusCode, 200)
   const refused = await create('longer', inSeconds(3605))
   t.equal(refused.statusCode, 400)
-  t.match(refused.json(), { code: 'INVALID', message: /^validUntil must be at most 3600 seconds ahead, no later than \d{4}-\d\d-\d\dT[\d:.]+Z$/ })
+  t.match(refused.json(), {
+    code: 'INVALID', message: /^validUntil must be at most 3600 seconds ahead, no later than \d{4}-\d\d-\d\dT[\d:.]+Z$/
+  })
   t.equal((await create('for ever', '9999-12-31T23:59:59Z')).statusCode, 400)
-  await t.rejects(app.tokens.issue({ name: 'by code', role: 'viewer', validUntil: inSeconds(3605), requestedBy: 'test' }), { code: 'INVALID' })
+  await t.rejects(
+    app.tokens.issue({ name: 'by code', role: 'viewer', validUntil: inSeconds(3605), requestedBy: 'test' }),
+    { code: 'INVALID' }
+  )
   t.throws(() => app.tokens.mint({ name: 'minted', role: 'viewer', validUntil: inSeconds(3605) }), { code: 'INVALID' })
   t.strictSame((await app.tokens.list()).map(({ name }) => name), ['an hour'])
 })
@@ -570,9 +740,13 @@ t.test('with tokensMayManageTokens: false, the four routes are 403 for every tok
     for (const secret of [token, viewer.token]) {
       const answer = await app.inject({ ...route, headers: { ...headers, ...bearer(secret) } })
       t.match([answer.statusCode, answer.json(), answer.headers['www-authenticate']],
-        [403, { code: 'NOT_ALLOWED', message: 'Tokens may not manage tokens here: log in' }, /error="insufficient_scope"/], `${route.method} ${route.url}`)
+        [403, {
+          code: 'NOT_ALLOWED', message: 'Tokens may not manage tokens here: log in'
+        }, /error="insufficient_scope"/], `${route.method} ${route.url}`)
     }
   }
-  t.equal((await app.inject({ url: '/api/editor', headers: bearer(token) })).statusCode, 200, 'other routes do not mind')
+  t.equal(
+    (await app.inject({ url: '/api/editor', headers: bearer(token) })).statusCode, 200, 'other routes do not mind'
+  )
   for (const route of routes) t.equal((await app.inject({ ...route, headers })).statusCode, 200)
 })

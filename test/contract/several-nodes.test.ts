@@ -14,7 +14,9 @@ t.test('a token made on one node works on all; one revoked on any, or deleted wi
   const one = await buildHost(t)
   const nodes = [one, await buildHost(t, { database: one.database }), await buildHost(t, { database: one.database })]
   const statuses = async (token: string): Promise<number[]> =>
-    await Promise.all(nodes.map(async ({ app }) => (await app.inject({ url: '/api/viewer', headers: bearer(token) })).statusCode))
+    await Promise.all(
+      nodes.map(async ({ app }) => (await app.inject({ url: '/api/viewer', headers: bearer(token) })).statusCode)
+    )
 
   for (const [index, { app, issue }] of nodes.entries()) {
     const { token, hash } = await issue({ name: `made on ${index}` })
@@ -22,7 +24,11 @@ t.test('a token made on one node works on all; one revoked on any, or deleted wi
     const headers = await one.login()
     const revoking = nodes[(index + 1) % 3] ?? one
     t.equal((await revoking.app.inject({ method: 'DELETE', url: `/api/tokens/${hash}`, headers })).statusCode, 200)
-    t.equal((await revoking.app.inject({ url: '/api/viewer', headers: bearer(token) })).statusCode, 401, 'at once where it was revoked')
+    t.equal(
+      (await revoking.app.inject({ url: '/api/viewer', headers: bearer(token) })).statusCode,
+      401,
+      'at once where it was revoked'
+    )
     await refusedByAll(token)
     t.equal(await app.tokens.get(hash), null)
   }
@@ -70,7 +76,9 @@ t.test('of three node processes, the one that answers the DELETE refuses the tok
 
   let slowest = 0
   for (let round = 0; round < 30 && slowest < 2000; round++) {
-    const [revoking, ...others] = [...nodes.slice(round % 3), ...nodes.slice(0, round % 3)] as [NodeProcess, NodeProcess, NodeProcess]
+    const [revoking, ...others] = [
+      ...nodes.slice(round % 3), ...nodes.slice(0, round % 3)
+    ] as [NodeProcess, NodeProcess, NodeProcess]
     const { token, hash } = await revoking.issue(`round ${round}`)
     // Twice, so that it is known everywhere.
     for (const node of [...nodes, ...nodes]) if ((await node.use(token)).status !== 200) t.fail('a live token is accepted')
@@ -94,7 +102,10 @@ t.test('of three node processes, the one that answers the DELETE refuses the tok
   t.comment(`last accepted ${slowest.toFixed(1)} ms after the answer`)
 
   over.abort()
-  for (const statuses of await load) t.notOk(statuses.has(401) || statuses.has(403), 'and a good token is never refused')
+  for (const statuses of await load) {
+    t.notOk(statuses.has(401) ||
+    statuses.has(403), 'and a good token is never refused')
+  }
 })
 
 interface Node extends TestHost {
@@ -116,7 +127,9 @@ async function createNode (t: Test, options: Parameters<typeof buildHost>[1] = {
   }
   const becomes = async (lease: string): Promise<string> => (await once(log, lease) as [string])[0]
   const held = becomes('held')
-  const host = await buildHost(t, { ...options, database, tokens: { postgres: proxy.url, ...options.tokens }, fastify: { logger: { stream } } })
+  const host = await buildHost(t, {
+    ...options, database, tokens: { postgres: proxy.url, ...options.tokens }, fastify: { logger: { stream } }
+  })
   // A host that listens stays; our timers and idle connections are no reason to.
   await host.app.listen({ port: 0, host: '127.0.0.1' })
   await held
@@ -143,8 +156,16 @@ async function lastAccepted (node: TestHost, token: string): Promise<number> {
   return last
 }
 
-/** A node, and how many queries it makes while it does something, its lease held all the while; on a machine too busy for that, or for what it says itself, again. */
-async function createCounting (t: Test): Promise<{ node: Node, count: (work: () => Promise<boolean | void>) => Promise<number> }> {
+/**
+ * A node, and how many queries it makes while it does something, its lease held all the while; on a machine too busy
+ * for that, or for what it says itself, again.
+ */
+async function createCounting (t: Test): Promise<{
+  node: Node,
+  count: (
+    work: () => Promise<boolean | void>
+  ) => Promise<number>
+}> {
   const database = await createDatabase(t)
   const pool = new pg.Pool({ connectionString: database.url })
   t.teardown(() => pool.end())
@@ -192,7 +213,11 @@ t.test('while the lease is held, a known token costs no query, and a thousand re
   }), 2, 'one that makes it, one that looks it up')
   t.equal(await count(async () => { for (let n = 0; n < 100; n++) await use(node, token) }), 0)
   const forged = `${token.slice(0, -10)}AAAAAAAAAA`
-  t.equal(await count(async () => { for (let n = 0; n < 100; n++) t.equal(await use(node, forged), 401) }), 0, 'a forgery never reaches Postgres')
+  t.equal(
+    await count(async () => { for (let n = 0; n < 100; n++) t.equal(await use(node, forged), 401) }),
+    0,
+    'a forgery never reaches Postgres'
+  )
 })
 
 t.test('a revoked token that is hammered costs one query a second at most', async t => {
@@ -215,7 +240,8 @@ t.test('what changes elsewhere is heard of: revoked, changed, deleted with SQL, 
   const two = await createNode(t, { database: one.database })
   const changes: Record<string, (hash: string) => Promise<unknown>> = {
     revoked: async hash => await two.app.tokens.revoke(hash),
-    'made to end': async hash => await one.database.query("UPDATE tokens SET valid_until = now() - interval '1 s' WHERE hash = $1", [hash]),
+    'made to end': async hash =>
+      await one.database.query("UPDATE tokens SET valid_until = now() - interval '1 s' WHERE hash = $1", [hash]),
     'deleted with SQL': async hash => await one.database.query('DELETE FROM tokens WHERE hash = $1', [hash]),
     truncated: async () => await one.database.query('TRUNCATE tokens')
   }
@@ -282,7 +308,8 @@ t.test(`a host's pool that is exhausted for ${EXHAUSTED} s: known tokens in use 
   }
   let seen = await exhaust()
   // On a busy machine a lease may end by itself.
-  for (let tries = 1; tries < 5 && (seen.leases.includes('lost') || seen.slowest >= 1000); tries++) seen = await exhaust()
+  for (let tries = 1; tries < 5 &&
+    (seen.leases.includes('lost') || seen.slowest >= 1000); tries++) seen = await exhaust()
   t.match(seen, { known: [200], refused: [500], leases: ['held'] })
   t.strictSame([seen.known.length, seen.refused.length, seen.leases.length], [1, 1, 1])
   t.ok(seen.slowest < 1000, `${seen.slowest} ms`)
@@ -302,10 +329,16 @@ t.test(`a host's pool that is exhausted for ${EXHAUSTED} s: known tokens in use 
 
 const UNHEARD: Record<string, { sql: string, status: number }> = {
   'the table is dropped': { sql: 'DROP TABLE tokens', status: 500 },
-  'the schema is dropped': { sql: 'DO $$ BEGIN EXECUTE format(\'DROP SCHEMA %I CASCADE\', current_schema); END $$', status: 500 },
+  'the schema is dropped': {
+    sql: 'DO $$ BEGIN EXECUTE format(\'DROP SCHEMA %I CASCADE\', current_schema); END $$', status: 500
+  },
   'the table is renamed': { sql: 'ALTER TABLE tokens RENAME TO others', status: 500 },
-  'a row is deleted while the trigger is off': { sql: 'ALTER TABLE tokens DISABLE TRIGGER notify_change; DELETE FROM tokens', status: 401 },
-  'a role changes while the trigger is off': { sql: "ALTER TABLE tokens DISABLE TRIGGER USER; UPDATE tokens SET role = 'none'", status: 403 },
+  'a row is deleted while the trigger is off': {
+    sql: 'ALTER TABLE tokens DISABLE TRIGGER notify_change; DELETE FROM tokens', status: 401
+  },
+  'a role changes while the trigger is off': {
+    sql: "ALTER TABLE tokens DISABLE TRIGGER USER; UPDATE tokens SET role = 'none'", status: 403
+  },
   'row level security hides a row': { sql: 'ALTER TABLE tokens ENABLE ROW LEVEL SECURITY', status: 401 }
 }
 for (const [what, { sql, status }] of Object.entries(UNHEARD)) {
@@ -369,9 +402,13 @@ t.test('a backend that is ended costs the lease, which is back at once; what is 
   const { token, hash } = await node.issue()
   t.equal(await use(node, token), 200)
   const [lost, held] = [node.becomes('lost'), node.becomes('held')]
-  await node.database.query(`ALTER TABLE tokens DISABLE TRIGGER notify_change; DELETE FROM tokens WHERE hash = '${hash}'; ALTER TABLE tokens ENABLE ALWAYS TRIGGER notify_change`)
+  await node.database.query(
+    `ALTER TABLE tokens DISABLE TRIGGER notify_change; DELETE FROM tokens WHERE hash = '${hash}'; ALTER TABLE tokens ENABLE ALWAYS TRIGGER notify_change`
+  )
   t.equal(await use(node, token), 200, 'nobody said a word')
-  await node.database.query("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'fastify-mmc-tokens listener' AND datname = current_database()")
+  await node.database.query(
+    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'fastify-mmc-tokens listener' AND datname = current_database()"
+  )
   t.match(await lost, /"level":40/)
   t.match(await held, /"level":30/)
   t.equal(await use(node, token), 401)
@@ -402,7 +439,9 @@ async function createElsewhere (t: Test, { url, schema }: Database): Promise<str
 }
 
 /** A node whose pool and whose listener go separate ways, and its first line about revocations. */
-async function createSplit (t: Test, options: Parameters<typeof buildHost>[1]): Promise<{ node: TestHost, line: Promise<string> }> {
+async function createSplit (
+  t: Test, options: Parameters<typeof buildHost>[1]
+): Promise<{ node: TestHost, line: Promise<string> }> {
   const log = new EventEmitter()
   const stream = { write (line: string) { if (/hears? of revocations/.test(line)) log.emit('line', line) } }
   const line = once(log, 'line') as Promise<[string]>
@@ -481,7 +520,9 @@ t.test('a pool that moves to a promoted standby, while the listener stays, ends 
 
 t.test('a pool whose sessions have another time zone and another date style is at the same place', async t => {
   const database = await createDatabase(t)
-  const pool = new pg.Pool({ connectionString: database.url, options: '-c TimeZone=Asia/Kolkata -c DateStyle=German,DMY -c lc_time=C' })
+  const pool = new pg.Pool({
+    connectionString: database.url, options: '-c TimeZone=Asia/Kolkata -c DateStyle=German,DMY -c lc_time=C'
+  })
   t.teardown(() => pool.end())
   const { node, line } = await createSplit(t, { database, tokens: { postgres: pool, listen: database.url } })
   t.match(await line, /"level":30/)
@@ -507,7 +548,9 @@ async function createServer (t: Test) {
     await postgres.end()
   })
   const pids = async (): Promise<number[]> => {
-    const { rows } = await client.query<{ pid: number }>("SELECT pid FROM pg_stat_activity WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()")
+    const { rows } = await client.query<{ pid: number }>(
+      "SELECT pid FROM pg_stat_activity WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()"
+    )
     return rows.map(({ pid }) => pid)
   }
   function stop (pid: number): void {
@@ -515,7 +558,13 @@ async function createServer (t: Test) {
     frozen.add(pid)
   }
   return {
-    database: { url: postgres.url, schema: 'mmc_tokens', query: async (text: string, values?: unknown[]) => (await client.query(text, values)).rows as Array<Record<string, unknown>> },
+    database: {
+      url: postgres.url,
+      schema: 'mmc_tokens',
+      query: async (text: string, values?: unknown[]) => (
+        (await client.query(text, values)).rows as Array<Record<string, unknown>>
+      )
+    },
     pids,
     stop,
     thaw,
@@ -528,11 +577,15 @@ async function createServer (t: Test) {
 }
 
 /** A node that listens and holds its lease, and the backend through which it hears. */
-async function createListeningNode (t: Test, { database, pids }: Awaited<ReturnType<typeof createServer>>): Promise<TestHost & { ear: number }> {
+async function createListeningNode (
+  t: Test, { database, pids }: Awaited<ReturnType<typeof createServer>>
+): Promise<TestHost & { ear: number }> {
   const host = await buildHost(t, { database })
   await host.app.listen({ port: 0, host: '127.0.0.1' })
   await until(() => host.app.tokens.health().lease === 'held')
-  const listening = await database.query("SELECT pid FROM pg_stat_activity WHERE application_name = 'fastify-mmc-tokens listener' ORDER BY backend_start DESC LIMIT 1")
+  const listening = await database.query(
+    "SELECT pid FROM pg_stat_activity WHERE application_name = 'fastify-mmc-tokens listener' ORDER BY backend_start DESC LIMIT 1"
+  )
   t.ok((await pids()).includes(listening[0]?.pid as number))
   return { ...host, ear: listening[0]?.pid as number }
 }
@@ -583,7 +636,10 @@ t.test('a revocation that a frozen Postgres does not answer: both nodes believe 
   }
 })
 
-/** Tokens that a node knows, while Postgres says nothing: in by memory until 2 s after `since` at most; else neither let in nor refused by guess. */
+/**
+ * Tokens that a node knows, while Postgres says nothing: in by memory until 2 s after `since` at most; else neither let
+ * in nor refused by guess.
+ */
 async function isBelievedUntilTheLeaseEnds (t: Test, node: TestHost, tokens: string[], since: number): Promise<void> {
   let last = 0
   const statuses = new Set<number>()

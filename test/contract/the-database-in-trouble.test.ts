@@ -38,13 +38,21 @@ t.test('a Postgres that is not there at start: it is tried for 5 s, then ready()
   await Promise.all(([
     ['postgres://me:hidden@127.0.0.1:1/mmc', '127.0.0.1:1, database "mmc"', 'ECONNREFUSED'],
     ['postgres://me:hidden@localhost:1/mmc', 'localhost:1, database "mmc"', 'ECONNREFUSED'],
-    [{ host: '127.0.0.1', port: silent, database: 'mmc', user: 'me', password: 'hidden' }, `127.0.0.1:${silent}, database "mmc"`, '5000 ms'],
-    [new pg.Pool({ host: '127.0.0.1', port: silent, database: 'mmc', user: 'me', password: 'hidden' }), `127.0.0.1:${silent}, database "mmc"`, '5000 ms']
+    [
+      { host: '127.0.0.1', port: silent, database: 'mmc', user: 'me', password: 'hidden' },
+      `127.0.0.1:${silent}, database "mmc"`, '5000 ms'
+    ],
+    [
+      new pg.Pool({ host: '127.0.0.1', port: silent, database: 'mmc', user: 'me', password: 'hidden' }),
+      `127.0.0.1:${silent}, database "mmc"`, '5000 ms'
+    ]
   ] as const).map(async ([postgres, place, cause]) => {
     const app = Fastify()
     t.teardown(() => app.close())
     app.register(tokensPlugin, { postgres, secret: SECRET })
-    const error = await app.ready().then(() => t.fail('must reject'), (error: Error & { code: string }) => error) as Error & { code: string }
+    const error = await app.ready().then(
+      () => t.fail('must reject'), (error: Error & { code: string }) => error
+    ) as Error & { code: string }
     t.equal(error.code, 'MMC_TOKENS_DATABASE', 'not Fastify\'s own time-out of 10 s')
     t.ok(error.message.startsWith(`Postgres at ${place} can't be used: `), error.message)
     t.ok(error.message.includes(cause), error.message)
@@ -54,7 +62,10 @@ t.test('a Postgres that is not there at start: it is tried for 5 s, then ready()
 
 t.test('a host name with several addresses, which Node refuses without a message, is explained by its code', t => {
   const error = Object.assign(new AggregateError([]), { code: 'ECONNREFUSED' })
-  t.equal(explain('localhost:1, database "mmc"', error).message, 'Postgres at localhost:1, database "mmc" can\'t be used: ECONNREFUSED')
+  t.equal(
+    explain('localhost:1, database "mmc"', error).message,
+    'Postgres at localhost:1, database "mmc" can\'t be used: ECONNREFUSED'
+  )
   t.end()
 })
 
@@ -80,14 +91,20 @@ t.test('one that leaves while running: 500 with the cause in the log, the rest u
       { url: '/api/tokens', headers: session },
       { url: `/api/tokens/${hash}`, headers: session },
       { url: `/api/tokens/${hash}`, headers: session, method: 'DELETE' as const },
-      { url: '/api/tokens', headers: session, method: 'POST' as const, payload: { name: 'x', role: 'admin', validUntil: '2999-01-01T00:00:00Z' } }
+      {
+        url: '/api/tokens',
+        headers: session,
+        method: 'POST' as const,
+        payload: { name: 'x', role: 'admin', validUntil: '2999-01-01T00:00:00Z' }
+      }
     ]) {
       const { result: answer, took } = await measureAgain(1000, async () => await app.inject(request))
       t.equal(answer.statusCode, 500)
       t.strictSame(answer.json(), INTERNAL)
       t.ok(took < 1000, `${took} ms`)
     }
-    t.ok(lines.filter(line => /application tokens: unexpected error.*/.test(line) && /ENOENT|ECONNREFUSED|terminated|shutting down/.test(line)).length >= 7, 'each with its cause')
+    t.ok(lines.filter(line => /application tokens: unexpected error.*/.test(line) &&
+      /ENOENT|ECONNREFUSED|terminated|shutting down/.test(line)).length >= 7, 'each with its cause')
     t.equal((await app.inject({ url: '/api/viewer', headers: session })).statusCode, 200)
     t.equal((await app.inject({ url: '/login' })).statusCode, 200)
 
@@ -105,7 +122,9 @@ t.test('every call ends within a second: a pool of the host that is busy, a lock
   const { app } = await buildHost(t, { database, tokens: { postgres: pool } })
 
   async function isRefusedInTime (method: 'GET' | 'DELETE' = 'GET'): Promise<void> {
-    const { result: answer, took } = await measureAgain(1000, async () => await app.inject({ method, url: `/api/tokens/${hash}`, headers: bearer(token) }))
+    const { result: answer, took } = await measureAgain(1000, async () => await app.inject({
+      method, url: `/api/tokens/${hash}`, headers: bearer(token)
+    }))
     t.strictSame(answer.json(), INTERNAL)
     t.ok(took < 1000, `${took} ms`)
   }
@@ -113,7 +132,11 @@ t.test('every call ends within a second: a pool of the host that is busy, a lock
   const busy = await pool.connect()
   await Promise.all([isRefusedInTime(), isRefusedInTime()])
   busy.release()
-  t.equal((await app.inject({ url: '/api/viewer', headers: bearer(token) })).statusCode, 200, 'late clients went back to the pool')
+  t.equal(
+    (await app.inject({ url: '/api/viewer', headers: bearer(token) })).statusCode,
+    200,
+    'late clients went back to the pool'
+  )
 
   const locker = new pg.Client(database.url)
   await locker.connect()
@@ -128,20 +151,26 @@ t.test('every call ends within a second: a pool of the host that is busy, a lock
 t.test('a frozen server: 500 within a second, and back when it thaws', async t => {
   const postgres = await startPostgres()
   t.teardown(() => postgres.end())
-  const { app, issue } = await buildHost(t, { database: { url: postgres.url, schema: 'mmc_tokens', query: async () => [] } })
+  const { app, issue } = await buildHost(t, {
+    database: { url: postgres.url, schema: 'mmc_tokens', query: async () => [] }
+  })
   const { token } = await issue()
   const client = new pg.Client(postgres.url)
   await client.connect()
   // It first, so that it makes no others meanwhile.
   const pids = [await postgres.pid()]
   process.kill(pids[0] as number, 'SIGSTOP')
-  const { rows } = await client.query<{ pid: number }>("SELECT pid FROM pg_stat_activity WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()")
+  const { rows } = await client.query<{ pid: number }>(
+    "SELECT pid FROM pg_stat_activity WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()"
+  )
   await client.end()
   for (const { pid } of rows) {
     pids.push(pid)
     process.kill(pid, 'SIGSTOP')
   }
-  const { result: answer, took } = await measureAgain(1000, async () => await app.inject({ url: '/api/viewer', headers: bearer(token) }))
+  const { result: answer, took } = await measureAgain(1000, async () => await app.inject({
+    url: '/api/viewer', headers: bearer(token)
+  }))
   t.strictSame(answer.json(), INTERNAL)
   t.ok(took < 1000, `${took} ms`)
   for (const pid of pids) process.kill(pid, 'SIGCONT')
@@ -160,14 +189,18 @@ t.test('a DELETE that a synchronous standby holds up stops notifications: no lea
   await other.query("SET application_name = 'other'")
   await operator.query("ALTER SYSTEM SET synchronous_standby_names = 'nobody'")
   await operator.query('SELECT pg_reload_conf()')
-  await until(async () => (await other.query('SHOW synchronous_standby_names')).rows[0].synchronous_standby_names === 'nobody')
+  await until(
+    async () => (await other.query('SHOW synchronous_standby_names')).rows[0].synchronous_standby_names === 'nobody'
+  )
   const deleting = other.query('DELETE FROM mmc_tokens.tokens WHERE hash = $1', [hash])
   await until(() => !isHeld())
   for (let looks = 0; looks < 50; looks++) {
     const { rows } = await operator.query(`SELECT query FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND application_name <> 'other'
       AND query_start < clock_timestamp() - interval '1.5 s'`)
     t.strictSame(rows, [])
-    t.equal((await app.inject({ url: '/api/viewer', headers: bearer(token) })).statusCode, 200, 'each request asks Postgres')
+    t.equal(
+      (await app.inject({ url: '/api/viewer', headers: bearer(token) })).statusCode, 200, 'each request asks Postgres'
+    )
     await sleep(100)
   }
   await operator.query('ALTER SYSTEM RESET synchronous_standby_names')
@@ -181,7 +214,9 @@ t.test('a server in recovery may not know of the newest revocation: 500, never a
   t.teardown(() => postgres.end())
   const database = { url: postgres.url, schema: 'mmc_tokens', query: async () => [] }
   const lines: string[] = []
-  const { app, issue } = await buildHost(t, { database, fastify: { logger: { level: 'error', stream: { write (line: string) { lines.push(line) } } } } })
+  const { app, issue } = await buildHost(t, {
+    database, fastify: { logger: { level: 'error', stream: { write (line: string) { lines.push(line) } } } }
+  })
   const known = await issue()
   const unknown = await issue()
   await app.tokens.revoke(unknown.hash)
@@ -191,7 +226,9 @@ t.test('a server in recovery may not know of the newest revocation: 500, never a
   for (const { token } of [known, unknown]) {
     lines.length = 0
     t.strictSame((await app.inject({ url: '/api/viewer', headers: bearer(token) })).json(), INTERNAL)
-    t.match(JSON.parse(lines[0] ?? '{}'), { err: { message: /^Postgres at .* is a standby: it may not have the newest revocations$/ } })
+    t.match(JSON.parse(lines[0] ?? '{}'), {
+      err: { message: /^Postgres at .* is a standby: it may not have the newest revocations$/ }
+    })
   }
 })
 
@@ -206,7 +243,11 @@ t.test('a lost connection to Postgres is a warning in the log, never the end of 
   })
   // One that is at work just then, as with a heartbeat, is told of in other words.
   const warning = (): string | undefined => lines.find(line => line.includes('lost a connection'))
-  while (warning() === undefined) await database.query('SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = $1', [application])
+  while (warning() === undefined) {
+    await database.query(
+      'SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = $1', [application]
+    )
+  }
   t.match(warning(), /"level":40.*terminating connection/)
 })
 
@@ -217,7 +258,11 @@ t.test('a connection that is ended in the moment it is ready is a 500, never the
   const { app } = await buildHost(t, { database, tokens: { postgres: proxy.url } })
   proxy.set('end when ready')
   proxy.cut()
-  for (let n = 0; n < 3; n++) t.strictSame((await app.inject({ url: '/api/viewer', headers: bearer(token) })).json(), INTERNAL)
+  for (let n = 0; n < 3; n++) {
+    t.strictSame(
+      (await app.inject({ url: '/api/viewer', headers: bearer(token) })).json(), INTERNAL
+    )
+  }
   proxy.set('none')
   await until(async () => (await app.inject({ url: '/api/viewer', headers: bearer(token) })).statusCode === 200)
   t.pass('and back')
@@ -230,14 +275,16 @@ t.test('the kernel probes the connections to Postgres, so that one whose other e
   await until(() => app.tokens.health().lease === 'held')
   const port = Number(new URL(url).port).toString(16).toUpperCase().padStart(4, '0')
   // Those to the port that are established (01), and what they wait for: 02 is the next probe.
-  const connections = (await readFile('/proc/net/tcp', 'utf8')).split('\n').map(line => line.trim().split(/\s+/)).filter(([, , to, state]) => to?.endsWith(`:${port}`) && state === '01')
+  const connections = (await readFile('/proc/net/tcp', 'utf8')).split('\n').map(
+    line => line.trim().split(/\s+/)
+  ).filter(([, , to, state]) => to?.endsWith(`:${port}`) && state === '01')
   t.ok(connections.length >= 2, 'one of the pool and one that listens')
   t.strictSame([...new Set(connections.map(([, , , , , timer]) => timer?.slice(0, 2)))], ['02'])
 })
 
 /**
- * Stands before the server at `url` and takes each connection at once, but hands it on when `wait` resolves, which is given its number;
- * `false` ends it.
+ * Stands before the server at `url` and takes each connection at once, but hands it on when `wait` resolves, which is
+ * given its number; `false` ends it.
  */
 async function createDoor (t: Test, url: string, wait: (number: number) => Promise<boolean>): Promise<string> {
   const { user, password, database, host, port } = new pg.Client(url)
@@ -260,7 +307,9 @@ async function createDoor (t: Test, url: string, wait: (number: number) => Promi
     for (const socket of sockets) socket.destroy()
     server.close()
   })
-  return Object.assign(new URL('postgres://127.0.0.1'), { port: (server.address() as AddressInfo).port, username: user, password: password ?? '', pathname: database ?? '' }).href
+  return Object.assign(new URL('postgres://127.0.0.1'), {
+    port: (server.address() as AddressInfo).port, username: user, password: password ?? '', pathname: database ?? ''
+  }).href
 }
 
 for (const milliseconds of [1500, 2500]) {
@@ -321,9 +370,13 @@ t.test('enable() at runtime waits as long: for a Postgres that comes after a sec
 t.test('two connections, a pooler and a direct one, have 5 s together', async t => {
   const { url, schema } = await createDatabase(t)
   const slow = sleep(3000)
-  const [direct, never] = [await createDoor(t, url, async () => { await slow; return true }), await createDoor(t, url, async () => await new Promise<never>(() => {}))]
+  const [direct, never] = [await createDoor(t, url, async () => { await slow; return true }), await createDoor(
+    t, url, async () => await new Promise<never>(() => {})
+  )]
   const { took } = await measure(async () => {
-    await t.rejects(buildHost(t, { tokens: { postgres: never, listen: direct, schema } }), { code: 'MMC_TOKENS_DATABASE', message: /Postgres did not answer within 5000 ms$/ })
+    await t.rejects(buildHost(t, { tokens: { postgres: never, listen: direct, schema } }), {
+      code: 'MMC_TOKENS_DATABASE', message: /Postgres did not answer within 5000 ms$/
+    })
   })
   t.ok(took < 7500, `${took} ms, where one after the other would take 8 s`)
 })
@@ -344,9 +397,15 @@ async function useAll (t: Test, { app, issue, login }: TestHost): Promise<void> 
   t.strictSame(await app.tokens.get(record.hash), record)
   t.equal((await app.inject({ url: '/api/viewer', headers: bearer(token) })).statusCode, 200)
   const taken = { name: record.name, role: 'viewer', validUntil: '2999-01-01T00:00:00Z' }
-  t.equal((await app.inject({ method: 'POST', url: '/api/tokens', headers: await login(), payload: taken })).statusCode, 409)
-  t.strictSame((await app.tokens.metrics()).tokens, [{ role: 'admin', state: 'active', count: 1 }, { role: 'viewer', state: 'active', count: 1 }])
-  t.equal((await app.inject({ url: '/api/tokens?unusedSince=2998-01-01T00:00:00Z&state=active&limit=1', headers: await login() })).json().length, 1)
+  t.equal(
+    (await app.inject({ method: 'POST', url: '/api/tokens', headers: await login(), payload: taken })).statusCode, 409
+  )
+  t.strictSame((await app.tokens.metrics()).tokens, [
+    { role: 'admin', state: 'active', count: 1 }, { role: 'viewer', state: 'active', count: 1 }
+  ])
+  t.equal((await app.inject(
+    { url: '/api/tokens?unusedSince=2998-01-01T00:00:00Z&state=active&limit=1', headers: await login() }
+  )).json().length, 1)
   t.equal(await app.tokens.revoke(second), true)
   t.equal(await app.tokens.revoke(record.hash), true)
   t.equal((await app.inject({ url: '/api/viewer', headers: bearer(token) })).statusCode, 401)
@@ -370,7 +429,8 @@ for (const habit of ['DISCARD ALL', 'DEALLOCATE ALL']) {
     const host = await buildHost(t, { database: { url, schema, query }, tokens: { postgres: pool } })
     const tokens = await Promise.all(Array.from({ length: 9 }, async () => await host.issue()))
     for (let round = 0; round < 3; round++) {
-      t.strictSame((await Promise.all(tokens.map(async ({ hash }) => await host.app.tokens.get(hash)))).map(token => token?.name), tokens.map(({ name }) => name))
+      t.strictSame((await Promise.all(tokens.map(async ({ hash }) =>
+        await host.app.tokens.get(hash)))).map(token => token?.name), tokens.map(({ name }) => name))
     }
     for (const { hash } of tokens) await host.app.tokens.revoke(hash)
     await useAll(t, host)
@@ -385,7 +445,9 @@ t.test('a column that gets another type while hosts run changes nothing, and no 
   const { pool, ended } = createPool(t, { connectionString: url, max: 2 })
   const host = await buildHost(t, { database: { url, schema, query }, tokens: { postgres: pool } })
   await useAll(t, host)
-  await query('ALTER TABLE tokens ALTER COLUMN requested_by TYPE varchar(300), ALTER COLUMN last_used TYPE timestamptz(6)')
+  await query(
+    'ALTER TABLE tokens ALTER COLUMN requested_by TYPE varchar(300), ALTER COLUMN last_used TYPE timestamptz(6)'
+  )
   await useAll(t, host)
   t.equal(ended(), 0)
 })
@@ -404,19 +466,27 @@ t.test('a password that the host changes, in the options of its pool or by a fun
   await admin.query('SELECT pg_reload_conf()')
   const socket = new URL(postgres.url).searchParams.get('host') ?? ''
   let password = 'first'
-  const config = (given: string | (() => string | Promise<string>)): pg.PoolConfig => ({ host: socket, database: 'postgres', user: 'app', password: given })
+  const config = (given: string | (() => string | Promise<string>)): pg.PoolConfig => ({
+    host: socket, database: 'postgres', user: 'app', password: given
+  })
   const ways: Array<[name: string, create: () => { postgres: TokensPluginOptions['postgres'], change: () => void }]> = [
     ['pool.options', () => {
       const { pool } = createPool(t, config(password))
       return { postgres: pool, change () { pool.options.password = password } }
     }],
     ['a function', () => ({ postgres: createPool(t, config(() => password)).pool, change () {} })],
-    ['an asynchronous function', () => ({ postgres: createPool(t, config(async () => { await turn(); return password })).pool, change () {} })],
-    ['a function of a configuration', () => ({ postgres: config(() => password) as TokensPluginOptions['postgres'], change () {} })]
+    ['an asynchronous function', () => ({
+      postgres: createPool(t, config(async () => { await turn(); return password })).pool, change () {}
+    })],
+    ['a function of a configuration', () => ({
+      postgres: config(() => password) as TokensPluginOptions['postgres'], change () {}
+    })]
   ]
   for (const [name, create] of ways) {
     const { postgres: given, change } = create()
-    const { app } = await buildHost(t, { database: { url: postgres.url, schema: 'mmc_tokens', query: async () => [] }, tokens: { postgres: given } })
+    const { app } = await buildHost(t, {
+      database: { url: postgres.url, schema: 'mmc_tokens', query: async () => [] }, tokens: { postgres: given }
+    })
     await until(() => app.tokens.health().lease === 'held')
     password = `${password}, then another`
     await admin.query(`ALTER ROLE app PASSWORD '${password}'`)
@@ -433,7 +503,11 @@ t.test('a password that the host changes, in the options of its pool or by a fun
 async function createWith (t: Test, settings: Record<string, string>): Promise<Database> {
   const database = await createSeparateDatabase(t)
   const [{ name }] = await database.query('SELECT current_database() AS name') as [{ name: string }]
-  for (const [setting, value] of Object.entries(settings)) await database.query(`ALTER DATABASE ${name} SET ${setting} = '${value}'`)
+  for (const [setting, value] of Object.entries(settings)) {
+    await database.query(
+    `ALTER DATABASE ${name} SET ${setting} = '${value}'`
+    )
+  }
   return database
 }
 
@@ -453,9 +527,13 @@ for (const encoding of ['LATIN1', 'SQL_ASCII']) {
     const url = Object.assign(new URL(await databaseUrl()), { pathname: `/${name}` }).href
     for (const migrate of [true, false]) {
       const { took } = await measure(async () => {
-        await t.rejects(buildHost(t, { database: { url, schema: 'mmc_tokens', query: async () => [] }, tokens: { migrate } }), {
+        await t.rejects(buildHost(
+          t, { database: { url, schema: 'mmc_tokens', query: async () => [] }, tokens: { migrate } }
+        ), {
           code: 'MMC_TOKENS_DATABASE',
-          message: new RegExp(`, database "${name}" can't be used: the database has the encoding ${encoding}: create one with ENCODING 'UTF8' TEMPLATE template0$`)
+          message: new RegExp(
+            `, database "${name}" can't be used: the database has the encoding ${encoding}: create one with ENCODING 'UTF8' TEMPLATE template0$`
+          )
         })
       })
       t.ok(took < 4000, `at once, not after the 5 s for which a start is tried: ${took} ms`)
@@ -474,7 +552,10 @@ t.test('a Postgres before version 13 rejects the start with that sentence', asyn
     const query = client.query.bind(client) as (asked: object) => Promise<pg.QueryResult>
     const age = async (asked: object): Promise<object> => {
       const { rows } = await query(asked)
-      return { rows: rows.map((row: object) => 'server' in row ? { ...row, server: '12.22 (Debian 12.22-1.pgdg120+1)' } : row) }
+      return {
+        rows: rows.map((row: object) =>
+          'server' in row ? { ...row, server: '12.22 (Debian 12.22-1.pgdg120+1)' } : row)
+      }
     }
     Object.assign(client, { query: age })
   })
@@ -499,18 +580,24 @@ t.test('time zone, date style and other habits of a database change nothing', as
   const { token, ...record } = await issue({ name: 'Łukasz', validUntil: '2099-03-04T05:06:07Z' })
   t.strictSame(await app.tokens.list(), [record])
   t.match(record, { name: 'Łukasz', validUntil: '2099-03-04T05:06:07.000Z' })
-  t.strictSame((await app.inject({ url: '/api/profile', headers: bearer(token) })).json(), { username: 'token:Łukasz', roles: ['viewer'] })
+  t.strictSame((await app.inject({ url: '/api/profile', headers: bearer(token) })).json(), {
+    username: 'token:Łukasz', roles: ['viewer']
+  })
   t.strictSame((await app.inject({ url: `/api/tokens/${record.hash}`, headers: await login() })).json().name, 'Łukasz')
 })
 
 t.test('a node waits its turn to migrate, however short the timeouts of its role', async t => {
-  const database = await createWith(t, { lock_timeout: '50ms', statement_timeout: '60ms', idle_in_transaction_session_timeout: '70ms' })
+  const database = await createWith(t, {
+    lock_timeout: '50ms', statement_timeout: '60ms', idle_in_transaction_session_timeout: '70ms'
+  })
   const other = await openClient(t, database.url)
   await other.query("SET idle_session_timeout = 0; SELECT pg_advisory_lock(hashtext('mmc_tokens.mmc_tokens'))")
   const boot = { isOver: false }
   const booting = buildHost(t, { database }).finally(() => { boot.isOver = true })
   booting.catch(() => {})
-  const hasWaited = async (): Promise<boolean> => (await database.query("SELECT 1 FROM pg_stat_activity WHERE wait_event = 'advisory' AND query_start < clock_timestamp() - interval '200 ms'")).length > 0
+  const hasWaited = async (): Promise<boolean> => (await database.query(
+    "SELECT 1 FROM pg_stat_activity WHERE wait_event = 'advisory' AND query_start < clock_timestamp() - interval '200 ms'"
+  )).length > 0
   await until(async () => boot.isOver || await hasWaited())
   t.equal(boot.isOver, false)
   await other.query('SELECT pg_advisory_unlock_all()')
@@ -518,14 +605,17 @@ t.test('a node waits its turn to migrate, however short the timeouts of its role
 })
 
 /** Its signal handler meets the real clock while it waits, and decides that its time has not come. */
-const skip = process.env.FAKETIME !== undefined && 'NO TIMEOUTS: under libfaketime those of Postgres never come while it waits for a lock'
+const skip = process.env.FAKETIME !== undefined &&
+  'NO TIMEOUTS: under libfaketime those of Postgres never come while it waits for a lock'
 
 t.test('a row that is locked for longer than the timeouts of the role is waited for within the deadline', { skip }, async t => {
   for (const setting of ['lock_timeout', 'statement_timeout']) {
     const database = await createWith(t, { [setting]: '40ms' })
     const host = await buildHost(t, { database })
     const other = await openClient(t, database.url)
-    t.equal(await deleteBlocked(host, database, other, { block: 'SELECT * FROM mmc_tokens.tokens FOR UPDATE', tries: 2, end: 'ROLLBACK' }), 204, setting)
+    t.equal(await deleteBlocked(
+      host, database, other, { block: 'SELECT * FROM mmc_tokens.tokens FOR UPDATE', tries: 2, end: 'ROLLBACK' }
+    ), 204, setting)
   }
 })
 
@@ -537,18 +627,27 @@ interface Block {
   end: 'COMMIT' | 'ROLLBACK'
 }
 
-/** The status of a DELETE that a lock holds up. Repeated where a busy machine let its deadline pass before the lock was released. */
-async function deleteBlocked ({ app, issue, login }: TestHost, database: Database, other: pg.Client, { block, tries, end }: Block): Promise<number> {
+/**
+ * The status of a DELETE that a lock holds up. Repeated where a busy machine let its deadline pass before the lock was
+ * released.
+ */
+async function deleteBlocked (
+  { app, issue, login }: TestHost, database: Database, other: pg.Client, { block, tries, end }: Block
+): Promise<number> {
   const headers = { ...await login(), prefer: 'return=minimal' }
   for (;;) {
     const { hash } = await issue()
     await other.query(`BEGIN; ${block}`)
     const begun = performance.now()
     const answer = { took: Infinity }
-    const deleting = app.inject({ method: 'DELETE', url: `/api/tokens/${hash}`, headers }).finally(() => { answer.took = performance.now() - begun })
+    const deleting = app.inject({ method: 'DELETE', url: `/api/tokens/${hash}`, headers }).finally(
+      () => { answer.took = performance.now() - begun }
+    )
     const seen = new Set<unknown>()
     while (answer.took === Infinity && seen.size < tries) {
-      for (const { begun } of await database.query("SELECT query_start::text AS begun FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()")) seen.add(begun)
+      for (const { begun } of await database.query(
+        "SELECT query_start::text AS begun FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
+      )) seen.add(begun)
     }
     await other.query(end)
     const { statusCode } = await deleting
@@ -560,10 +659,14 @@ async function deleteBlocked ({ app, issue, login }: TestHost, database: Databas
 t.test('a server that ends idle sessions does not end the one that listens, and nobody is told of those of the pool', async t => {
   const lines: string[] = []
   const database = await createWith(t, { idle_session_timeout: '200ms' })
-  const { app } = await buildHost(t, { database, fastify: { logger: { level: 'warn', stream: { write (line: string) { lines.push(line) } } } } })
+  const { app } = await buildHost(t, {
+    database, fastify: { logger: { level: 'warn', stream: { write (line: string) { lines.push(line) } } } }
+  })
   await until(() => app.tokens.health().lease === 'held')
   const listens = async (): Promise<boolean> =>
-    (await database.query("SELECT 1 FROM pg_stat_activity WHERE datname = current_database() AND application_name = 'fastify-mmc-tokens listener' AND clock_timestamp() - backend_start > interval '2 s'")).length > 0
+    (await database.query(
+      "SELECT 1 FROM pg_stat_activity WHERE datname = current_database() AND application_name = 'fastify-mmc-tokens listener' AND clock_timestamp() - backend_start > interval '2 s'"
+    )).length > 0
   // One that lost its lease on a busy machine listens anew.
   const told = (): string[] => lines.filter(line => /idle|lost a connection/.test(line))
   await until(async () => told().length > 0 || (await listens() && app.tokens.health().lease === 'held'))
@@ -575,8 +678,12 @@ t.test('what is no matter of time is not tried again: a database that is not the
   await query(`CREATE ROLE ${schema}`)
   t.teardown(() => query(`DROP ROLE ${schema}`))
   const nowhere = Object.assign(new URL(url), { pathname: '/nowhere' }).href
-  for (const [postgres, message] of [[nowhere, /database "nowhere" does not exist; /], [{ connectionString: url, options: `-c role=${schema}` }, /permission denied/]] as const) {
-    const { took } = await measure(async () => { await t.rejects(buildHost(t, { tokens: { postgres } }), { code: 'MMC_TOKENS_DATABASE', message }) })
+  for (const [postgres, message] of [[nowhere, /database "nowhere" does not exist; /], [
+    { connectionString: url, options: `-c role=${schema}` }, /permission denied/
+  ]] as const) {
+    const { took } = await measure(
+      async () => { await t.rejects(buildHost(t, { tokens: { postgres } }), { code: 'MMC_TOKENS_DATABASE', message }) }
+    )
     t.ok(took < 4000, `at once, not after the 5 s for which a start is tried: ${took} ms`)
   }
 })
@@ -599,7 +706,8 @@ for (const isolation of ISOLATIONS) {
       let rejected = 0
       for (let round = 0; round < ROUNDS; round++) {
         await database.query('DROP SCHEMA IF EXISTS mmc_tokens CASCADE')
-        const booted = await Promise.allSettled(Array.from({ length: nodes }, async () => await buildHost(t, { database })))
+        const booted = await Promise.allSettled(Array.from({ length: nodes }, async () =>
+          await buildHost(t, { database })))
         for (const boot of booted) {
           if (boot.status === 'rejected') rejected++
           else await boot.value.app.close()
@@ -616,7 +724,12 @@ for (const isolation of ISOLATIONS) {
     const sessions = await Promise.all(hosts.map(async ({ login }) => await login()))
     for (let round = 0; round < 20; round++) {
       const answers = await Promise.all(Array.from({ length: 8 }, async (_, n) => await hosts[n % 2]?.app.inject({
-        method: 'POST', url: '/api/tokens', headers: { ...sessions[n % 2] }, payload: { name: `name ${round}`, role: 'viewer', validUntil: '2999-01-01T00:00:00Z' }
+        method: 'POST',
+        url: '/api/tokens',
+        headers: { ...sessions[n % 2] },
+        payload: {
+          name: `name ${round}`, role: 'viewer', validUntil: '2999-01-01T00:00:00Z'
+        }
       })))
       t.strictSame(answers.map(answer => answer?.statusCode).sort(), [200, 409, 409, 409, 409, 409, 409, 409])
     }
@@ -626,6 +739,8 @@ for (const isolation of ISOLATIONS) {
     const database = await createDefaulting(t, isolation)
     const host = await buildHost(t, { database })
     const other = await openClient(t, database.url)
-    t.equal(await deleteBlocked(host, database, other, { block: "UPDATE mmc_tokens.tokens SET role = 'editor'", tries: 1, end: 'COMMIT' }), 204)
+    t.equal(await deleteBlocked(
+      host, database, other, { block: "UPDATE mmc_tokens.tokens SET role = 'editor'", tries: 1, end: 'COMMIT' }
+    ), 204)
   })
 }

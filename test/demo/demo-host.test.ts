@@ -13,11 +13,18 @@ const MMC_401 = { code: 'UNAUTHORIZED', message: String, data: { session: false 
 
 t.test('the commands that npm start prints log in, create, use and revoke a token, which is then refused', async t => {
   const demo = await startDemo(t, { DATABASE_URL: (await createSeparateDatabase(t)).url })
-  t.match(demo.output(), `The demo host is listening at ${demo.address}/\nLogins: cedalo / secret (admin), editor / secret, viewer / secret\n`)
+  t.match(
+    demo.output(),
+    `The demo host is listening at ${demo.address}/\nLogins: cedalo / secret (admin), editor / secret, viewer / secret\n`
+  )
 
   const lines = /^JAR=[^]*^curl .*$/m.exec(demo.output())?.[0] ?? ''
   const missing = ['curl', 'sha256sum'].filter(tool => spawnSync('sh', ['-c', `command -v ${tool}`]).status !== 0)
-  if (missing.length > 0) t.comment(`NOT RUN AS THEY STAND: this machine has no ${missing.join(', ')}. The same steps go over fetch.`)
+  if (missing.length > 0) {
+    t.comment(
+    `NOT RUN AS THEY STAND: this machine has no ${missing.join(', ')}. The same steps go over fetch.`
+    )
+  }
   const said = missing.length > 0 ? await walk(demo.address) : await run(`${lines}\nrm "$JAR"`)
   const [login = '', created = '', viewer = '', profile = '', expires = '', accepted = ''] = said.split(/\r?\n/)
   const [remaining = '', ...refused] = said.slice(said.indexOf('[]')).split(/\r?\n/)
@@ -79,7 +86,12 @@ t.test('two demo hosts on one database share sessions and tokens', async t => {
 t.test('POST /auth logs all three users in, with redirects for browsers and JSON for programs', async t => {
   const { app } = await buildHost(t)
   const auth = (query: string, username: string, password = 'secret') => app.inject({
-    method: 'POST', url: `/auth${query}`, headers: { 'content-type': 'application/x-www-form-urlencoded' }, payload: `username=${username}&password=${password}`
+    method: 'POST',
+    url: `/auth${query}`,
+    headers: {
+      'content-type': 'application/x-www-form-urlencoded'
+    },
+    payload: `username=${username}&password=${password}`
   })
   for (const [username, role] of [['cedalo', 'admin'], ['editor', 'editor'], ['viewer', 'viewer']] as const) {
     const asProgram = await auth('?json=true', username)
@@ -88,7 +100,10 @@ t.test('POST /auth logs all three users in, with redirects for browsers and JSON
     const asBrowser = await auth('', username)
     t.equal(asBrowser.statusCode, 302)
     t.equal(asBrowser.headers.location, '/')
-    t.same((await app.inject({ url: '/api/profile', headers: { cookie: String(asBrowser.headers['set-cookie']) } })).json(), { username, roles: [role] })
+    t.same(
+      (await app.inject({ url: '/api/profile', headers: { cookie: String(asBrowser.headers['set-cookie']) } })).json(),
+      { username, roles: [role] }
+    )
 
     const refused = await auth('?json=true', username, 'wrong')
     t.equal(refused.statusCode, 401)
@@ -106,9 +121,13 @@ t.test('/logout ends the session', async t => {
 
 t.test('/api/profile returns the user of a session or a token, and is 401 without either', async t => {
   const { app, login, issue } = await buildHost(t)
-  t.same((await app.inject({ url: '/api/profile', headers: await login('editor') })).json(), { username: 'editor', roles: ['editor'] })
+  t.same((await app.inject({ url: '/api/profile', headers: await login('editor') })).json(), {
+    username: 'editor', roles: ['editor']
+  })
   const { token } = await issue({ name: 'ci', role: 'monitoringViewer' })
-  t.same((await app.inject({ url: '/api/profile', headers: bearer(token) })).json(), { username: 'token:ci', roles: ['monitoringViewer'] })
+  t.same((await app.inject({ url: '/api/profile', headers: bearer(token) })).json(), {
+    username: 'token:ci', roles: ['monitoringViewer']
+  })
   const refused = await app.inject('/api/profile')
   t.equal(refused.statusCode, 401)
   t.match(refused.json(), MMC_401)
@@ -140,7 +159,9 @@ t.test('/ws requires a viewer or higher: a real WebSocket with a query token ope
   socket.close()
   const lesser = await issue({ role: 'connectionManager' })
   for (const [query, status] of [['', 401], [`?token=${lesser.token}`, 403]]) {
-    await t.rejects(once(new WebSocket(`${address}/ws${query}`), 'open'), { message: `Unexpected server response: ${status}` })
+    await t.rejects(once(new WebSocket(`${address}/ws${query}`), 'open'), {
+      message: `Unexpected server response: ${status}`
+    })
   }
 })
 
@@ -156,7 +177,9 @@ t.test('a malformed URL is a 400 whose body does not repeat the token', async t 
 interface Socket extends EventEmitter { send: (message: string) => void, close: () => void }
 
 /** The client of the `ws` package that @fastify/websocket brings: Node.js 20 has none of its own. */
-const { WebSocket } = createRequire(createRequire(import.meta.url).resolve('@fastify/websocket'))('ws') as { WebSocket: new (address: string) => Socket }
+const { WebSocket } = createRequire(createRequire(import.meta.url).resolve('@fastify/websocket'))('ws') as {
+  WebSocket: new (address: string) => Socket
+}
 
 async function nextMessage (socket: Socket): Promise<unknown> {
   const [message] = await once(socket, 'message')
@@ -169,8 +192,15 @@ async function startDemo (t: Test, environment: NodeJS.ProcessEnv) {
   await once(reserved, 'listening')
   const { port } = reserved.address() as AddressInfo
   await once(reserved.close(), 'close')
-  const unset = { CEDALO_MC_PROXY_BASE_PATH: undefined, CEDALO_MC_USERNAME: undefined, CEDALO_MC_PASSWORD: undefined, TOKENS_ENABLED: undefined }
-  const child = spawn(process.execPath, argumentsFor('test/support/start.ts'), { env: { ...process.env, ...unset, CEDALO_MC_PROXY_PORT: String(port), ...environment } })
+  const unset = {
+    CEDALO_MC_PROXY_BASE_PATH: undefined,
+    CEDALO_MC_USERNAME: undefined,
+    CEDALO_MC_PASSWORD: undefined,
+    TOKENS_ENABLED: undefined
+  }
+  const child = spawn(process.execPath, argumentsFor('test/support/start.ts'), {
+    env: { ...process.env, ...unset, CEDALO_MC_PROXY_PORT: String(port), ...environment }
+  })
   const closed = once(child, 'close')
   t.teardown(() => end(child, closed, 'SIGKILL'))
   let output = ''
@@ -193,13 +223,26 @@ async function end (child: ChildProcess, closed: Promise<unknown>, signal: NodeJ
 }
 
 async function logIn (address: string, username = 'cedalo', password = 'secret') {
-  const response = await fetch(`${address}/auth?json=true`, { method: 'POST', body: new URLSearchParams({ username, password }) })
-  return { status: response.status, headers: { cookie: response.headers.getSetCookie()[0]?.split(';')[0] ?? '' }, body: await response.text() }
+  const response = await fetch(`${address}/auth?json=true`, {
+    method: 'POST', body: new URLSearchParams({ username, password })
+  })
+  return {
+    status: response.status,
+    headers: {
+      cookie: response.headers.getSetCookie()[0]?.split(';')[0] ??
+    ''
+    },
+    body: await response.text()
+  }
 }
 
 async function createToken (address: string, headers: Record<string, string>, name: string) {
   const response = await fetch(`${address}/api/tokens`, {
-    method: 'POST', headers: { ...headers, 'content-type': 'application/json' }, body: JSON.stringify({ name, role: 'viewer', validUntil: '2999-01-01T00:00:00Z' })
+    method: 'POST',
+    headers: { ...headers, 'content-type': 'application/json' },
+    body: JSON.stringify({
+      name, role: 'viewer', validUntil: '2999-01-01T00:00:00Z'
+    })
   })
   return await response.json() as { token: string, hash: string }
 }
@@ -218,7 +261,10 @@ async function walk (address: string): Promise<string> {
   const profile = await fetch(`${address}/api/profile?token=${created.token}`)
   const remaining = await fetch(`${address}/api/tokens/${digest(created.token)}`, { method: 'DELETE', headers })
   const refused = await fetch(`${address}/api/viewer`, asToken)
-  return [body, JSON.stringify(created), await viewer.text(), await profile.text(), await remaining.text(), `HTTP/1.1 ${refused.status}`, '', await refused.text()].join('\n')
+  return [
+    body, JSON.stringify(created), await viewer.text(), await profile.text(), await remaining.text(),
+    `HTTP/1.1 ${refused.status}`, '', await refused.text()
+  ].join('\n')
 }
 
 function digest (token: string): string {

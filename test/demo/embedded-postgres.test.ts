@@ -79,7 +79,9 @@ t.test('a temporary server and its data are removed when the program ends or is 
     process.stdin.resume()`
   const temporary = await temporaryFolder(t)
   await Promise.all(([undefined, 'SIGKILL'] as const).map(async signal => {
-    const child = await startChild(t, temporary, ['--import', 'tsx', '--input-type=module', '--eval', program], 'started')
+    const child = await startChild(
+      t, temporary, ['--import', 'tsx', '--input-type=module', '--eval', program], 'started'
+    )
     const server = await child.findServer(`${child.pid}-`)
     t.same(await child.end(signal), signal === undefined ? [0, null] : [null, signal])
     await isGone(server)
@@ -177,8 +179,12 @@ async function temporaryFolder (t: Test): Promise<string> {
 }
 
 /** A Node.js process that starts a server, once it has said `ready`; with a process group, as a terminal gives it. */
-async function startChild (t: Test, temporary: string, args: string[], ready: string, environment: NodeJS.ProcessEnv = {}) {
-  const child = spawn(process.execPath, args, { detached: true, env: { ...process.env, TMPDIR: temporary, DATABASE_URL: undefined, ...environment } })
+async function startChild (
+  t: Test, temporary: string, args: string[], ready: string, environment: NodeJS.ProcessEnv = {}
+) {
+  const child = spawn(process.execPath, args, {
+    detached: true, env: { ...process.env, TMPDIR: temporary, DATABASE_URL: undefined, ...environment }
+  })
   const { pid = NaN } = child
   const closed = once(child, 'close')
   t.teardown(() => end('SIGKILL'))
@@ -204,7 +210,9 @@ async function startChild (t: Test, temporary: string, args: string[], ready: st
   async function findServer (prefix: string): Promise<Server> {
     for (const name of await foldersOf(prefix)) {
       const folder = join(DATA, name)
-      const [server, , , , socket = ''] = (await readFile(join(folder, 'postmaster.pid'), 'utf8').catch(() => '')).split('\n')
+      const [server, , , , socket = ''] = (await readFile(
+        join(folder, 'postmaster.pid'), 'utf8'
+      ).catch(() => '')).split('\n')
       if (socket.startsWith(temporary)) return { pid: Number(server), folder, runtime: dirname(socket) }
     }
     throw new Error(`no server runs under .data/${prefix}*`)
@@ -219,12 +227,16 @@ async function startDemo (t: Test, temporary: string) {
   await once(reserved, 'listening')
   const { port } = reserved.address() as AddressInfo
   await once(reserved.close(), 'close')
-  const demo = await startChild(t, temporary, argumentsFor('test/support/start.ts'), 'Press Ctrl-C to stop.', { CEDALO_MC_PROXY_PORT: String(port) })
+  const demo = await startChild(t, temporary, argumentsFor('test/support/start.ts'), 'Press Ctrl-C to stop.', {
+    CEDALO_MC_PROXY_PORT: String(port)
+  })
   return { ...demo, address: /is listening at (\S+)\//.exec(demo.output())?.[1] ?? '' }
 }
 
 async function createToken (address: string, name: string) {
-  const login = await fetch(`${address}/auth?json=true`, { method: 'POST', body: new URLSearchParams({ username: 'cedalo', password: 'secret' }) })
+  const login = await fetch(`${address}/auth?json=true`, {
+    method: 'POST', body: new URLSearchParams({ username: 'cedalo', password: 'secret' })
+  })
   const response = await fetch(`${address}/api/tokens`, {
     method: 'POST',
     headers: { cookie: login.headers.getSetCookie()[0]?.split(';')[0] ?? '', 'content-type': 'application/json' },

@@ -27,9 +27,15 @@ async function freePort (): Promise<number> {
 
 /** Runs the command of `npm start`; `until` waits for what it writes, `ended` has its exit code. */
 function start (t: Test, environment: NodeJS.ProcessEnv, [file, ...args]: readonly [string, ...string[]] = COMMAND) {
-  const child = spawn(file, args, { detached: true, env: { ...process.env, DATABASE_URL: undefined, TOKENS_ENABLED: undefined, ...environment } })
+  const child = spawn(file, args, {
+    detached: true, env: { ...process.env, DATABASE_URL: undefined, TOKENS_ENABLED: undefined, ...environment }
+  })
   let output = ''
-  for (const stream of [child.stdout, child.stderr]) stream.setEncoding('utf8').on('data', (chunk: string) => { output += chunk })
+  for (const stream of [child.stdout, child.stderr]) {
+    stream.setEncoding('utf8').on(
+      'data', (chunk: string) => { output += chunk }
+    )
+  }
   const ended = once(child, 'close').then(([code]) => code as number | null)
   t.teardown(async () => {
     if (child.exitCode === null && child.signalCode === null) process.kill(-(child.pid as number), 'SIGTERM')
@@ -65,16 +71,21 @@ t.test('a port in use is reported in one sentence, and nothing is left behind', 
     t.match(said[0] ?? '', sentence)
     t.equal(said.length, 1, output())
   }
-  const made = (await readdir(DATA).catch((): string[] => [])).filter(name => !before.includes(name) && /^demo-/.test(name))
+  const made = (await readdir(DATA).catch((): string[] => [])).filter(name =>
+    !before.includes(name) && /^demo-/.test(name))
   t.strictSame(made, [])
 })
 
 t.test('the first line is printed before anything is loaded', async t => {
   // The very command, which compiles.
   const { scripts } = JSON.parse(await readFile('package.json', 'utf8')) as { scripts: { start: string } }
-  const { child, output } = start(t, { CEDALO_MC_PROXY_PORT: String(await freePort()) }, ['sh', '-c', `exec ${scripts.start}`])
+  const { child, output } = start(t, { CEDALO_MC_PROXY_PORT: String(await freePort()) }, [
+    'sh', '-c', `exec ${scripts.start}`
+  ])
   await once(child.stdout, 'data')
-  t.match(output(), /^Starting the demo host on port \d+ …\n(Starting an embedded Postgres, with its data in \.data\/ …\n)?$/)
+  t.match(
+    output(), /^Starting the demo host on port \d+ …\n(Starting an embedded Postgres, with its data in \.data\/ …\n)?$/
+  )
 })
 
 t.test('with TOKENS_ENABLED=false it starts without connecting to Postgres; otherwise an unreachable one is reported in one sentence', async t => {
@@ -82,7 +93,10 @@ t.test('with TOKENS_ENABLED=false it starts without connecting to Postgres; othe
   const DATABASE_URL = 'postgres://me:hidden@127.0.0.1:1/mmc'
   const refused = start(t, { CEDALO_MC_PROXY_PORT, DATABASE_URL })
   t.equal(await refused.ended, 1)
-  t.match(refused.output(), /…\nPostgres at 127\.0\.0\.1:1, database "mmc" can't be used: connect ECONNREFUSED 127\.0\.0\.1:1\n$/)
+  t.match(
+    refused.output(),
+    /…\nPostgres at 127\.0\.0\.1:1, database "mmc" can't be used: connect ECONNREFUSED 127\.0\.0\.1:1\n$/
+  )
 
   const { server, port } = await listen()
   t.teardown(() => server.close())
@@ -103,7 +117,9 @@ async function worksSwitchedOff (t: Test, DATABASE_URL: string | undefined): Pro
   t.match(said, /…\nTokens are disabled: starting without Postgres, so sessions are valid on this node only\.\n/)
   t.notMatch(said, 'hidden')
   const address = `http://localhost:${CEDALO_MC_PROXY_PORT}`
-  const login = await fetch(`${address}/auth?json=true`, { method: 'POST', body: new URLSearchParams({ username: 'cedalo', password: 'secret' }) })
+  const login = await fetch(`${address}/auth?json=true`, {
+    method: 'POST', body: new URLSearchParams({ username: 'cedalo', password: 'secret' })
+  })
   const headers = { cookie: login.headers.getSetCookie()[0]?.split(';')[0] ?? '' }
   t.equal((await fetch(`${address}/api/profile`, { headers })).status, 200, 'sessions work')
   t.equal((await fetch(`${address}/api/tokens`, { headers })).status, 404)
@@ -114,7 +130,14 @@ t.test('the next start removes what a kill -9 left behind, and nothing else', as
   const parent = await mkdtemp(join(DATA, 'sweep-'))
   t.teardown(() => rm(parent, { recursive: true }))
   const gone = spawnSync(process.execPath, ['-e', '']).pid
-  const folders = { [`${gone}-empty`]: '', [`${gone}-crashed`]: `${gone}\n`, [`${gone}-runs`]: `${process.pid}\n`, [`${process.pid}-mine`]: '', 'demo-1': `${gone}\n`, [`x${gone}-`]: '' }
+  const folders = {
+    [`${gone}-empty`]: '',
+    [`${gone}-crashed`]: `${gone}\n`,
+    [`${gone}-runs`]: `${process.pid}\n`,
+    [`${process.pid}-mine`]: '',
+    'demo-1': `${gone}\n`,
+    [`x${gone}-`]: ''
+  }
   for (const [name, server] of Object.entries(folders)) {
     await mkdir(join(parent, name, 'base'), { recursive: true })
     if (server !== '') await writeFile(join(parent, name, 'postmaster.pid'), server)
@@ -136,12 +159,21 @@ t.test('on a terminal the log is readable, with one line per request, and the co
   await ask(piped.CEDALO_MC_PROXY_PORT)
   t.match(await json.until('request completed'), /^\{"level":30,.*"msg":"incoming request"\}$/m)
 
-  if (spawnSync('sh', ['-c', 'command -v script']).status !== 0) return t.comment('NOT RUN: this machine has no script(1) to make a terminal')
+  if (spawnSync('sh', ['-c', 'command -v script']).status !== 0) {
+    return t.comment(
+      'NOT RUN: this machine has no script(1) to make a terminal'
+    )
+  }
   const CEDALO_MC_PROXY_PORT = String(await freePort())
-  const terminal = start(t, { CEDALO_MC_PROXY_PORT, DATABASE_URL }, ['script', '-qefc', COMMAND.map(word => `'${word}'`).join(' '), '/dev/null'])
+  const terminal = start(t, { CEDALO_MC_PROXY_PORT, DATABASE_URL }, [
+    'script', '-qefc', COMMAND.map(word => `'${word}'`).join(' '), '/dev/null'
+  ])
   const before = await terminal.until(READY)
   t.notMatch(before, '"level"')
-  t.match(before, /INFO.*Server listening at[^]*# Log in and create a token[^]*Press Enter to show these commands again\. Press Ctrl-C to stop\.\s*$/)
+  t.match(
+    before,
+    /INFO.*Server listening at[^]*# Log in and create a token[^]*Press Enter to show these commands again\. Press Ctrl-C to stop\.\s*$/
+  )
   await ask(CEDALO_MC_PROXY_PORT)
   const asked = (await terminal.until('→ 401')).slice(before.length)
   t.match(asked, /GET \/api\/profile\?token=\[Redacted\] → 401 in \d+ ms/)

@@ -9,8 +9,10 @@ t.test('docs/host-integration.md: with its code an EventSource and a WebSocket o
   await app.register(websocket)
   await addTokens()
   const preHandler = app.tokens.requireRole('viewer')
-  app.get('/', async (_request, reply) => reply.type('text/html').send('<!doctype html><link rel="icon" href="data:,">'))
-  app.get('/events', { preHandler }, async (request, reply) => await reply.type('text/event-stream').send(`retry: 1\ndata: ${who(request).token}\n\n`))
+  app.get('/', async (_request, reply) =>
+    reply.type('text/html').send('<!doctype html><link rel="icon" href="data:,">'))
+  app.get('/events', { preHandler }, async (request, reply) =>
+    await reply.type('text/event-stream').send(`retry: 1\ndata: ${who(request).token}\n\n`))
   app.get('/ws', { preHandler, websocket: true }, (socket, request) => { socket.send(String(who(request).token)) })
   const { host, href } = new URL(await app.listen({ host: 'localhost', port: 0 }))
   const page = await openPage(t)
@@ -19,7 +21,9 @@ t.test('docs/host-integration.md: with its code an EventSource and a WebSocket o
   const open = lines.replace('wss://mmc.example', `ws://${host}`)
   t.not(open, lines)
 
-  /** What the two hear first, and the EventSource in the turns after that: it connects again when its answer has ended. */
+  /**
+   * What the two hear first, and the EventSource in the turns after that: it connects again when its answer has ended.
+   */
   const hear = async (token: string, turns: number): Promise<unknown> => await page.evaluate(`(async () => {
     const token = ${JSON.stringify(token)}
     ${open}

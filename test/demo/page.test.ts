@@ -45,15 +45,21 @@ t.test('the page covers the life of a token: log in, create, copy, use, see it u
   t.match(await app.tokens.list(), [{ name: 'nightly backup', role: 'editor', requestedBy: 'cedalo' }])
   await judge(t, page, 'secret-shown')
   t.equal((await app.inject({ url: '/api/editor', headers: bearer(secret) })).statusCode, 200)
-  t.equal(await page.getByLabel('Try it in a terminal', { exact: true }).inputValue(), `curl -H 'authorization: Bearer ${secret}' '${address}api/profile'`)
+  t.equal(
+    await page.getByLabel('Try it in a terminal', { exact: true }).inputValue(),
+    `curl -H 'authorization: Bearer ${secret}' '${address}api/profile'`
+  )
   await page.getByRole('button', { name: 'Copy The token' }).click()
   await page.getByText('Copied to the clipboard').waitFor()
   t.equal(await readClipboard(page), secret)
   await page.getByRole('button', { name: 'Done' }).click()
 
   const row = page.getByRole('row', { name: 'nightly backup' })
-  await row.filter({ hasText: /active[^]*in 30 days[^]*(now|ago)[^]*by cedalo/ }).filter({ hasNotText: 'never' }).waitFor()
-  const fields = await page.locator('input, textarea').evaluateAll(all => all.map(field => (field as unknown as { value: string }).value))
+  await row.filter(
+    { hasText: /active[^]*in 30 days[^]*(now|ago)[^]*by cedalo/ }
+  ).filter({ hasNotText: 'never' }).waitFor()
+  const fields = await page.locator('input, textarea').evaluateAll(all =>
+    all.map(field => (field as unknown as { value: string }).value))
   t.notMatch([await page.content(), ...fields].join(), secret, 'the secret is gone from the page')
   await judge(t, page, 'list')
 
@@ -77,7 +83,10 @@ t.test('a name is shown as text, whatever HTML, emoji or direction it contains',
   const { app, address } = await listen(t)
   const page = await openPage(t)
   await logIn(page, address)
-  const names = ['<img src=x onerror="document.title=\'hacked\'"><b>bold</b>', '👩‍👩‍👧‍👦 backup 🔑', '</textarea></dialog><script>document.title="hacked"</script>', '{{1+1}} &amp; שלום עולם']
+  const names = [
+    '<img src=x onerror="document.title=\'hacked\'"><b>bold</b>', '👩‍👩‍👧‍👦 backup 🔑',
+    '</textarea></dialog><script>document.title="hacked"</script>', '{{1+1}} &amp; שלום עולם'
+  ]
   for (const name of names) {
     await create(page, name)
     t.equal(await page.getByRole('dialog').getByRole('heading').textContent(), `“${name}” is ready`)
@@ -107,7 +116,9 @@ t.test('the keyboard is enough, and Escape does not discard a secret that was no
   await page.keyboard.type('by keyboard')
   await press('Enter')
   await isFocused('Copy')
-  t.equal(await page.locator(':focus').evaluate(element => (globalThis as unknown as { getComputedStyle: (element: unknown) => { outline: string } }).getComputedStyle(element).outline), 'rgb(1, 114, 173) solid 2px', 'one sees where one is')
+  t.equal(await page.locator(':focus').evaluate(element => (globalThis as unknown as {
+    getComputedStyle: (element: unknown) => { outline: string }
+  }).getComputedStyle(element).outline), 'rgb(1, 114, 173) solid 2px', 'one sees where one is')
   await press('Escape')
   await isFocused('Close without copying')
   await judge(t, page, 'secret-not-copied')
@@ -210,7 +221,9 @@ const SWAGGER_UI = [
 
 t.test('the API reference is accessible in light and dark mode and on a phone, except for what Swagger UI does itself', { skip }, async t => {
   const { address } = await listen(t)
-  for (const [name, options] of [['light', {}], ['dark', { colorScheme: 'dark' }], ['phone', { viewport: { width: 375, height: 812 }, isMobile: true }]] as const) {
+  for (const [name, options] of [['light', {}], ['dark', { colorScheme: 'dark' }], [
+    'phone', { viewport: { width: 375, height: 812 }, isMobile: true }
+  ]] as const) {
     const page = await openPage(t, options)
     await logIn(page, address)
     await page.getByRole('link', { name: 'API reference' }).click()
@@ -220,7 +233,11 @@ t.test('the API reference is accessible in light and dark mode and on a phone, e
     await page.getByRole('button', { name: 'Execute' }).click()
     await page.locator('.live-responses-table').waitFor()
     await judge(t, page, `api-reference-${name}`, SWAGGER_UI)
-    t.equal(await page.evaluate('document.documentElement.scrollWidth <= innerWidth && innerWidth <= screen.width'), true, 'nothing is cut off')
+    t.equal(
+      await page.evaluate('document.documentElement.scrollWidth <= innerWidth && innerWidth <= screen.width'),
+      true,
+      'nothing is cut off'
+    )
     // What fonts are installed decides how long a text is, so it must not decide whether one can read it.
     await page.addStyleTag({ content: '.swagger-ui * { line-height: 2 !important; letter-spacing: .12em !important }' })
     await judge(t, page, `api-reference-${name}-in-a-wide-font`, SWAGGER_UI)
@@ -234,16 +251,28 @@ t.test('the page loads nothing from other origins and has nothing inline', { ski
     t.match(policy, /^default-src 'none'; script-src 'self'; style-src 'self';/)
     t.notMatch(policy, /unsafe|http|\*/)
   }
-  for (const path of ['/page/host.ts', '/page/..%2fhost.ts', '/page/constructor']) t.equal((await app.inject(path)).statusCode, 404, path)
+  for (const path of ['/page/host.ts', '/page/..%2fhost.ts', '/page/constructor']) {
+    t.equal(
+      (await app.inject(path)).statusCode, 404, path
+    )
+  }
 })
 
 t.test('tokens of every state are readable in dark mode, and on a phone without horizontal scrolling', { skip }, async t => {
   const { address, database, issue } = await listen(t)
-  for (const [name, role, days] of [['nightly backup', 'editor', 90], ['grafana-dashboard-of-the-second-floor-in-building-seven', 'monitoringViewer', 3], ['old CI job', 'viewer', 30], ['🔑', 'connectionManager', 400]] as const) {
+  for (const [name, role, days] of [
+    ['nightly backup', 'editor', 90],
+    ['grafana-dashboard-of-the-second-floor-in-building-seven', 'monitoringViewer', 3], ['old CI job', 'viewer', 30],
+    ['🔑', 'connectionManager', 400]
+  ] as const) {
     await issue({ name, role, validUntil: new Date(Date.now() + days * 24 * 60 * 60 * 1000).toISOString() })
   }
-  await database.query("UPDATE tokens SET issue_date = issue_date - interval '60 days', last_used = last_used - interval '2 hours', valid_until = now() - interval '1 day' WHERE name = 'old CI job'")
-  for (const [name, options] of [['dark', { colorScheme: 'dark' }], ['phone', { viewport: { width: 375, height: 812 }, hasTouch: true }]] as const) {
+  await database.query(
+    "UPDATE tokens SET issue_date = issue_date - interval '60 days', last_used = last_used - interval '2 hours', valid_until = now() - interval '1 day' WHERE name = 'old CI job'"
+  )
+  for (const [name, options] of [
+    ['dark', { colorScheme: 'dark' }], ['phone', { viewport: { width: 375, height: 812 }, hasTouch: true }]
+  ] as const) {
     const page = await openPage(t, options)
     await logIn(page, address)
     await page.getByText('expires soon').waitFor()
@@ -252,6 +281,7 @@ t.test('tokens of every state are readable in dark mode, and on a phone without 
     t.equal(await page.evaluate('document.documentElement.scrollWidth <= innerWidth'), true, 'nothing is cut off')
     await create(page, `made on: ${name}`)
     await judge(t, page, `secret-${name}`)
-    t.equal(await page.getByRole('dialog').evaluate(dialog => dialog.scrollWidth <= dialog.clientWidth), true, 'nor in the dialog')
+    t.equal(await page.getByRole('dialog').evaluate(dialog =>
+      dialog.scrollWidth <= dialog.clientWidth), true, 'nor in the dialog')
   }
 })

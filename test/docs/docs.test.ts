@@ -24,31 +24,47 @@ import { until } from '../support/until.js'
 
 t.test('docs/host-integration.md: the code blocks make a host that works as the page says', async t => {
   const { url: postgres, schema } = await createDatabase(t)
-  const [register = '', guard = '', optOut = '', malformed = '', , , , openapi = '', , ...more] = await blocksOf('docs/host-integration.md', 'ts')
+  const [
+    register = '', guard = '', optOut = '', malformed = '', , , , openapi = '', , ...more
+  ] = await blocksOf('docs/host-integration.md', 'ts')
   t.strictSame(more, [], 'every block is known to this test')
   const handler = async (request: { url: string }): Promise<object> => ({ url: request.url })
 
-  const { buildApp = async () => Fastify() } = await runBlock(`export async function buildApp () {${malformed}; return app}`, { Fastify }) as { buildApp?: () => Promise<FastifyInstance> }
+  const { buildApp = async () => Fastify() } = await runBlock(
+    `export async function buildApp () {${malformed}; return app}`, { Fastify }
+  ) as { buildApp?: () => Promise<FastifyInstance> }
   const app = await buildApp()
   t.teardown(() => app.close())
   await app.register(secureSession, { key: Buffer.alloc(32, 1) })
-  app.get('/login/:role', async request => { request.session.set('user' as never, { name: 'me', roles: [(request.params as { role: string }).role] } as never) })
+  app.get('/login/:role', async request => {
+    request.session.set('user' as never, { name: 'me', roles: [(request.params as { role: string }).role] } as never)
+  })
   for (const block of [openapi, register, guard, optOut]) {
-    await runBlock(block, { app, tokensPlugin, options: { postgres, schema, secret: SECRET }, handler, swagger, security, securitySchemes })
+    await runBlock(block, {
+      app, tokensPlugin, options: { postgres, schema, secret: SECRET }, handler, swagger, security, securitySchemes
+    })
   }
 
-  const login = async (role: string): Promise<{ cookie: string }> => ({ cookie: String((await app.inject({ url: `/login/${role}` })).headers['set-cookie']) })
+  const login = async (role: string): Promise<{ cookie: string }> => ({
+    cookie: String((await app.inject({ url: `/login/${role}` })).headers['set-cookie'])
+  })
   t.equal((await app.inject({ url: '/api/tokens', headers: await login('admin') })).statusCode, 200)
   t.equal((await app.inject({ url: '/api/tokens', headers: await login('editor') })).statusCode, 403)
   t.equal((await app.inject({ url: '/api/tokens' })).statusCode, 401)
-  const { token } = await app.tokens.issue({ name: 'editor', role: 'editor', validUntil: '2999-01-01T00:00:00Z', requestedBy: 'x' })
+  const { token } = await app.tokens.issue({
+    name: 'editor', role: 'editor', validUntil: '2999-01-01T00:00:00Z', requestedBy: 'x'
+  })
   t.equal((await app.inject({ url: '/settings', headers: bearer(token) })).statusCode, 200)
   t.equal((await app.inject({ url: '/settings', headers: await login('viewer') })).statusCode, 403)
-  t.strictSame((await app.inject({ url: `/reset-password?token=${token}` })).json(), { url: `/reset-password?token=${token}` })
+  t.strictSame((await app.inject({ url: `/reset-password?token=${token}` })).json(), {
+    url: `/reset-password?token=${token}`
+  })
   const refused = await app.inject({ url: `/%zz?token=${token}` })
   t.strictSame([refused.statusCode, refused.json()], [400, { code: 'INVALID', message: 'The URL is malformed' }])
   const described = app.swagger() as { paths?: object, security?: object[] }
-  t.strictSame([Object.keys(described.paths ?? {}).slice(0, 2), described.security], [['/api/tokens', '/api/tokens/{tokenHash}'], security])
+  t.strictSame([Object.keys(described.paths ?? {}).slice(0, 2), described.security], [
+    ['/api/tokens', '/api/tokens/{tokenHash}'], security
+  ])
 })
 
 t.test('docs/host-integration.md: what a token opened ends when it is deleted with SQL, and when it is revoked on another node', async t => {
@@ -60,18 +76,24 @@ t.test('docs/host-integration.md: what a token opened ends when it is deleted wi
     t.teardown(() => app.close())
     await app.register(tokensPlugin, { postgres, schema, secret: SECRET })
     if (blocks.includes(live)) await app.register(websocket)
-    await app.register(async child => { for (const block of blocks) await runBlock(block, { app: child, bus, PassThrough, WebSocketServer }) })
+    await app.register(async child => {
+      for (const block of blocks) await runBlock(block, { app: child, bus, PassThrough, WebSocketServer })
+    })
     await app.listen({ host: '127.0.0.1', port: 0 })
     return app
   }
-  const [one, raw, other] = [await start(live, events), await start(upgrades), await start()] as [FastifyInstance, FastifyInstance, FastifyInstance]
+  const [one, raw, other] = [
+    await start(live, events), await start(upgrades), await start()
+  ] as [FastifyInstance, FastifyInstance, FastifyInstance]
   const hostOf = ({ server }: FastifyInstance): string => `127.0.0.1:${(server.address() as AddressInfo).port}`
   const ways: Array<(hash: string) => Promise<unknown>> = [
     async hash => await query('DELETE FROM tokens WHERE hash = $1', [hash]),
     async hash => await other.tokens.revoke(hash)
   ]
   for (const [index, end] of ways.entries()) {
-    const { token, hash } = await other.tokens.issue({ name: `open ${index}`, role: 'viewer', validUntil: '2999-01-01T00:00:00Z', requestedBy: 'x' })
+    const { token, hash } = await other.tokens.issue({
+      name: `open ${index}`, role: 'viewer', validUntil: '2999-01-01T00:00:00Z', requestedBy: 'x'
+    })
     const polite = new WebSocket(`ws://${hostOf(one)}/live?token=${token}`)
     const own = new WebSocket(`ws://${hostOf(raw)}/?token=${token}`)
     await Promise.all([once(polite, 'open'), once(own, 'open')])
@@ -112,7 +134,9 @@ t.test("docs/host-integration.md: the harness for a host's tests builds isolated
   t.equal((await one.inject({ url: '/settings', headers })).statusCode, 200)
   t.equal((await one.inject({ url: '/settings', headers: await bearer(one, 'viewer') })).statusCode, 403)
   t.equal((await other.inject({ url: '/settings', headers })).statusCode, 401)
-  const count = async (): Promise<unknown> => (await query('SELECT count(*)::int FROM pg_namespace WHERE nspname = ANY ($1)', [schemas]))[0]?.count
+  const count = async (): Promise<unknown> => (await query(
+    'SELECT count(*)::int FROM pg_namespace WHERE nspname = ANY ($1)', [schemas]
+  ))[0]?.count
   t.equal(await count(), 2)
   for (const end of ended) await end()
   t.equal(await count(), 0)
@@ -130,25 +154,45 @@ t.test('docs/host-integration.md: the privileges on the page are enough for an o
   const [forOwner = '', forNode = '', ...more] = await blocksOf('docs/host-integration.md', 'sql')
   const [, migrate = '', ...others] = await blocksOf('docs/host-integration.md', 'js')
   t.strictSame([more, others], [[], []], 'every block is known to a test')
-  const named = (sql: string): string => sql.replaceAll('mmc_owner', owner).replaceAll('DATABASE mmc', `DATABASE ${new URL(url).pathname.slice(1)}`).replaceAll(/ (ROLE|TO) mmc\b/g, ` $1 ${node}`)
+  const named = (sql: string): string => sql.replaceAll('mmc_owner', owner).replaceAll(
+    'DATABASE mmc', `DATABASE ${new URL(url).pathname.slice(1)}`
+  ).replaceAll(/ (ROLE|TO) mmc\b/g, ` $1 ${node}`)
   const as = (role: string): TokensPluginOptions['postgres'] => ({ connectionString: url, options: `-c role=${role}` })
 
   await query(named(forOwner))
-  await runBlock(migrate, { Fastify, tokensPlugin, process: { env: { OWNER_DATABASE_URL: as(owner), TOKENS_SECRET: SECRET } } })
+  await runBlock(migrate, {
+    Fastify, tokensPlugin, process: { env: { OWNER_DATABASE_URL: as(owner), TOKENS_SECRET: SECRET } }
+  })
   await query(named(forNode))
-  t.strictSame(await query("SELECT DISTINCT tableowner FROM pg_tables WHERE schemaname = 'mmc_tokens'"), [{ tableowner: owner }])
-  t.strictSame(await query('SELECT rolsuper FROM pg_roles WHERE rolname = ANY ($1)', [[owner, node]]), [{ rolsuper: false }, { rolsuper: false }])
+  t.strictSame(
+    await query("SELECT DISTINCT tableowner FROM pg_tables WHERE schemaname = 'mmc_tokens'"), [{ tableowner: owner }]
+  )
+  t.strictSame(await query('SELECT rolsuper FROM pg_roles WHERE rolname = ANY ($1)', [[owner, node]]), [
+    { rolsuper: false }, { rolsuper: false }
+  ])
 
   const app = Fastify()
   t.teardown(() => app.close())
   const events = collectEvents()
   const bootstrap = `.data/bootstrap-${node}.json`
-  await writeFile(bootstrap, JSON.stringify([{ name: 'expired', role: 'viewer', validUntil: '2020-01-01T00:00:00Z', hash: '0'.repeat(64) }]))
+  await writeFile(bootstrap, JSON.stringify([
+    { name: 'expired', role: 'viewer', validUntil: '2020-01-01T00:00:00Z', hash: '0'.repeat(64) }
+  ]))
   t.teardown(() => rm(bootstrap))
-  await app.register(tokensPlugin, { postgres: as(node), secret: SECRET, migrate: false, bootstrap, bootstrapStrict: true, purgeExpiredAfter: 0, onEvent: events.onEvent })
+  await app.register(tokensPlugin, {
+    postgres: as(node),
+    secret: SECRET,
+    migrate: false,
+    bootstrap,
+    bootstrapStrict: true,
+    purgeExpiredAfter: 0,
+    onEvent: events.onEvent
+  })
   await events.until(1, 'token.expired-purged')
   app.get('/', { preHandler: app.tokens.requireRole('viewer') }, async () => 'in')
-  const { token, hash } = await app.tokens.issue({ name: 'x', role: 'viewer', validUntil: '2999-01-01T00:00:00Z', requestedBy: 'x' })
+  const { token, hash } = await app.tokens.issue({
+    name: 'x', role: 'viewer', validUntil: '2999-01-01T00:00:00Z', requestedBy: 'x'
+  })
   t.equal((await app.inject({ url: '/', headers: bearer(token) })).statusCode, 200)
   t.equal((await app.tokens.list()).length, 1)
   t.equal(await app.tokens.revoke(hash), true)
@@ -161,8 +205,12 @@ t.test('docs/http-api.md: the commands, run one after another, return what the p
   const host = await app.listen({ host: '127.0.0.1', port: 0 })
   const lines = await blocksOf('docs/http-api.md', 'sh')
   const expiry = lines.pop() ?? ''
-  const { stdout } = await promisify(execFile)('sh', ['-ec', `${lines.join('\necho\n').replace(/^HOST=.*$/m, `HOST=${host}`)}\nrm "$JAR"`])
-  const [login, created = {}, list, page, unused, one, remaining] = stdout.split('\n').filter(line => /^[{[]/.test(line)).map(line => JSON.parse(line) as object)
+  const { stdout } = await promisify(execFile)('sh', [
+    '-ec', `${lines.join('\necho\n').replace(/^HOST=.*$/m, `HOST=${host}`)}\nrm "$JAR"`
+  ])
+  const [
+    login, created = {}, list, page, unused, one, remaining
+  ] = stdout.split('\n').filter(line => /^[{[]/.test(line)).map(line => JSON.parse(line) as object)
   const [shown = ''] = await blocksOf('docs/http-api.md', 'json')
   const example = JSON.parse(shown) as Record<string, string>
   const { token, ...record } = created as Record<string, string>
@@ -172,22 +220,30 @@ t.test('docs/http-api.md: the commands, run one after another, return what the p
   t.ok(token?.startsWith(example.token?.replace('…', '') ?? 'none'))
   t.strictSame([list, page, unused, one, remaining], [[record], [record], [], record, []])
 
-  for (const [days, warning] of [[3, /^this token expires at \w{3}, \d\d \w{3} \d{4} [\d:]{8} GMT\n$/], [30, /^$/]] as const) {
+  for (const [days, warning] of [
+    [3, /^this token expires at \w{3}, \d\d \w{3} \d{4} [\d:]{8} GMT\n$/], [30, /^$/]
+  ] as const) {
     const { token } = await issue({ validUntil: new Date(Date.now() + days * 24 * 60 * 60 * 1000).toISOString() })
-    t.match((await promisify(execFile)('sh', ['-ec', expiry], { env: { ...process.env, HOST: host, TOKEN: token } })).stdout, warning)
+    t.match(
+      (await promisify(execFile)('sh', ['-ec', expiry], { env: { ...process.env, HOST: host, TOKEN: token } })).stdout,
+      warning
+    )
   }
 })
 
 t.test('README.md names all members of app.tokens, and no others', async t => {
   const { app } = await buildHost(t, { tokens: { enabled: false } })
   const section = /## In the host's code\n([^]*?)\n## /.exec(await readFile('README.md', 'utf8'))?.[1] ?? ''
-  const named = [...(/^`app.tokens` has ([^;]*);/.exec(section.trim())?.[1] ?? '').matchAll(/`(\w+)`/g)].map(([, name]) => name)
+  const named = [...(/^`app.tokens` has ([^;]*);/.exec(section.trim())?.[1] ??
+    '').matchAll(/`(\w+)`/g)].map(([, name]) => name)
   const called = [...section.matchAll(/`[^`]*app\.tokens\.(\w+)\(/g)].map(([, name]) => name)
   t.strictSame([...named, ...called].sort(), Object.keys(app.tokens).sort())
 })
 
 t.test('docs/security.md: every test that it names exists', async t => {
-  const tests = new Set([...(await readFile('docs/security.md', 'utf8')).matchAll(/`(test\/[^`]+\.ts)`/g)].map(([, file = '']) => file))
+  const tests = new Set(
+    [...(await readFile('docs/security.md', 'utf8')).matchAll(/`(test\/[^`]+\.ts)`/g)].map(([, file = '']) => file)
+  )
   t.ok(tests.size > 10)
   for (const file of tests) await t.resolves(access(file), file)
 })
@@ -198,7 +254,9 @@ t.test('docs/operations.md: the commands for a leaked token find and revoke it; 
   const host = await app.listen({ host: '127.0.0.1', port: 0 })
   const { token, ...record } = await issue()
   const login = 'JAR=$(mktemp); curl -s -o /dev/null -c $JAR -d \'username=cedalo&password=secret\' "$HOST/auth?json=true"'
-  const { stdout } = await promisify(execFile)('sh', ['-ec', `${login}\n${leaked}\nrm "$JAR"`], { env: { ...process.env, HOST: host, TOKEN: token } })
+  const { stdout } = await promisify(execFile)('sh', ['-ec', `${login}\n${leaked}\nrm "$JAR"`], {
+    env: { ...process.env, HOST: host, TOKEN: token }
+  })
   t.strictSame([JSON.parse(stdout), await app.tokens.list()], [record, []])
 
   const [audit = '', metrics = ''] = await blocksOf('docs/operations.md', 'ts')
@@ -206,14 +264,26 @@ t.test('docs/operations.md: the commands for a leaked token find and revoke it; 
   const own = Fastify()
   t.teardown(() => own.close())
   const told: string[] = []
-  const values = { app: own, tokensPlugin, options: { postgres, schema, secret: SECRET }, audit: { write: (line: string) => { told.push(line) } }, Gauge: prometheus.Gauge, register: prometheus.register }
+  const values = {
+    app: own,
+    tokensPlugin,
+    options: { postgres, schema, secret: SECRET },
+    audit: { write: (line: string) => { told.push(line) } },
+    Gauge: prometheus.Gauge,
+    register: prometheus.register
+  }
   await runBlock(audit, values)
   await runBlock(metrics, values)
-  const monitor = await own.tokens.issue({ name: 'prometheus', role: 'monitoringViewer', validUntil: '2999-01-01T00:00:00Z', requestedBy: 'x' })
+  const monitor = await own.tokens.issue({
+    name: 'prometheus', role: 'monitoringViewer', validUntil: '2999-01-01T00:00:00Z', requestedBy: 'x'
+  })
   await until(() => told.length !== 0)
   t.match(told.map(line => JSON.parse(line) as object), [{ type: 'token.issued', name: 'prometheus' }])
   t.equal((await own.inject('/metrics')).statusCode, 401)
-  t.match((await own.inject({ url: '/metrics', headers: bearer(monitor.token) })).body, 'mmc_tokens_authentications{outcome="accepted"} 1')
+  t.match(
+    (await own.inject({ url: '/metrics', headers: bearer(monitor.token) })).body,
+    'mmc_tokens_authentications{outcome="accepted"} 1'
+  )
 })
 
 t.test('docs/operations.md: the statement for a restored backup works', async t => {
@@ -227,13 +297,22 @@ t.test('docs/operations.md: the statement for a restored backup works', async t 
 
 t.test('docs/operations.md lists every log line of the plugin, with its level, and no others', async t => {
   const lib = await readdir('lib', { recursive: true, withFileTypes: true })
-  const source = (await Promise.all(lib.filter(entry => entry.isFile()).map(async ({ parentPath, name }) => await readFile(`${parentPath}/${name}`, 'utf8')))).join('')
-  const logged = [...source.matchAll(/log\.(info|warn|error)\([^'`\n]*['`]([^'`$]+)/g)].map(([, level, line = '']) => `${line.trim()} (${level})`)
-  for (const [, line] of source.matchAll(/^ {2}'(?:token|authentication)\.[\w-]+': '([^']+)'/gm)) logged.push(`${line} (info)`)
+  const source = (await Promise.all(lib.filter(entry => entry.isFile()).map(async ({ parentPath, name }) =>
+    await readFile(`${parentPath}/${name}`, 'utf8')))).join('')
+  const logged = [...source.matchAll(/log\.(info|warn|error)\([^'`\n]*['`]([^'`$]+)/g)].map(([, level, line = '']) =>
+    `${line.trim()} (${level})`)
+  for (const [, line] of source.matchAll(
+    /^ {2}'(?:token|authentication)\.[\w-]+': '([^']+)'/gm
+  )) logged.push(`${line} (info)`)
   for (const [, line] of source.matchAll(/createTask\(\{.* failure: '([^']+)'/g)) logged.push(`${line} (warn)`)
-  const told = [...(await readFile('docs/operations.md', 'utf8')).matchAll(/^\| `([^`]+)` \| (info|warn|error) \|/gm)].map(([, line, level]) => `${line} (${level})`)
+  const told = [
+    ...(await readFile('docs/operations.md', 'utf8')).matchAll(/^\| `([^`]+)` \| (info|warn|error) \|/gm)
+  ].map(([, line, level]) => `${line} (${level})`)
   t.equal(told.length, logged.length)
-  for (const line of told) t.ok(logged.some(known => known.startsWith(line.replace(/ \(.*/, '')) && known.endsWith(line.replace(/.* \(/, '('))), line)
+  for (const line of told) {
+    t.ok(logged.some(known =>
+      known.startsWith(line.replace(/ \(.*/, '')) && known.endsWith(line.replace(/.* \(/, '('))), line)
+  }
 })
 
 t.test('docs/architecture.md: the tree of lib and schemas is the tree', async t => {

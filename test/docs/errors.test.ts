@@ -13,9 +13,12 @@ import { startPostgres } from '../support/postgres.js'
 const page = await readFile('docs/errors.md', 'utf8')
 const mistakes = /## Mistakes[^]*/.exec(page)?.[0] ?? ''
 /** What the page says that one sees, by the mistake; and the texts in it, `…` for what varies. */
-const seen = new Map([...mistakes.matchAll(/^\| (.*?) \| (.*?) \|/gm)].slice(1).map(([, mistake = '', answer = '']) => [mistake.replaceAll('`', ''), answer]))
+const seen = new Map([...mistakes.matchAll(/^\| (.*?) \| (.*?) \|/gm)].slice(1).map(
+  ([, mistake = '', answer = '']) => [mistake.replaceAll('`', ''), answer]
+))
 const texts = (cell: string): string[] => [...cell.matchAll(/`([^`]+)`/g)].map(([, text = '']) => text)
-const pattern = (text: string): RegExp => new RegExp(text.split('…').map(part => part.replace(/[\\^$.*+?()[\]{}|]/g, '\\$&')).join('.*'))
+const pattern = (text: string): RegExp =>
+  new RegExp(text.split('…').map(part => part.replace(/[\\^$.*+?()[\]{}|]/g, '\\$&')).join('.*'))
 
 /** The error of a host's start: code and message. */
 async function startError (start: () => Promise<unknown>): Promise<string> {
@@ -31,7 +34,17 @@ type Host = Awaited<ReturnType<typeof createBareHost>> & { log: string[] }
 
 async function bareHost (t: Test): Promise<Host> {
   const log: string[] = []
-  const host = await createBareHost(t, { logger: { stream: { write (line: string) { log.push(...Object.values(JSON.parse(line) as object).map(value => typeof value === 'string' ? value : JSON.stringify(value))) } } } })
+  const host = await createBareHost(t, {
+    logger: {
+      stream: {
+        write (line: string) {
+          log.push(
+            ...Object.values(JSON.parse(line) as object).map(value => typeof value === 'string' ? value : JSON.stringify(value))
+          )
+        }
+      }
+    }
+  })
   return { ...host, log }
 }
 
@@ -42,7 +55,10 @@ async function guard (request: FastifyRequest, reply: FastifyReply): Promise<Fas
 /** Status and body of an answer, its challenge, and the log: all that one sees. */
 async function answer ({ app, log }: Host, request: object): Promise<string> {
   const { statusCode, body, headers } = await app.inject({ url: '/api/tokens', ...request })
-  return [statusCode, (JSON.parse(body) as { message?: string }).message, `WWW-Authenticate: ${String(headers['www-authenticate'])}`, ...log].join('\n')
+  return [
+    statusCode, (JSON.parse(body) as { message?: string }).message,
+    `WWW-Authenticate: ${String(headers['www-authenticate'])}`, ...log
+  ].join('\n')
 }
 
 async function startWith (t: Test, options: object): Promise<string> {
@@ -118,7 +134,9 @@ const walk: Record<string, (t: Test, host: Host) => Promise<string>> = {
   },
   async 'a role without privileges on the outbox' (t) {
     const { database: { url, schema, query } } = await buildHost(t)
-    await query(`CREATE ROLE ${schema}; GRANT USAGE ON SCHEMA ${schema} TO ${schema}; GRANT SELECT ON migrations TO ${schema}`)
+    await query(
+      `CREATE ROLE ${schema}; GRANT USAGE ON SCHEMA ${schema} TO ${schema}; GRANT SELECT ON migrations TO ${schema}`
+    )
     t.teardown(() => query(`DROP OWNED BY ${schema}; DROP ROLE ${schema}`))
     return await startWith(t, { schema, postgres: { connectionString: url, options: `-c role=${schema}` } })
   },
@@ -186,7 +204,9 @@ const walk: Record<string, (t: Test, host: Host) => Promise<string>> = {
   },
   async 'Accept with another version' (_t, host) {
     await host.addTokens()
-    return await answer(host, { headers: { ...bearer((await host.issue({ role: 'admin' })).token), accept: 'application/json;version=2' } })
+    return await answer(host, {
+      headers: { ...bearer((await host.issue({ role: 'admin' })).token), accept: 'application/json;version=2' }
+    })
   },
   async "the host's clock is ahead" (t, host) {
     await host.addTokens({ session: () => ({ username: 'me', roles: ['admin'] }) })
@@ -224,7 +244,9 @@ async function seeGuard (t: Test, host: Host): Promise<string> {
   return said
 }
 
-t.strictSame([...seen.keys()].sort(), Object.keys(walk).sort(), 'docs/errors.md lists the mistakes of this test, and no others')
+t.strictSame(
+  [...seen.keys()].sort(), Object.keys(walk).sort(), 'docs/errors.md lists the mistakes of this test, and no others'
+)
 
 for (const [mistake, make] of Object.entries(walk)) {
   t.test(`${mistake}: the error is as docs/errors.md says`, async t => {
@@ -242,7 +264,9 @@ t.test('docs/errors.md has every error of lib/errors.ts with its status, code an
     t.ok(page.includes(code.startsWith('MMC_') ? `| \`${code}\` |` : `| ${statusCode} | \`${code}\` |`), name)
     if (message !== '…') t.ok(page.includes(`\`${message.replace(/ …$/, '').replace('NaN', '…')}\``), message)
   }
-  const lib = (await Promise.all((await readdir('lib', { recursive: true })).filter(file => file.endsWith('.ts')).map(async file => await readFile(`lib/${file}`, 'utf8')))).join('\n')
+  const lib = (await Promise.all((await readdir('lib', { recursive: true })).filter(file => file.endsWith('.ts')).map(
+    async file => await readFile(`lib/${file}`, 'utf8')
+  ))).join('\n')
   for (const [, message = ''] of page.matchAll(/^\| \d{3} \| `\w+` \| `(.*?)` \|/gm)) t.match(lib, pattern(message))
 })
 

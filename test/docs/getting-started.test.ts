@@ -26,13 +26,19 @@ t.test('docs/getting-started.md: the commands, run one after another in a new fo
   const { port } = reserved.address() as AddressInfo
   await once(reserved.close(), 'close')
 
-  // Nothing comes from the registry, the database is the tests', the port a free one, and the host is waited for and ended.
+  // Nothing comes from the registry, the database is the tests', the port a free one, and the host is waited for and
+  // ended.
   const install = /^npm install (.*)$/m.exec(make)?.[1] ?? ''
-  const links = install.split(' ').map(name => `ln -s "${name === 'fastify-mmc-tokens' ? `${folder}/package` : `${process.cwd()}/node_modules/${name}`}" node_modules/${name}`)
+  const links = install.split(' ').map(name =>
+    `ln -s "${name === 'fastify-mmc-tokens' ? `${folder}/package` : `${process.cwd()}/node_modules/${name}`}" node_modules/${name}`)
   const script = [
-    'set -e', make.replace(/^npm init.*$/m, '$& > init.log').replace(/^npm install.*$/m, ['mkdir node_modules', ...links].join('\n')),
+    'set -e', make.replace(/^npm init.*$/m, '$& > init.log').replace(
+      /^npm install.*$/m, ['mkdir node_modules', ...links].join('\n')
+    ),
     `cat > host.mjs <<'END'\n${host}END`,
-    start.replace(/^export DATABASE_URL=.*$/m, `export DATABASE_URL='${url}'`).replace('host.mjs &', 'host.mjs > host.log 2>&1 &'), "trap 'kill $HOST; wait' EXIT; HOST=$!",
+    start.replace(
+      /^export DATABASE_URL=.*$/m, `export DATABASE_URL='${url}'`
+    ).replace('host.mjs &', 'host.mjs > host.log 2>&1 &'), "trap 'kill $HOST; wait' EXIT; HOST=$!",
     'until curl -s -o wait.log http://localhost:3000/; do kill -0 $HOST || { cat host.log; exit 1; }; done', ...rest.flatMap(block => [block, 'echo'])
   ].join('\n').replaceAll('3000', String(port))
   const { stdout } = await run('sh', ['-c', script], { cwd: folder, env: { ...process.env, NODE_OPTIONS: '' } })

@@ -2,7 +2,10 @@ import { readdir, readFile } from 'node:fs/promises'
 import t from 'tap'
 import { findDeadLinks } from '../support/docs.js'
 
-const pages = ['README.md', 'CHANGELOG.md', 'CONTRIBUTING.md', 'SECURITY.md', ...(await readdir('docs')).filter(name => name.endsWith('.md')).map(name => `docs/${name}`)]
+const pages = [
+  'README.md', 'CHANGELOG.md', 'CONTRIBUTING.md', 'SECURITY.md',
+  ...(await readdir('docs')).filter(name => name.endsWith('.md')).map(name => `docs/${name}`)
+]
 
 for (const page of pages) {
   t.test(`${page}: its links lead to existing pages and headings`, async t => {

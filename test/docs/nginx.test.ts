@@ -13,10 +13,14 @@ import { createBareHost, who } from '../support/bare-host.js'
 import { blocksOf } from '../support/docs.js'
 
 const env = { ...process.env, PATH: `${process.env.PATH}:/usr/sbin:/usr/local/sbin:/opt/homebrew/bin` }
-const skip = spawnSync('nginx', ['-v'], { env }).status !== 0 && 'NO NGINX: what docs/host-integration.md says of it was not run. Install it: apt-get install nginx'
+const skip = spawnSync('nginx', ['-v'], { env }).status !== 0 &&
+  'NO NGINX: what docs/host-integration.md says of it was not run. Install it: apt-get install nginx'
 if (skip !== false) console.error(`\n\n==== ${skip}\n\n`)
 
-/** An nginx with this block, at a socket instead of a port, that writes the log of nginx's default beside that of the block. */
+/**
+ * An nginx with this block, at a socket instead of a port, that writes the log of nginx's default beside that of the
+ * block.
+ */
 async function startNginx (t: Test, block: string, port: number) {
   const folder = await mkdtemp(join(tmpdir(), 'nginx-'))
   t.teardown(() => rm(folder, { recursive: true }))
@@ -26,8 +30,12 @@ async function startNginx (t: Test, block: string, port: number) {
     .replace('/var/log/nginx/access.log no_query;', 'access.log no_query; access_log default.log;')
     .replace(':8088;', `:${port};`)
   const folders = ['client_body', 'proxy', 'fastcgi', 'uwsgi', 'scgi'].map(name => `${name}_temp_path temp;`).join(' ')
-  await writeFile(join(folder, 'nginx.conf'), `daemon off; pid pid; error_log stderr notice; events {} http { ${folders}\n${here}}`)
-  const child = spawn('nginx', ['-p', folder, '-c', 'nginx.conf', '-e', 'stderr'], { env, stdio: ['ignore', 'ignore', 'pipe'] })
+  await writeFile(
+    join(folder, 'nginx.conf'), `daemon off; pid pid; error_log stderr notice; events {} http { ${folders}\n${here}}`
+  )
+  const child = spawn('nginx', ['-p', folder, '-c', 'nginx.conf', '-e', 'stderr'], {
+    env, stdio: ['ignore', 'ignore', 'pipe']
+  })
   const gone = once(child, 'close')
   t.teardown(async () => {
     child.kill('SIGTERM')
@@ -91,7 +99,9 @@ t.test('docs/host-integration.md: with its nginx configuration no token is in th
   t.equal((await ask(nginx.socket, `/who${query}`)).resume().statusCode, 502)
 
   const { access, byDefault, errors } = await nginx.end()
-  t.strictSame([...access.matchAll(/"GET (\S+)" (\d+)/g)].map(([, path, status]) => `${path} ${status}`).sort(), ['/events 200', '/who 200', '/who 502', '/ws 101'])
+  t.strictSame([...access.matchAll(/"GET (\S+)" (\d+)/g)].map(([, path, status]) => `${path} ${status}`).sort(), [
+    '/events 200', '/who 200', '/who 502', '/ws 101'
+  ])
   t.notMatch(access, token.slice(0, 20))
   t.equal(byDefault.split(token).length, 6, 'the default has it in each line, and in a referrer')
   t.match(errors, token, 'and so has the error log, as the page says')

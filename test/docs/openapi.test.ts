@@ -30,14 +30,18 @@ t.test('docs/openapi.json is up to date; "npm run openapi" generates it', async 
 
 for (const version of ['3.0.3', '3.1.0'] as const) {
   t.test(`the routes are described in valid OpenAPI ${version}`, async t => {
-    const { valid, errors } = await new Validator().validate(JSON.parse(JSON.stringify(await createOpenapi(version))) as Record<string, unknown>)
+    const { valid, errors } = await new Validator().validate(
+      JSON.parse(JSON.stringify(await createOpenapi(version))) as Record<string, unknown>
+    )
     t.ok(valid, JSON.stringify(errors))
   })
 }
 
 t.test('it declares and names both ways to present a token', async t => {
   const { components, security } = await readDocument()
-  t.match(Object.values(components.securitySchemes), [{ type: 'http', scheme: 'bearer' }, { type: 'apiKey', in: 'query', name: 'token' }])
+  t.match(Object.values(components.securitySchemes), [
+    { type: 'http', scheme: 'bearer' }, { type: 'apiKey', in: 'query', name: 'token' }
+  ])
   t.strictSame(security.flatMap(one => Object.keys(one)), Object.keys(components.securitySchemes))
 })
 
@@ -45,7 +49,10 @@ t.test('each operation has an id, a summary and a tag, and each status but 204 a
   const operations = Object.values((await readDocument()).paths).flatMap(path => Object.values(path))
   const isList = (value: unknown): boolean => Array.isArray(value) && value.every(isToken)
   const answers: Record<string, (value: unknown) => boolean> = {
-    listApplicationTokens: isList, createApplicationToken: isIssuedToken, getApplicationToken: isToken, revokeApplicationToken: isList
+    listApplicationTokens: isList,
+    createApplicationToken: isIssuedToken,
+    getApplicationToken: isToken,
+    revokeApplicationToken: isList
   }
   t.strictSame(operations.map(({ operationId }) => operationId).sort(), Object.keys(answers).sort())
   for (const { operationId, summary, tags, requestBody, responses } of operations) {
@@ -54,7 +61,10 @@ t.test('each operation has an id, a summary and a tag, and each status but 204 a
     for (const [status, { content }] of Object.entries(responses)) {
       if (status === '204') continue
       const example = content['application/json']?.example
-      const fits = status === '200' ? answers[operationId]?.(example) : isErrorBody(example) && (status === '401') === (example.data !== undefined)
+      const fits = status === '200'
+        ? answers[operationId]?.(example)
+        : isErrorBody(example) &&
+        (status === '401') === (example.data !== undefined)
       t.ok(fits, `${operationId} ${status}: ${JSON.stringify(example)}`)
     }
   }
@@ -73,7 +83,9 @@ t.test('a client generated from it creates, lists, gets and revokes a token', as
   const folder = await mkdtemp('.data/client-')
   t.teardown(() => rm(folder, { recursive: true }))
   await writeFile(`${folder}/package.json`, '{ "type": "module" }')
-  await writeFile(`${folder}/openapi.d.ts`, astToString(await openapiTypescript(await readFile('docs/openapi.json', 'utf8'))))
+  await writeFile(
+    `${folder}/openapi.d.ts`, astToString(await openapiTypescript(await readFile('docs/openapi.json', 'utf8')))
+  )
   await cp('test/consumer/client.ts', `${folder}/client.ts`)
 
   const run = async (...args: string[]): Promise<void> => {
@@ -81,11 +93,24 @@ t.test('a client generated from it creates, lists, gets and revokes a token', as
       .then(() => '', (error: { stdout: string, stderr: string }) => error.stdout + error.stderr)
     t.equal(failure, '', args.join(' '))
   }
-  await run('node_modules/typescript/bin/tsc', '--strict', '--skipLibCheck', '--target', 'es2023', '--module', 'nodenext', '--types', 'node', `${folder}/client.ts`)
+  await run(
+    'node_modules/typescript/bin/tsc',
+    '--strict',
+    '--skipLibCheck',
+    '--target',
+    'es2023',
+    '--module',
+    'nodenext',
+    '--types',
+    'node',
+    `${folder}/client.ts`
+  )
   await run(`${folder}/client.js`, await app.listen({ port: 0 }), (await issue({ role: 'admin' })).token)
 })
 
 t.test("the example of a new token has one of the host's roles", async t => {
   const { paths } = JSON.parse(JSON.stringify(await createOpenapi('3.1.0', { roles: ['admin', 'robot'] }))) as Document
-  t.equal((paths['/api/tokens']?.post?.requestBody?.content['application/json']?.example as { role?: string }).role, 'robot')
+  t.equal(
+    (paths['/api/tokens']?.post?.requestBody?.content['application/json']?.example as { role?: string }).role, 'robot'
+  )
 })

@@ -13,29 +13,59 @@ interface Option { type: string, isRequired: boolean, default: unknown, doc: str
 
 /** The options as the compiler shows them to an editor, with their defaults. */
 function readOptions (): Map<string, Option> {
-  const { options } = ts.parseJsonConfigFileContent(ts.readConfigFile('tsconfig.json', ts.sys.readFile).config, ts.sys, '.')
+  const { options } = ts.parseJsonConfigFileContent(
+    ts.readConfigFile('tsconfig.json', ts.sys.readFile).config, ts.sys, '.'
+  )
   const program = ts.createProgram(['lib/api.ts'], options)
   const checker = program.getTypeChecker()
   const file = program.getSourceFile('lib/api.ts') as ts.SourceFile
-  const symbol = checker.getExportsOfModule(checker.getSymbolAtLocation(file) as ts.Symbol).find(({ name }) => name === 'TokensPluginOptions') as ts.Symbol
+  const symbol = checker.getExportsOfModule(checker.getSymbolAtLocation(file) as ts.Symbol).find(({ name }) =>
+    name === 'TokensPluginOptions') as ts.Symbol
   return new Map(checker.getDeclaredTypeOfSymbol(symbol).getProperties().map(property => {
-    const type = checker.typeToString(checker.getNonNullableType(checker.getTypeOfSymbol(property)), file, ts.TypeFormatFlags.NoTruncation)
+    const type = checker.typeToString(
+      checker.getNonNullableType(checker.getTypeOfSymbol(property)), file, ts.TypeFormatFlags.NoTruncation
+    )
     const isRequired = (property.flags & ts.SymbolFlags.Optional) === 0
     const schema: { default?: unknown } = OptionsSchema.properties[property.name as keyof Options]
-    return [property.name, { type: type.replaceAll('"', "'"), isRequired, default: schema.default, doc: ts.displayPartsToString(property.getDocumentationComment(checker)).replace(/\s+/g, ' ') }]
+    return [property.name, {
+      type: type.replaceAll('"', "'"),
+      isRequired,
+      default: schema.default,
+      doc: ts.displayPartsToString(property.getDocumentationComment(checker)).replace(/\s+/g, ' ')
+    }]
   }))
 }
 
 const known = readOptions()
 
-interface Section { name: string, type: string | undefined, unit: string | undefined, value: string | undefined, isRequired: boolean, text: string, example: string }
+interface Section {
+  name: string
+  type: string | undefined
+  unit: string | undefined
+  value: string | undefined
+  isRequired: boolean
+  text: string
+  example: string
+}
 
-/** What a page says of each option: ## `name`, a line with its type, unit and default, why one changes it, an example. */
+/**
+ * What a page says of each option: ## `name`, a line with its type, unit and default, why one changes it, an example.
+ */
 function sectionsOf (page: string): Section[] {
   return page.split(/^## /m).slice(1).map(text => {
-    const [, type, unit, value, required] = /^Type `([^`]+)`(?:, in ([\w ]+))?, (?:default (?:`([^`]+)`|none)|(required))\.$/m.exec(text) ?? []
+    const [, type, unit, value, required] = /^Type `([^`]+)`(?:, in ([\w ]+))?, (?:default (?:`([^`]+)`|none)|(required))\.$/m.exec(text) ??
+      []
     const [, why = '', example = ''] = /^Type .*\n\n([^]*?)```js\n([^]*?)```/m.exec(text) ?? []
-    return { name: /^`(\w+)`\n/.exec(text)?.[1] ?? '', type, unit, value, isRequired: required !== undefined, text: why.trim(), example }
+    return {
+      name: /^`(\w+)`\n/.exec(text)?.[1] ??
+      '',
+      type,
+      unit,
+      value,
+      isRequired: required !== undefined,
+      text: why.trim(),
+      example
+    }
   })
 }
 
@@ -49,7 +79,8 @@ function faultsOf (page: string, options: Map<string, Omit<Option, 'doc'>> = kno
     else if (type !== option.type) faults.push(`${name}: type ${type}`)
     else if (/\bnumber\b(?!\[)/.test(type) && unit === undefined) faults.push(`${name}: no unit`)
     else if (isRequired !== option.isRequired) faults.push(`${name}: required or not`)
-    else if (option.default !== undefined && !isEqual(value, option.default)) faults.push(`${name}: default ${value ?? 'none'}`)
+    else if (option.default !== undefined &&
+      !isEqual(value, option.default)) faults.push(`${name}: default ${value ?? 'none'}`)
     else if (!new RegExp(`^${name}: `, 'm').test(example ?? '')) faults.push(`${name}: no example`)
   }
   return faults
@@ -86,20 +117,36 @@ t.test('the check finds a missing option and a wrong type, unit or default', asy
     ["hook: 'onRequest'\n", '', 'hook: no example'],
     [/^With another|^Whether a node [^]*?(?=```)/m, '', 'migrate: missing, or not as the others']
   ]
-  for (const [from, to, fault] of broken) t.ok(faultsOf(PAGE.replace(from, to)).some(found => found.replaceAll('"', '') === fault), fault)
+  for (const [from, to, fault] of broken) {
+    t.ok(faultsOf(PAGE.replace(from, to)).some(found =>
+      found.replaceAll('"', '') === fault), fault)
+  }
 
   const number = '## `maxAge`\n\nType `number`, in seconds, default `60`.\n\nWhy.\n\n```js\nmaxAge: 5\n```\n'
   const options = new Map([['maxAge', { type: 'number', isRequired: false, default: 60 }]])
-  t.strictSame([faultsOf(number, options), faultsOf(number.replace(', in seconds', ''), options)], [[], ['maxAge: no unit']])
+  t.strictSame(
+    [faultsOf(number, options), faultsOf(number.replace(', in seconds', ''), options)], [[], ['maxAge: no unit']]
+  )
 })
 
 for (const { name, example } of sectionsOf(PAGE)) {
   t.test(`docs/options.md: the example of ${name} is accepted`, async t => {
-    const process = { env: { DATABASE_URL: 'postgres://localhost/none', TOKENS_SECRET: SECRET, NEW_TOKENS_SECRET: `new ${SECRET}`, TOKENS_ENABLED: 'false' } }
-    const { given = {} } = await runBlock(`export const given = { ${example} }`, { process }) as { given?: Partial<TokensPluginOptions> }
+    const process = {
+      env: {
+        DATABASE_URL: 'postgres://localhost/none',
+        TOKENS_SECRET: SECRET,
+        NEW_TOKENS_SECRET: `new ${SECRET}`,
+        TOKENS_ENABLED: 'false'
+      }
+    }
+    const { given = {} } = await runBlock(
+      `export const given = { ${example} }`, { process }
+    ) as { given?: Partial<TokensPluginOptions> }
     const app = Fastify()
     t.teardown(() => app.close())
-    await t.resolves(async () => await app.register(tokensPlugin, { postgres: 'postgres://localhost/none', secret: SECRET, enabled: false, ...given }))
+    await t.resolves(async () => await app.register(tokensPlugin, {
+      postgres: 'postgres://localhost/none', secret: SECRET, enabled: false, ...given
+    }))
     t.ok(name in given)
   })
 }

@@ -7,7 +7,9 @@ const codes = (text: string): string[] => [...text.matchAll(/`([^`]+)`/g)].map((
 
 t.test('each section of the contract names existing test files, another folder or "not built yet", and no file is missing', async t => {
   const from = rows.findIndex(({ name }) => name === 'section')
-  const sections = rows.slice(from + 1, rows.findIndex(({ name }) => name === 'folder')).filter(({ name }) => !name.startsWith('---'))
+  const sections = rows.slice(from + 1, rows.findIndex(({ name }) => name === 'folder')).filter(
+    ({ name }) => !name.startsWith('---')
+  )
   t.strictSame(sections.map(({ name }) => name), [
     'A token', 'Routes', 'Errors', 'Accept', 'Credentials', 'Disabled', 'Open connections', 'Several nodes', 'Events', 'The database in trouble', 'The demo host'
   ])
@@ -18,7 +20,8 @@ t.test('each section of the contract names existing test files, another folder o
 })
 
 t.test('each other folder of test/ is listed', async t => {
-  const folders = (await readdir('test', { withFileTypes: true })).filter(entry => entry.isDirectory() && entry.name !== 'contract')
+  const folders = (await readdir('test', { withFileTypes: true })).filter(entry =>
+    entry.isDirectory() && entry.name !== 'contract')
   const listed = rows.slice(rows.findIndex(({ name }) => name === 'folder')).flatMap(({ name }) => codes(name))
   t.strictSame(listed.sort(), folders.map(({ name }) => `${name}/`).sort())
 })

@@ -34,9 +34,11 @@ export class Machine {
 
   /** Why an environment can't be made here, or nothing. */
   missing ({ packages, user }: Environment): string | undefined {
-    if (process.getuid?.() !== 0 && (user !== undefined || packages.length > 0)) return 'needs root, to become another user and to install packages'
+    if (process.getuid?.() !== 0 &&
+      (user !== undefined || packages.length > 0)) return 'needs root, to become another user and to install packages'
     spawnSync('.ci/install-debian-packages', packages, { stdio: 'inherit' })
-    const absent = packages.filter(name => !spawnSync('dpkg', ['-s', name], { encoding: 'utf8' }).stdout?.includes('install ok installed'))
+    const absent = packages.filter(name =>
+      !spawnSync('dpkg', ['-s', name], { encoding: 'utf8' }).stdout?.includes('install ok installed'))
     return absent.length === 0 ? undefined : `the Debian packages ${absent.join(', ')} are not there`
   }
 
@@ -69,9 +71,23 @@ export class Machine {
     for (const folder of [data, socket]) mkdirSync(folder)
     this.run('chown', ['postgres', data, socket])
     const asPostgres = (...command: string[]) => ['-u', 'postgres', '--', ...command]
-    this.run('runuser', asPostgres(`${POSTGRES}/initdb`, '-D', data, '-U', 'postgres', '--auth=trust', '--encoding=UTF8', '--locale=C', '--no-sync'), { cwd: '/' })
-    const server = this.start('runuser', asPostgres(`${POSTGRES}/postgres`, '-D', data, '-k', socket, '-c', 'listen_addresses=', '-c', 'fsync=off', '-c', 'max_connections=200'),
-      { cwd: '/', stdio: ['ignore', 'ignore', 'pipe'] })
+    this.run('runuser', asPostgres(
+      `${POSTGRES}/initdb`, '-D', data, '-U', 'postgres', '--auth=trust', '--encoding=UTF8', '--locale=C', '--no-sync'
+    ), { cwd: '/' })
+    const server = this.start('runuser', asPostgres(
+      `${POSTGRES}/postgres`,
+      '-D',
+      data,
+      '-k',
+      socket,
+      '-c',
+      'listen_addresses=',
+      '-c',
+      'fsync=off',
+      '-c',
+      'max_connections=200'
+    ),
+    { cwd: '/', stdio: ['ignore', 'ignore', 'pipe'] })
     for await (const chunk of server.stderr as AsyncIterable<Buffer>) if (String(chunk).includes('ready to accept')) break
     server.stderr?.resume()
     return `postgres://postgres@localhost/postgres?host=${encodeURIComponent(socket)}`

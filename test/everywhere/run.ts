@@ -5,9 +5,12 @@ import { parseArgs, stripVTControlCharacters } from 'node:util'
 import { type Environment, ENVIRONMENTS } from './environments.js'
 import { Machine } from './machine.js'
 
-// npm run test:everywhere -- [--only 2,4] [test files]: the tests of HEAD in environments that are not this one; then a table.
+// npm run test:everywhere -- [--only 2,4] [test files]: the tests of HEAD in environments that are not this one; then a
+// table.
 
-const { values: { only }, positionals: files } = parseArgs({ allowPositionals: true, options: { only: { type: 'string' } } })
+const { values: { only }, positionals: files } = parseArgs({
+  allowPositionals: true, options: { only: { type: 'string' } }
+})
 const chosen = only === undefined ? ENVIRONMENTS.map((_, index) => index + 1) : only.split(',').map(Number)
 const LOGS = '.data/everywhere'
 
@@ -27,7 +30,9 @@ for (const number of chosen) {
   if (environment === undefined) throw new Error(`there is no environment ${number}`)
   console.log(`\n== ${number}: ${environment.title}`)
   machine = new Machine()
-  const row = await runIn(environment, machine, `${LOGS}/${number}.log`).catch((error: Error) => ({ result: `BROKEN: ${error.message}` }))
+  const row = await runIn(environment, machine, `${LOGS}/${number}.log`).catch(
+    (error: Error) => ({ result: `BROKEN: ${error.message}` })
+  )
   await machine.end()
   if (row.result.startsWith('SKIPPED')) console.error(`\n==== ${row.result}\n`)
   rows.set(number, row)
@@ -38,7 +43,9 @@ if ([...rows.values()].some(({ result }) => result !== 'green' && !result.starts
 async function runIn (environment: Environment, machine: Machine, log: string): Promise<Row> {
   const missing = machine.missing(environment)
   if (missing !== undefined) return { result: `SKIPPED: ${missing}` }
-  const { user, umask = '022', locale, wrapper = [], folder = 'checkout', variables, hasDebianPostgres = false, busyLoops = 0 } = environment
+  const {
+    user, umask = '022', locale, wrapper = [], folder = 'checkout', variables, hasDebianPostgres = false, busyLoops = 0
+  } = environment
   if (locale !== undefined) machine.makeLocale(locale)
   const checkout = machine.checkOut(folder, user)
   const env: NodeJS.ProcessEnv = {
@@ -50,11 +57,19 @@ async function runIn (environment: Environment, machine: Machine, log: string): 
   }
   machine.startBusyLoops(busyLoops)
 
-  const become = user === undefined || user === 'root' ? [] : ['setpriv', `--reuid=${user}`, `--regid=${user}`, '--clear-groups', '--']
+  const become = user === undefined ||
+    user === 'root'
+    ? []
+    : ['setpriv', `--reuid=${user}`, `--regid=${user}`, '--clear-groups', '--']
   // With coverage where everything runs, as the README has it.
-  const command = [...become, 'sh', '-c', `umask ${umask}; exec "$@"`, 'sh', ...wrapper, 'npm', 'test', ...files.length > 0 ? ['--', '--disable-coverage', ...files] : []]
+  const command = [
+    ...become, 'sh', '-c', `umask ${umask}; exec "$@"`, 'sh', ...wrapper, 'npm', 'test',
+    ...files.length > 0 ? ['--', '--disable-coverage', ...files] : []
+  ]
   const begun = performance.now()
-  const child = machine.start(command[0] as string, command.slice(1), { cwd: checkout, env, stdio: ['ignore', 'pipe', 'pipe'] })
+  const child = machine.start(command[0] as string, command.slice(1), {
+    cwd: checkout, env, stdio: ['ignore', 'pipe', 'pipe']
+  })
   const [stdout, stderr] = [child.stdout, child.stderr] as [NodeJS.ReadableStream, NodeJS.ReadableStream]
   const file = createWriteStream(log)
   for (const stream of [stdout, stderr]) stream.pipe(file, { end: false })
@@ -70,7 +85,8 @@ async function runIn (environment: Environment, machine: Machine, log: string): 
 /** What the last line says: "13 passed, 1 failed, 0 skipped", or tap's own "# { total: 14, pass: 13, fail: 1 }". */
 function sumsOf (output: string): { passed: number, failed: number, skipped: number } {
   const line = output.match(/^(\d+ passed, .*|# \{ total: .*)$/gm)?.at(-1) ?? ''
-  const [passed = 0, failed = 0, skipped = 0] = ['pass', 'fail', 'skip'].map(word => Number(new RegExp(`(\\d+) ${word}|${word}: (\\d+)`).exec(line)?.slice(1).find(Boolean) ?? 0))
+  const [passed = 0, failed = 0, skipped = 0] = ['pass', 'fail', 'skip'].map(word =>
+    Number(new RegExp(`(\\d+) ${word}|${word}: (\\d+)`).exec(line)?.slice(1).find(Boolean) ?? 0))
   return { passed, failed, skipped }
 }
 
@@ -82,6 +98,8 @@ function printTable (): void {
   console.log('\n| | environment | result | passed | failed | skipped | time |\n|---|---|---|---|---|---|---|')
   for (const [number, { result, passed = '', failed = '', skipped = '', seconds }] of rows) {
     const time = seconds === undefined ? '' : `${Math.floor(seconds / 60)} min ${Math.round(seconds % 60)} s`
-    console.log(`| ${number} | ${ENVIRONMENTS[number - 1]?.title} | ${result} | ${passed} | ${failed} | ${skipped} | ${time} |`)
+    console.log(
+      `| ${number} | ${ENVIRONMENTS[number - 1]?.title} | ${result} | ${passed} | ${failed} | ${skipped} | ${time} |`
+    )
   }
 }

@@ -12,12 +12,19 @@ export interface Build {
   remove: () => Promise<void>
 }
 
-/** The sources as JavaScript in a folder of their own, so that nodes start fast; with a bug planted where it is named. */
+/**
+ * The sources as JavaScript in a folder of their own, so that nodes start fast; with a bug planted where it is named.
+ */
 export async function buildNode (bug?: BugName): Promise<Build> {
   await mkdir(join(PROJECT, '.data'), { recursive: true })
   const folder = await mkdtemp(join(PROJECT, '.data/node-'))
-  const sources = await Promise.all(['lib', 'schemas'].map(async room => (await readdir(join(PROJECT, room), { recursive: true })).map(file => join(room, file))))
-  for (const file of [...sources.flat().filter(file => file.endsWith('.ts')), 'test/support/host.ts', 'test/support/metrics.ts', 'test/support/page.ts', 'test/faults/node.ts']) {
+  const sources = await Promise.all(['lib', 'schemas'].map(
+    async room => (await readdir(join(PROJECT, room), { recursive: true })).map(file => join(room, file))
+  ))
+  for (const file of [
+    ...sources.flat().filter(file => file.endsWith('.ts')), 'test/support/host.ts', 'test/support/metrics.ts',
+    'test/support/page.ts', 'test/faults/node.ts'
+  ]) {
     const source = await readFile(join(PROJECT, file), 'utf8')
     const { outputText } = ts.transpileModule(plant(file, source, bug), {
       compilerOptions: { target: ts.ScriptTarget.ES2022, module: ts.ModuleKind.ESNext, verbatimModuleSyntax: true }

@@ -6,7 +6,16 @@ const RULES: Rules = { struck: 1000, full: 1000, healed: 5000 }
 
 /** A call of 10 ms. */
 function call (what: Call['what'], status: number, begun: number, more: Partial<Call> = {}): Call {
-  return { node: 'a', what, status, begun, ended: begun + 10, ...what !== 'plain' && what !== 'forged' && { name: 'n', hash: 'h' }, ...more }
+  return {
+    node: 'a',
+    what,
+    status,
+    begun,
+    ended: begun + 10,
+    ...what !== 'plain' && what !== 'forged' &&
+    { name: 'n', hash: 'h' },
+    ...more
+  }
 }
 
 const ISSUED = call('issue', 200, 0)
@@ -14,9 +23,19 @@ const REVOKED = call('revoke', 200, 2000)
 const ROW: Row = { name: 'n', hash: 'h' }
 
 t.test('a history that keeps every promise is found good', t => {
-  t.strictSame(check([ISSUED, call('use', 200, 100), call('use', 500, 1100), call('plain', 200, 1200), call('forged', 401, 1300)], [ROW], RULES), [])
-  t.strictSame(check([ISSUED, REVOKED, call('use', 200, 4005, { node: 'b' }), call('use', 401, 2020)], [], RULES), [], 'another node may believe for 2 s')
-  t.strictSame(check([ISSUED, call('revoke', 500, 2000), call('use', 401, 2500)], [], RULES), [], 'a DELETE that failed may have been done')
+  t.strictSame(check([
+    ISSUED, call('use', 200, 100), call('use', 500, 1100), call('plain', 200, 1200), call('forged', 401, 1300)
+  ], [ROW], RULES), [])
+  t.strictSame(
+    check([ISSUED, REVOKED, call('use', 200, 4005, { node: 'b' }), call('use', 401, 2020)], [], RULES),
+    [],
+    'another node may believe for 2 s'
+  )
+  t.strictSame(
+    check([ISSUED, call('revoke', 500, 2000), call('use', 401, 2500)], [], RULES),
+    [],
+    'a DELETE that failed may have been done'
+  )
   t.strictSame(check([ISSUED, call('revoke', 500, 2000), call('use', 200, 2500)], [ROW], RULES), [], 'or not')
   t.strictSame(check([call('issue', 500, 2000, { hash: '' })], [ROW], RULES), [], 'as may a POST')
   t.end()

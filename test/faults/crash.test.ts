@@ -7,7 +7,9 @@ const POINTS = Number(process.env.CRASHES ?? 60)
 
 t.comment(`FAULT_SEED=${SEED}`)
 
-for (const bug of ['a token is answered first, and stored afterwards', 'a revocation is answered first, and stored afterwards'] as const) {
+for (const bug of [
+  'a token is answered first, and stored afterwards', 'a revocation is answered first, and stored afterwards'
+] as const) {
   t.test(`a planted bug is found: ${bug}`, async t => {
     const { violations } = await crash(t, { points: 4, bug })
     t.match(violations.join(), bug.startsWith('a token') ? /lost/ : /revoked and back/)

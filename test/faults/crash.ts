@@ -14,8 +14,9 @@ interface Token { name: string, hash: string, token: string }
 const LANES = 3
 
 /**
- * Nodes that die at a step of a creating POST or of a DELETE, from the first to the moment it is answered, evenly spread; every fifth dies
- * at some moment with many of both under way. Afterwards table and history must agree, and a node must say the same.
+ * Nodes that die at a step of a creating POST or of a DELETE, from the first to the moment it is answered, evenly
+ * spread; every fifth dies at some moment with many of both under way. Afterwards table and history must agree, and a
+ * node must say the same.
  */
 export async function crash (t: Test, { points, bug }: { points: number, bug?: BugName }) {
   const [postgres, build] = await Promise.all([startServer(t), buildNode(bug)])
@@ -29,12 +30,16 @@ export async function crash (t: Test, { points, bug }: { points: number, bug?: B
   const tokens: Token[] = []
   let count = 0
 
-  async function request (address: string, what: 'issue' | 'revoke', { hash = '', name = `crash ${++count}` }: Partial<Token> = {}, dieAt?: number): Promise<Call> {
+  async function request (address: string, what: 'issue' | 'revoke', {
+    hash = '', name = `crash ${++count}`
+  }: Partial<Token> = {}, dieAt?: number): Promise<Call> {
     const call: Call = { node: address, what, name, hash, begun: performance.now(), ended: NaN, status: 0 }
     const headers = { ...session, ...dieAt !== undefined && { 'die-at': String(dieAt) } }
     try {
       const response = what === 'issue'
-        ? await fetch(`${address}/api/tokens`, { method: 'POST', headers, body: JSON.stringify({ name, role: 'viewer', validUntil: '2999-01-01T00:00:00Z' }) })
+        ? await fetch(`${address}/api/tokens`, {
+          method: 'POST', headers, body: JSON.stringify({ name, role: 'viewer', validUntil: '2999-01-01T00:00:00Z' })
+        })
         : await fetch(`${address}/api/tokens/${hash}`, { method: 'DELETE', headers })
       const body = await response.json() as Token
       call.status = response.status
@@ -97,7 +102,11 @@ export async function crash (t: Test, { points, bug }: { points: number, bug?: B
   t.teardown(fresh.kill)
   for (const { name, hash, token } of tokens) {
     const { status } = await fetch(`${fresh.address}/api/viewer`, { headers: bearer(token) })
-    if (status !== (rows.some(row => row.hash === hash) ? 200 : 401)) violations.push(`a node that starts answers ${status}: ${name}`)
+    if (status !== (rows.some(row => row.hash === hash) ? 200 : 401)) {
+      violations.push(
+      `a node that starts answers ${status}: ${name}`
+      )
+    }
   }
   const unanswered = history.filter(({ status }) => status === 0)
   const isThere = ({ name }: Call): boolean => rows.some(row => row.name === name)

@@ -15,7 +15,8 @@ t.comment(`FAULT_SEED=${SEED}`)
 const run = (file: string, ...args: string[]): boolean => spawnSync(file, args).status === 0
 
 /** A disk of 64 MB, which only root may mount, and not everywhere. */
-const mount = (folder: string, options = ''): boolean => run('mount', '-t', 'tmpfs', '-o', `size=64m,mode=700${options}`, 'tmpfs', folder)
+const mount = (folder: string, options = ''): boolean =>
+  run('mount', '-t', 'tmpfs', '-o', `size=64m,mode=700${options}`, 'tmpfs', folder)
 const unmount = (folder: string): boolean => run('umount', '-l', folder)
 
 function mayMount (): boolean {
@@ -51,7 +52,9 @@ async function fill (t: Test, bug?: BugName) {
       await fillUp(filler)
       const client = await connectTo(postgres.url)
       // What room there is in the segments that it has already is used up; then it wants another one.
-      while (await client.query('SELECT pg_logical_emit_message(false, $1, repeat($1, 1000000))', ['x']).then(() => true, () => false));
+      while (await client.query(
+        'SELECT pg_logical_emit_message(false, $1, repeat($1, 1000000))', ['x']
+      ).then(() => true, () => false));
       await client.end()
       return async () => {
         await rm(filler)

@@ -20,7 +20,9 @@ async function failOver (t: Test, isSynchronous: boolean) {
   if (isSynchronous) await onPrimary.query("ALTER SYSTEM SET synchronous_standby_names = '*'")
   await onPrimary.query('SELECT pg_reload_conf()')
   const state = isSynchronous ? 'sync' : 'async'
-  while ((await onPrimary.query('SELECT FROM pg_stat_replication WHERE sync_state = $1', [state])).rows.length === 0) await setTimeout(50)
+  while ((await onPrimary.query(
+    'SELECT FROM pg_stat_replication WHERE sync_state = $1', [state]
+  )).rows.length === 0) await setTimeout(50)
 
   return await runFault(world, {
     name: 'the primary crashes, and its standby is promoted',

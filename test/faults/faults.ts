@@ -34,7 +34,9 @@ const OTHERS: readonly Fault[] = [
     strike: async ({ connect }) => {
       const client = await connect()
       const timer = setInterval(() => {
-        client.query("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()").catch(() => {})
+        client.query(
+          "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()"
+        ).catch(() => {})
       }, 100)
       return async () => {
         clearInterval(timer)
@@ -51,7 +53,9 @@ const OTHERS: readonly Fault[] = [
       const [client, server] = [await connect(), await postgres.pid()]
       // First what makes new backends, then those that are there, and last the one that tells of them.
       process.kill(server, 'SIGSTOP')
-      const { rows } = await client.query<{ pid: number }>("SELECT pid FROM pg_stat_activity WHERE backend_type = 'client backend' ORDER BY pid = pg_backend_pid()")
+      const { rows } = await client.query<{ pid: number }>(
+        "SELECT pid FROM pg_stat_activity WHERE backend_type = 'client backend' ORDER BY pid = pg_backend_pid()"
+      )
       const pids = [server, ...rows.map(({ pid }) => pid)]
       for (const pid of pids.slice(1)) process.kill(pid, 'SIGSTOP')
       return async () => {

@@ -52,7 +52,9 @@ export async function startLoad (nodes: readonly [Target, ...Target[]], random: 
   const timers = new Set<NodeJS.Timeout>()
   let count = 0
 
-  async function call (target: Target, what: Call['what'], { method = 'GET', path, headers = {}, body, ...about }: Request): Promise<{ call: Call, text: string }> {
+  async function call (
+    target: Target, what: Call['what'], { method = 'GET', path, headers = {}, body, ...about }: Request
+  ): Promise<{ call: Call, text: string }> {
     const begun = performance.now()
     const { status, text } = await exchange(agent, target.address + path, method, headers, body)
     const call = { node: target.name, what, begun, ended: performance.now(), status, ...about }
@@ -67,7 +69,13 @@ export async function startLoad (nodes: readonly [Target, ...Target[]], random: 
   async function issue (target: Target): Promise<void> {
     const name = `${prefix} ${++count}`
     const { call: answer, text } = await call(target, 'issue', {
-      method: 'POST', path: '/api/tokens', headers: session, body: JSON.stringify({ name, role: 'viewer', validUntil: '2999-01-01T00:00:00Z' }), name
+      method: 'POST',
+      path: '/api/tokens',
+      headers: session,
+      body: JSON.stringify(
+        { name, role: 'viewer', validUntil: '2999-01-01T00:00:00Z' }
+      ),
+      name
     })
     if (answer.status !== 200) return
     const { hash, token } = JSON.parse(text) as Token
@@ -82,7 +90,9 @@ export async function startLoad (nodes: readonly [Target, ...Target[]], random: 
     // Often the newest, which some node may be looking up just then.
     const [token] = live.splice(random() < 0.5 ? -1 : Math.floor(random() * live.length), 1)
     if (token === undefined) return
-    await call(target, 'revoke', { method: 'DELETE', path: `/api/tokens/${token.hash}`, headers: session, name: token.name, hash: token.hash })
+    await call(target, 'revoke', {
+      method: 'DELETE', path: `/api/tokens/${token.hash}`, headers: session, name: token.name, hash: token.hash
+    })
     // What one node believes, nobody's use corrects in time.
     const spared = pick(random, nodes)
     for (const delay of TRIES) {
@@ -107,7 +117,8 @@ export async function startLoad (nodes: readonly [Target, ...Target[]], random: 
     const token = pick(random, live)
     if (chance < 0.2) await plain(target)
     else if (chance < 0.25) await call(target, 'forged', { path: '/api/viewer', headers: bearer(FORGED) })
-    else if (token === undefined || chance < 0.35) await (random() < live.length / ENOUGH / 2 ? revoke(target) : issue(target))
+    else if (token === undefined ||
+      chance < 0.35) await (random() < live.length / ENOUGH / 2 ? revoke(target) : issue(target))
     else await use(target, token)
   }
 
@@ -132,12 +143,30 @@ export async function startLoad (nodes: readonly [Target, ...Target[]], random: 
   }
 }
 
-interface Request { method?: string, path: string, headers?: Record<string, string>, body?: string, name?: string, hash?: string }
+interface Request {
+  method?: string
+  path: string
+  headers?: Record<string, string>
+  body?: string
+  name?: string
+  hash?: string
+}
 
 /** Status 0 where no answer comes. */
-function exchange (agent: Agent, url: string, method: string, headers: Record<string, string>, body = ''): Promise<{ status: number, text: string }> {
+function exchange (
+  agent: Agent, url: string, method: string, headers: Record<string, string>, body = ''
+): Promise<{ status: number, text: string }> {
   return new Promise(resolve => {
-    const request = send(url, { agent, method, headers: { ...headers, ...body !== '' && { 'content-length': String(Buffer.byteLength(body)) } }, timeout: PATIENCE }, response => {
+    const request = send(url, {
+      agent,
+      method,
+      headers: {
+        ...headers,
+        ...body !== '' &&
+      { 'content-length': String(Buffer.byteLength(body)) }
+      },
+      timeout: PATIENCE
+    }, response => {
       let text = ''
       response.setEncoding('utf8').on('data', (chunk: string) => { text += chunk })
         .on('end', () => { resolve({ status: response.statusCode ?? 0, text }) })
@@ -148,10 +177,14 @@ function exchange (agent: Agent, url: string, method: string, headers: Record<st
   })
 }
 
-const FORGED = ['{"alg":"HS256","typ":"JWT"}', '{"role":"admin","iat":1,"exp":32503680000,"iss":"cedalo","jti":"x"}', 'x'.repeat(32)].map(part => Buffer.from(part).toString('base64url')).join('.')
+const FORGED = [
+  '{"alg":"HS256","typ":"JWT"}', '{"role":"admin","iat":1,"exp":32503680000,"iss":"cedalo","jti":"x"}', 'x'.repeat(32)
+].map(part => Buffer.from(part).toString('base64url')).join('.')
 
 /** Headers of an admin's session; nodes share their sessions. */
 export async function login ({ address }: Target): Promise<Record<string, string>> {
-  const response = await fetch(`${address}/auth?json=true`, { method: 'POST', body: new URLSearchParams({ username: 'cedalo', password: 'secret' }) })
+  const response = await fetch(`${address}/auth?json=true`, {
+    method: 'POST', body: new URLSearchParams({ username: 'cedalo', password: 'secret' })
+  })
   return { cookie: response.headers.getSetCookie()[0]?.split(';', 1)[0] ?? '', 'content-type': 'application/json' }
 }

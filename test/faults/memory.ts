@@ -6,8 +6,8 @@ import { createTokens } from '../../lib/tokens/tokens.js'
 import { createUsage } from '../../lib/tokens/usage.js'
 import type { Claims, Signer, Store, Token } from '../../lib/types.js'
 
-// What so many distinct tokens leave behind in a process, half of them good: nothing. Needs --expose-gc. The store knows every good one
-// without keeping it, so that what is kept is the plugin's.
+// What so many distinct tokens leave behind in a process, half of them good: nothing. Needs --expose-gc. The store
+// knows every good one without keeping it, so that what is kept is the plugin's.
 
 const TOKENS = Number(process.env.TOKENS ?? 5_000_000)
 const TURN = 50_000
@@ -15,7 +15,8 @@ const HEADER = Buffer.from('{"alg":"HS256","typ":"JWT"}').toString('base64url')
 /** Only grows, as one that forgets to forget would: the check must find it. */
 const leak: string[] | undefined = process.env.LEAK === undefined ? undefined : []
 
-const sign = (payload: string): string => `${HEADER}.${payload}.${createHmac('sha256', 'key').update(`${HEADER}.${payload}`).digest('base64url')}`
+const sign = (payload: string): string =>
+  `${HEADER}.${payload}.${createHmac('sha256', 'key').update(`${HEADER}.${payload}`).digest('base64url')}`
 const signer: Signer = {
   sign: claims => sign(Buffer.from(JSON.stringify(claims)).toString('base64url')),
   verify (secret) {
@@ -31,7 +32,17 @@ const store: Store = {
   start: async () => {},
   isTrusted: () => true,
   insert: async () => true,
-  find: async hash => good.has(hash) ? { name: hash, hash, validUntil: '2999-01-01T00:00:00.000Z', role: 'viewer', requestedBy: 'test', issueDate: iso, lastUsed: iso } satisfies Token : null,
+  find: async hash => good.has(hash)
+    ? {
+      name: hash,
+      hash,
+      validUntil: '2999-01-01T00:00:00.000Z',
+      role: 'viewer',
+      requestedBy: 'test',
+      issueDate: iso,
+      lastUsed: iso
+    } satisfies Token
+    : null,
   findAll: async () => [],
   lease: () => ({ isHeld: true, losses: 0 }),
   bootstrap: async () => new Map(),
@@ -48,7 +59,16 @@ const store: Store = {
 const log = Fastify({ logger: false }).log
 const usage = createUsage(store, log)
 const events = { report () {} }
-const tokens = createTokens({ store, cache: createCache(() => true, () => performance.now()), signers: [signer], usage, audit: events, connections: { end () {}, forget () {} }, issuer: 'cedalo', roles: ['viewer'] })
+const tokens = createTokens({
+  store,
+  cache: createCache(() => true, () => performance.now()),
+  signers: [signer],
+  usage,
+  audit: events,
+  connections: { end () {}, forget () {} },
+  issuer: 'cedalo',
+  roles: ['viewer']
+})
 
 const gc = (globalThis as { gc?: () => void }).gc
 if (gc === undefined) throw new Error('run with --expose-gc')
@@ -86,6 +106,8 @@ await usage.close()
 const settled = heaps.slice(Math.ceil(heaps.length / 4))
 const growth = (settled.at(-1) ?? NaN) / (settled[0] ?? NaN) - 1
 const megabytes = (bytes = NaN): string => `${(bytes / 2 ** 20).toFixed(1)} MiB`
-console.log(`${accepted} accepted, ${refused} refused; heap after a collection ${megabytes(settled[0])}, then ${megabytes(settled.at(-1))} (${(growth * 100).toFixed(1)} %), at most ${megabytes(Math.max(...settled))}; RSS at most ${megabytes(rss)}`)
+console.log(
+  `${accepted} accepted, ${refused} refused; heap after a collection ${megabytes(settled[0])}, then ${megabytes(settled.at(-1))} (${(growth * 100).toFixed(1)} %), at most ${megabytes(Math.max(...settled))}; RSS at most ${megabytes(rss)}`
+)
 if (!(growth <= 0.05)) throw new Error('the heap grows')
 if (!(rss <= 256 * 2 ** 20)) throw new Error('too much memory')

@@ -47,11 +47,17 @@ Date.now = () => now() + offset
 const app = await createHost({
   fastify: { logger: { level: 'warn' } },
   sessionKey: Buffer.alloc(32, 7),
-  tokens: { postgres: pool ?? postgres, ...tokens, ...events !== undefined && { onEvent: async event => { await write(events, event) } } }
+  tokens: {
+    postgres: pool ?? postgres,
+    ...tokens,
+    ...events !== undefined &&
+    { onEvent: async event => { await write(events, event) } }
+  }
 })
 app.get('/health', async () => ({ ...app.tokens.health(), now: Date.now() }))
 
-// What runs from a request's arrival on, and after each await, is a step; at the one that the request names, the process dies.
+// What runs from a request's arrival on, and after each await, is a step; at the one that the request names, the
+// process dies.
 let steps = 0
 app.get('/steps', async () => steps)
 app.server.prependListener('request', (request: IncomingMessage, response: ServerResponse) => {
@@ -65,7 +71,9 @@ app.server.prependListener('request', (request: IncomingMessage, response: Serve
 const address = await app.listen({ host: '127.0.0.1', port: 0 })
 
 async function exhaust (milliseconds: number): Promise<void> {
-  const busy = async (): Promise<void> => { await pool?.query('SELECT pg_sleep($1)', [milliseconds / 1000]).catch(() => {}) }
+  const busy = async (): Promise<void> => {
+    await pool?.query('SELECT pg_sleep($1)', [milliseconds / 1000]).catch(() => {})
+  }
   await Promise.all(Array.from({ length: ownPool ?? 0 }, busy))
 }
 

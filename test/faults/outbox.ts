@@ -42,17 +42,21 @@ const actorOf = ({ what, name }: Act): string | null => {
 }
 
 /**
- * Two nodes, a fault that strikes again and again while tokens are created and revoked on both, and a publication for all
- * tables. A trigger of the test writes down what happened; every event that a listener took is compared with that.
+ * Two nodes, a fault that strikes again and again while tokens are created and revoked on both, and a publication for
+ * all tables. A trigger of the test writes down what happened; every event that a listener took is compared with that.
  */
 export async function auditUnder (t: Test, { fault, acts, bug }: Options) {
-  const [postgres, build, folder] = await Promise.all([startServer(t), buildNode(bug), mkdtemp(join(tmpdir(), 'mmc-tokens-'))])
+  const [postgres, build, folder] = await Promise.all([
+    startServer(t), buildNode(bug), mkdtemp(join(tmpdir(), 'mmc-tokens-'))
+  ])
   t.teardown(async () => { await Promise.all([build.remove(), rm(folder, { recursive: true })]) })
   await mkdir(join(folder, 'told'))
   const proxy = await createProxy(t, postgres.url)
   const random = createRandom()
   let started = 0
-  const start = async (): Promise<Node> => await startNode(`node ${++started}`, build, { postgres: proxy.url, secret: SECRET, events: join(folder, 'told', String(started)) })
+  const start = async (): Promise<Node> => await startNode(`node ${++started}`, build, {
+    postgres: proxy.url, secret: SECRET, events: join(folder, 'told', String(started))
+  })
   const nodes = [await start(), await start()] as [Node, Node]
   t.teardown(async () => { for (const node of nodes) await node.kill() })
   const client = await connectTo(postgres.url)
@@ -68,8 +72,15 @@ export async function auditUnder (t: Test, { fault, acts, bug }: Options) {
   await client.end()
 
   /** Whether it was answered, and how. */
-  async function ask (method: string, path: string, headers: Record<string, string>, body?: object): Promise<{ status: number, body: unknown }> {
-    const init = { method, headers: { ...headers, ...body && { 'content-type': 'application/json' } }, signal: AbortSignal.timeout(10_000), ...body && { body: JSON.stringify(body) } }
+  async function ask (
+    method: string, path: string, headers: Record<string, string>, body?: object
+  ): Promise<{ status: number, body: unknown }> {
+    const init = {
+      method,
+      headers: { ...headers, ...body && { 'content-type': 'application/json' } },
+      signal: AbortSignal.timeout(10_000),
+      ...body && { body: JSON.stringify(body) }
+    }
     try {
       const response = await fetch(`${pick(random, nodes)?.address}${path}`, init)
       return { status: response.status, body: await response.json() }
@@ -80,7 +91,9 @@ export async function auditUnder (t: Test, { fault, acts, bug }: Options) {
 
   const session = await login(nodes[0])
   const issue = async (name: string, headers: Record<string, string>, role = 'viewer'): Promise<{ hash: string, token: string } | undefined> => {
-    const { status, body } = await ask('POST', '/api/tokens', headers, { name, role, validUntil: '2999-01-01T00:00:00Z' })
+    const { status, body } = await ask('POST', '/api/tokens', headers, {
+      name, role, validUntil: '2999-01-01T00:00:00Z'
+    })
     return status === 200 ? body as { hash: string, token: string } : undefined
   }
   const actors: string[] = []
@@ -88,7 +101,9 @@ export async function auditUnder (t: Test, { fault, acts, bug }: Options) {
 
   async function sql (text: string, values: unknown[]): Promise<Act[]> {
     const client = await connectTo(postgres.url)
-    return await client.query<Act>(text, values).then(({ rows }) => rows).finally(() => { client.end().catch(() => {}) })
+    return await client.query<Act>(text, values).then(({ rows }) => rows).finally(
+      () => { client.end().catch(() => {}) }
+    )
   }
 
   let done = 0
@@ -104,8 +119,14 @@ export async function auditUnder (t: Test, { fault, acts, bug }: Options) {
         continue
       }
       const end = async (): Promise<boolean> => {
-        if (isSql) return await sql('DELETE FROM mmc_tokens.tokens WHERE hash = $1', [issued.hash]).then(() => true, () => false)
-        return (await ask('DELETE', `/api/tokens/${issued.hash}`, bearer(String(actors[(lane + 1) % LANES])))).status === 200
+        if (isSql) {
+          return await sql(
+            'DELETE FROM mmc_tokens.tokens WHERE hash = $1', [issued.hash]
+          ).then(() => true, () => false)
+        }
+        return (await ask(
+          'DELETE', `/api/tokens/${issued.hash}`, bearer(String(actors[(lane + 1) % LANES]))
+        )).status === 200
       }
       done++
       while (!await end()) {
@@ -149,12 +170,26 @@ export async function auditUnder (t: Test, { fault, acts, bug }: Options) {
     await issue(`nudge ${++nudges}`, session)
     return (await sql('SELECT 1 FROM mmc_tokens.events WHERE name NOT LIKE $1 LIMIT 1', ['nudge%'])).length === 0
   })
-  const files = await Promise.all((await readdir(join(folder, 'told'))).map(async file => await readFile(join(folder, 'told', file), 'utf8')))
-  const told = files.flatMap(text => text.split('\n').filter(line => line !== '')).map(line => JSON.parse(line) as TokenEvent)
+  const files = await Promise.all((await readdir(join(folder, 'told'))).map(async file =>
+    await readFile(join(folder, 'told', file), 'utf8')))
+  const told = files.flatMap(text =>
+    text.split('\n').filter(line => line !== '')).map(line => JSON.parse(line) as TokenEvent)
   const happened = await sql('SELECT what, hash, name FROM witness WHERE name NOT LIKE $1 ORDER BY n', ['nudge%'])
   const type = { INSERT: 'token.issued', DELETE: 'token.revoked' } as const
-  const about = (act: Act): TokenEvent[] => told.filter(event => event.type === type[act.what] && event.hash === act.hash)
+  const about = (act: Act): TokenEvent[] =>
+    told.filter(event => event.type === type[act.what] && event.hash === act.hash)
   const missing = happened.filter(act => about(act).length === 0).map(({ what, name }) => `${what} of ${name}`)
-  const wrong = happened.filter(act => about(act).some(({ actor, databaseUser }) => actor !== actorOf(act) || databaseUser !== 'postgres')).map(({ what, name }) => `${what} of ${name}`)
-  return { missing, wrong, figures: { fault, acts: happened.length, unanswered, told: told.length, twice: told.length - new Set(told.map(({ id }) => id)).size } }
+  const wrong = happened.filter(act => about(act).some(({ actor, databaseUser }) =>
+    actor !== actorOf(act) || databaseUser !== 'postgres')).map(({ what, name }) => `${what} of ${name}`)
+  return {
+    missing,
+    wrong,
+    figures: {
+      fault,
+      acts: happened.length,
+      unanswered,
+      told: told.length,
+      twice: told.length - new Set(told.map(({ id }) => id)).size
+    }
+  }
 }

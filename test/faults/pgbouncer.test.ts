@@ -32,18 +32,27 @@ async function freeze (t: Test, bug?: BugName) {
   })
 }
 
-/** A node that is not told of the pooler listens through it, and hears nothing: how long after its revocation it accepts a token. */
+/**
+ * A node that is not told of the pooler listens through it, and hears nothing: how long after its revocation it accepts
+ * a token.
+ */
 async function lastAccepted (t: Test, bug?: BugName): Promise<number> {
   const [postgres, build] = await Promise.all([startServer(t), buildNode(bug)])
   t.teardown(build.remove)
   const near = await startNode('near', build, { postgres: postgres.url, secret: SECRET })
   t.teardown(near.kill)
-  const misled = await startNode('misled', build, { postgres: (await startPgBouncer(t, postgres.url)).url, secret: SECRET })
+  const misled = await startNode('misled', build, {
+    postgres: (await startPgBouncer(t, postgres.url)).url, secret: SECRET
+  })
   t.teardown(misled.kill)
   const headers = await login(near)
   const body = JSON.stringify({ name: 'revoked', role: 'viewer', validUntil: '2999-01-01T00:00:00Z' })
-  const { token, hash } = await (await fetch(`${near.address}/api/tokens`, { method: 'POST', headers, body })).json() as { token: string, hash: string }
-  const use = async (): Promise<number> => (await fetch(`${misled.address}/api/viewer`, { headers: bearer(token) })).status
+  const { token, hash } = await (await fetch(
+    `${near.address}/api/tokens`, { method: 'POST', headers, body }
+  )).json() as { token: string, hash: string }
+  const use = async (): Promise<number> => (await fetch(
+    `${misled.address}/api/viewer`, { headers: bearer(token) }
+  )).status
   // Long enough for a lease, if there were one.
   await setTimeout(1500)
   while (await use() !== 200);
@@ -72,7 +81,8 @@ t.test('PgBouncer that freezes: nothing lost, nobody let in, and back within 3 s
 t.test('a node that listens through PgBouncer, where its own notifications arrive and no others, never believes that it hears', { skip }, async t => {
   let planted = 0
   // A named statement may fail in a pooler now and then, and the lie ends.
-  for (let run = 0; run < 4 && planted <= 2000; run++) planted = await lastAccepted(t, 'a connection is taken to hear before anything was heard')
+  for (let run = 0; run < 4 &&
+    planted <= 2000; run++) planted = await lastAccepted(t, 'a connection is taken to hear before anything was heard')
   t.ok(planted > 2000, `a planted bug is found: ${planted} ms`)
   t.equal(await lastAccepted(t), 0)
 })

@@ -32,7 +32,9 @@ ignore_startup_parameters = extra_float_digits
 `)
   await chmod(folder, 0o755)
   // It refuses to run as root, as Postgres does, whose socket only its user may enter.
-  const child = spawn('pgbouncer', ['-q', settings], { stdio: 'ignore', ...process.getuid?.() === 0 && { uid: 65534, gid: 65534 } })
+  const child = spawn('pgbouncer', ['-q', settings], {
+    stdio: 'ignore', ...process.getuid?.() === 0 && { uid: 65534, gid: 65534 }
+  })
   const gone = once(child, 'close')
   t.teardown(async () => {
     child.kill('SIGKILL')

@@ -16,7 +16,9 @@ for (const [bug, finders] of faults) {
       await t.test(fault.name, async t => {
         // Some show only where a token was looked up, or revoked, in a moment that chance must bring about.
         for (let run = 1; ; run++) {
-          const { violations, summary } = await runFault(world, { ...fault, name: `${fault.name}, run ${run}` }, { after: fault.caught === isAccepted ? 5500 : 1500 })
+          const { violations, summary } = await runFault(world, { ...fault, name: `${fault.name}, run ${run}` }, {
+            after: fault.caught === isAccepted ? 5500 : 1500
+          })
           const isFound = violations.some(violation => fault.caught.test(violation))
           if (!isFound && run < 5) continue
           t.ok(isFound, JSON.stringify(summary))

@@ -11,7 +11,9 @@ const BEFORE = 500
 const AFTER = 3500
 
 /** A fault under load, and what the history says of it. */
-export async function runFault (world: World, { name, strike, frozen = [], calls, only }: Strike, { after = AFTER } = {}) {
+export async function runFault (
+  world: World, { name, strike, frozen = [], calls, only }: Strike, { after = AFTER } = {}
+) {
   const load = await startLoad(world.nodes, createRandom(), name)
   let struck = NaN
   let full = NaN
@@ -30,7 +32,8 @@ export async function runFault (world: World, { name, strike, frozen = [], calls
   }
   const rules = { struck, full, healed, frozen, ...calls && { calls }, ...only && { only } }
   // Its last words say more than all the errors that follow.
-  const dead = world.nodes.filter(node => !node.isRunning()).map(node => `node "${node.name}" died: ${node.said().slice(-3000)}`)
+  const dead = world.nodes.filter(node => !node.isRunning()).map(node =>
+    `node "${node.name}" died: ${node.said().slice(-3000)}`)
   const violations = [...dead, ...check(load.history, await world.takeRows(), rules)]
   return { history: load.history, violations, summary: summarise(violations), figures: measure(load.history, rules) }
 }

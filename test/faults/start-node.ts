@@ -20,12 +20,23 @@ export interface Node {
 /** A host in a process of its own, from the moment it listens. */
 export async function startNode (name: string, { main }: Build, settings: NodeSettings): Promise<Node> {
   // Without the loaders of the process that tests.
-  const child = fork(main, { execArgv: [], env: { PATH: process.env.PATH, FAULT_NODE: JSON.stringify(settings) }, stdio: ['ignore', 'pipe', 'pipe', 'ipc'] })
+  const child = fork(main, {
+    execArgv: [],
+    env: { PATH: process.env.PATH, FAULT_NODE: JSON.stringify(settings) },
+    stdio: ['ignore', 'pipe', 'pipe', 'ipc']
+  })
   const { pid = NaN } = child
   let said = ''
-  for (const stream of [child.stdout, child.stderr]) stream?.setEncoding('utf8').on('data', (chunk: string) => { said = (said + chunk).slice(-20_000) })
+  for (const stream of [child.stdout, child.stderr]) {
+    stream?.setEncoding('utf8').on(
+      'data', (chunk: string) => { said = (said + chunk).slice(-20_000) }
+    )
+  }
   const gone = once(child, 'close')
-  const [address] = await Promise.race([once(child, 'message') as Promise<[string]>, gone.then(() => { throw new Error(`node "${name}" does not start: ${said}`) })])
+  const [address] = await Promise.race([
+    once(child, 'message') as Promise<[string]>,
+    gone.then(() => { throw new Error(`node "${name}" does not start: ${said}`) })
+  ])
   return {
     name,
     address,

@@ -21,7 +21,10 @@ const tarball = join(root, (JSON.parse(stdout.slice(stdout.search(/^\[$/m))) as 
 
 /** What a program prints; the test fails where it fails. */
 async function ask (t: Test, cwd: string, variables: object, file: string, ...args: string[]): Promise<string> {
-  const { failure, output } = await run(file, args, { cwd, env: { ...env, ...variables } }).then(({ stdout }) => ({ failure: '', output: stdout }), (error: { stdout: string, stderr: string }) => ({ failure: error.stdout + error.stderr, output: '' }))
+  const { failure, output } = await run(file, args, { cwd, env: { ...env, ...variables } }).then(
+    ({ stdout }) => ({ failure: '', output: stdout }),
+    (error: { stdout: string, stderr: string }) => ({ failure: error.stdout + error.stderr, output: '' })
+  )
   t.equal(failure, '', [file, ...args].join(' '))
   return output
 }
@@ -72,13 +75,40 @@ t.test('a Nest application that has its own Fastify compiles, starts and passes 
   const folder = join(root, 'nest')
   await run('mkdir', [folder])
   await writeFile(join(folder, 'package.json'), '{ "private": true }')
-  await ask(t, folder, {}, 'npm', 'install', ...NPM, '--save-exact', '@nestjs/common@11.2.8', '@nestjs/core@11.2.8', '@nestjs/platform-fastify@11.2.8', 'reflect-metadata@0.2.2', 'rxjs@7.8.2', 'typescript@5.9.3', '@types/node@20.19.43')
+  await ask(
+    t,
+    folder,
+    {},
+    'npm',
+    'install',
+    ...NPM,
+    '--save-exact',
+    '@nestjs/common@11.2.8',
+    '@nestjs/core@11.2.8',
+    '@nestjs/platform-fastify@11.2.8',
+    'reflect-metadata@0.2.2',
+    'rxjs@7.8.2',
+    'typescript@5.9.3',
+    '@types/node@20.19.43'
+  )
   await ask(t, folder, {}, 'npm', 'install', ...NPM, tarball)
   const copies = await ask(t, folder, {}, 'find', '.', '-path', '*/node_modules/fastify/package.json')
   t.strictSame(copies.trim().split('\n'), ['./node_modules/fastify/package.json'])
-  t.equal((JSON.parse(await readFile(join(folder, 'node_modules/fastify/package.json'), 'utf8')) as { version: string }).version, '5.11.3')
+  t.equal((JSON.parse(
+    await readFile(join(folder, 'node_modules/fastify/package.json'), 'utf8')
+  ) as { version: string }).version, '5.11.3')
   await writeFile(join(folder, 'app.test.ts'), NEST)
-  await writeFile(join(folder, 'tsconfig.json'), JSON.stringify({ compilerOptions: { target: 'es2022', module: 'nodenext', strict: true, experimentalDecorators: true, emitDecoratorMetadata: true, skipLibCheck: true, types: ['node'] } }))
+  await writeFile(join(folder, 'tsconfig.json'), JSON.stringify({
+    compilerOptions: {
+      target: 'es2022',
+      module: 'nodenext',
+      strict: true,
+      experimentalDecorators: true,
+      emitDecoratorMetadata: true,
+      skipLibCheck: true,
+      types: ['node']
+    }
+  }))
   await ask(t, folder, {}, 'node_modules/.bin/tsc')
   await ask(t, folder, await variablesFor(t), process.execPath, '--test', 'app.test.js')
 })
@@ -113,7 +143,11 @@ t.test("an application of fastify-cli's template passes its tests; it starts wit
   const variables = await variablesFor(t)
   await ask(t, folder, variables, 'npm', 'test')
 
-  const start = (...args: string[]) => spawn(join(folder, 'node_modules/.bin/fastify'), ['start', '-l', 'info', '-p', '0', ...args, 'app.js'], { cwd: folder, env: { ...env, ...variables }, stdio: ['ignore', 'pipe', 'pipe'] })
+  const start = (...args: string[]) => spawn(
+    join(folder, 'node_modules/.bin/fastify'),
+    ['start', '-l', 'info', '-p', '0', ...args, 'app.js'],
+    { cwd: folder, env: { ...env, ...variables }, stdio: ['ignore', 'pipe', 'pipe'] }
+  )
   const child = start()
   let said = ''
   for (const stream of [child.stdout, child.stderr]) stream.on('data', chunk => { said += String(chunk) })
@@ -121,7 +155,9 @@ t.test("an application of fastify-cli's template passes its tests; it starts wit
   t.match(said, /fastify-mmc-tokens is registered in a child.*fp\(app\).*-o and skipOverride/)
 
   const app = join(folder, 'app.js')
-  await writeFile(app, (await readFile(app, 'utf8')).replace('const options = {}', 'const options = { skipOverride: true, bodyLimit: 100000 }'))
+  await writeFile(app, (await readFile(app, 'utf8')).replace(
+    'const options = {}', 'const options = { skipOverride: true, bodyLimit: 100000 }'
+  ))
   const host = start('-o')
   host.stderr.resume()
   let address = ''

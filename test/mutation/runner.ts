@@ -5,8 +5,9 @@ import { relative } from 'node:path'
 import { fileURLToPath, pathToFileURL } from 'node:url'
 import type { Test, TestOpts } from 'tap'
 
-// A test runner for Stryker that stays warm: Fastify, pg and the rest are loaded once, and each mutant meets the tests of tap that reach
-// it one by one in the same process, the quickest first. To start a process for each mutant and file would take hundreds of times as long.
+// A test runner for Stryker that stays warm: Fastify, pg and the rest are loaded once, and each mutant meets the tests
+// of tap that reach it one by one in the same process, the quickest first. To start a process for each mutant and file
+// would take hundreds of times as long.
 
 /** What Stryker's instrumented sources read and write. */
 interface Switchboard {
@@ -47,7 +48,10 @@ const END = '.test.ts'
 const SUCCESS = 0
 const SKIPPED = 2
 
-/** How long a test may take under a mutant, in milliseconds: then it hangs. The second time it is given more, for a machine that was busy. */
+/**
+ * How long a test may take under a mutant, in milliseconds: then it hangs. The second time it is given more, for a
+ * machine that was busy.
+ */
 const limitOf = (usual: number, patience: number): number => 4 * usual + patience
 
 function createRunner ({ mutate, warmTap: { without, slow } }: Options) {
@@ -62,7 +66,8 @@ function createRunner ({ mutate, warmTap: { without, slow } }: Options) {
   const strays: string[] = []
   let fresh: (name: string) => Test
 
-  const isMutated = (source: string): boolean => mutate.some(pattern => pattern.includes('*') || pattern.startsWith(source))
+  const isMutated = (source: string): boolean =>
+    mutate.some(pattern => pattern.includes('*') || pattern.startsWith(source))
   const isWanted = (name: string): boolean => !without.includes(name) && (slow[name]?.some(isMutated) ?? true)
 
   /** Loads lib and the tests anew, so that a mutant of what runs while a module loads is met, too. */
@@ -71,10 +76,15 @@ function createRunner ({ mutate, warmTap: { without, slow } }: Options) {
     generation++
     claims.length = 0
     board.currentTestId = undefined
-    const files = (await readdir('test', { recursive: true })).filter(name => name.endsWith(END) && !/(^faults|node_modules)\//.test(name) && isWanted(name.slice(0, -END.length))).sort()
+    const files = (await readdir('test', { recursive: true })).filter(name =>
+      name.endsWith(END) && !/(^faults|node_modules)\//.test(name) && isWanted(name.slice(0, -END.length))).sort()
     for (const name of files) {
-      const test = (...args: unknown[]): void => { claims.push({ id: `${name}: ${String(args[0])}`, fileName: `test/${name}`, args }) }
-      Object.assign(globalThis, { warmTap: Object.assign(fresh(name), { test, teardown: (step: () => unknown) => { leave.push(step) } }) })
+      const test = (...args: unknown[]): void => {
+        claims.push({ id: `${name}: ${String(args[0])}`, fileName: `test/${name}`, args })
+      }
+      Object.assign(globalThis, {
+        warmTap: Object.assign(fresh(name), { test, teardown: (step: () => unknown) => { leave.push(step) } })
+      })
       await import(`${pathToFileURL(`test/${name}`).href}?${generation}`)
     }
   }
@@ -86,7 +96,9 @@ function createRunner ({ mutate, warmTap: { without, slow } }: Options) {
     const suite = fresh(id)
     let failure: string | undefined
     const ended = new Promise<boolean>(resolve => { suite.on('end', () => { resolve(true) }) })
-    const within = (limit: number): Promise<boolean> => Promise.race([ended, new Promise<boolean>(resolve => { setTimeout(resolve, limit, false).unref() })])
+    const within = (limit: number): Promise<boolean> => Promise.race([
+      ended, new Promise<boolean>(resolve => { setTimeout(resolve, limit, false).unref() })
+    ])
     suite.resume()
     Reflect.apply(suite.test, suite, args)
     suite.end()
@@ -96,7 +108,8 @@ function createRunner ({ mutate, warmTap: { without, slow } }: Options) {
       suite.timeout()
       await within(2000)
     }
-    if (isDone && !suite.passing()) failure = `${id}: ${JSON.stringify((suite as unknown as { results?: { failures?: unknown[] } }).results?.failures ?? []).slice(0, 300)}`
+    if (isDone &&
+      !suite.passing()) failure = `${id}: ${JSON.stringify((suite as unknown as { results?: { failures?: unknown[] } }).results?.failures ?? []).slice(0, 300)}`
     failure ??= strays[0]
     return { ...failure !== undefined && { failure }, isLate: !isDone, time: Math.round(now() - begun) }
   }
@@ -128,21 +141,34 @@ function createRunner ({ mutate, warmTap: { without, slow } }: Options) {
       for (const claim of claims) {
         let result = await run(claim, 120_000)
         // On a busy machine a deadline may be missed.
-        for (let tries = 1; tries < 3 && (result.failure !== undefined || result.isLate); tries++) result = await run(claim, 120_000)
+        for (let tries = 1; tries < 3 &&
+          (result.failure !== undefined || result.isLate); tries++) result = await run(claim, 120_000)
         // A test that this machine is too busy for kills nothing.
         const isGood = result.failure === undefined && !result.isLate
         if (isGood) times[claim.id] = result.time
-        tests.push({ id: claim.id, name: claim.id, fileName: claim.fileName, timeSpentMs: result.time, status: isGood ? SUCCESS : SKIPPED })
+        tests.push({
+          id: claim.id,
+          name: claim.id,
+          fileName: claim.fileName,
+          timeSpentMs: result.time,
+          status: isGood
+            ? SUCCESS
+            : SKIPPED
+        })
       }
       await writeFile(TIMES, JSON.stringify(times, null, 2))
       return { status: 'complete', tests, mutantCoverage: board.mutantCoverage }
     },
 
-    async mutantRun ({ activeMutant, sandboxFileName, testFilter, hitLimit, mutantActivation, reloadEnvironment }: MutantRun) {
+    async mutantRun (
+      { activeMutant, sandboxFileName, testFilter, hitLimit, mutantActivation, reloadEnvironment }: MutantRun
+    ) {
       board.hitLimit = hitLimit
       board.hitCount = hitLimit === undefined ? undefined : 0
       board.activeMutant = mutantActivation === 'static' ? activeMutant.id : undefined
-      const killed = (by: string, failureMessage: string, nrOfTests: number) => ({ status: 'killed', killedBy: [by], failureMessage, nrOfTests })
+      const killed = (by: string, failureMessage: string, nrOfTests: number) => ({
+        status: 'killed', killedBy: [by], failureMessage, nrOfTests
+      })
       try {
         if (reloadEnvironment || generation === 0) await load()
       } catch (error) {
@@ -151,14 +177,17 @@ function createRunner ({ mutate, warmTap: { without, slow } }: Options) {
       board.activeMutant = activeMutant.id
       const wanted = testFilter && new Set(testFilter)
       const source = relative(process.cwd(), sandboxFileName)
-      const isFor = ({ fileName }: Claim): boolean => slow[fileName.slice('test/'.length, -END.length)]?.includes(source) ?? true
-      const chosen = claims.filter(claim => isFor(claim) && times[claim.id] !== undefined && (wanted?.has(claim.id) ?? true)).sort((a, b) => costOf(a) - costOf(b))
+      const isFor = ({ fileName }: Claim): boolean =>
+        slow[fileName.slice('test/'.length, -END.length)]?.includes(source) ?? true
+      const chosen = claims.filter(claim => isFor(claim) && times[claim.id] !== undefined &&
+        (wanted?.has(claim.id) ?? true)).sort((a, b) => costOf(a) - costOf(b))
       try {
         for (const [index, claim] of chosen.entries()) {
           const usual = times[claim.id] ?? 0
           const first = await run(claim, limitOf(usual, 1000))
           if (first.failure === undefined && !first.isLate) continue
-          if (board.hitCount !== undefined && board.hitCount > (hitLimit as number)) return { status: 'timeout', reason: 'hit limit' }
+          if (board.hitCount !== undefined &&
+            board.hitCount > (hitLimit as number)) return { status: 'timeout', reason: 'hit limit' }
           // Killed is what fails twice with the mutant and not without: a busy machine misses a deadline now and then.
           const second = await run(claim, limitOf(usual, 3000))
           if (second.failure === undefined && !second.isLate) continue
@@ -182,7 +211,10 @@ function createRunner ({ mutate, warmTap: { without, slow } }: Options) {
   }
 }
 
-/** Makes the sources of the sandbox modules: TypeScript without its types, `tap` as above, and anew with each generation. */
+/**
+ * Makes the sources of the sandbox modules: TypeScript without its types, `tap` as above, and anew with each
+ * generation.
+ */
 function hook (): void {
   const root = pathToFileURL(`${process.cwd()}/`).href
   const isOurs = (url: string | undefined): boolean => url?.startsWith(root) === true && !url.includes('/node_modules/')
@@ -191,13 +223,27 @@ function hook (): void {
     resolve (specifier: string, context: { parentURL?: string }, next: (specifier: string, context: object) => object) {
       const { parentURL } = context
       if (parentURL === undefined || !isOurs(parentURL)) return next(specifier, context)
-      if (specifier === 'tap') return { url: `warm:tap${new URL(parentURL).pathname}${new URL(parentURL).search}`, shortCircuit: true }
+      if (specifier === 'tap') {
+        return {
+          url: `warm:tap${new URL(parentURL).pathname}${new URL(parentURL).search}`, shortCircuit: true
+        }
+      }
       if (!specifier.startsWith('.')) return next(specifier, context)
       const url = new URL(specifier.replace(/\.js$/, '.ts'), parentURL)
-      return isOurs(url.href) && url.pathname.endsWith('.ts') ? { url: url.href + new URL(parentURL).search, shortCircuit: true } : next(specifier, context)
+      return isOurs(url.href) && url.pathname.endsWith('.ts')
+        ? {
+            url: url.href +
+        new URL(parentURL).search,
+            shortCircuit: true
+          }
+        : next(specifier, context)
     },
     load (url: string, context: object, next: (url: string, context: object) => object) {
-      if (url.startsWith('warm:')) return { format: 'module', source: 'export default globalThis.warmTap', shortCircuit: true }
+      if (url.startsWith('warm:')) {
+        return {
+          format: 'module', source: 'export default globalThis.warmTap', shortCircuit: true
+        }
+      }
       if (!isOurs(url) || !new URL(url).pathname.endsWith('.ts')) return next(url, context)
       const path = fileURLToPath(url)
       const source = sources.get(path) ?? stripTypeScriptTypes(readFileSync(path, 'utf8'), { mode: 'transform' })
@@ -211,7 +257,8 @@ createRunner.inject = ['options'] as const
 
 /** The name of an export may be a string, but no expression: Stryker would put one there. */
 const exportedNames = {
-  shouldIgnore: (path: { isExportSpecifier: () => boolean }): string | undefined => path.isExportSpecifier() ? 'a name' : undefined
+  shouldIgnore: (path: { isExportSpecifier: () => boolean }): string | undefined =>
+    path.isExportSpecifier() ? 'a name' : undefined
 }
 
 export const strykerPlugins = [

@@ -8,7 +8,9 @@ import { until } from '../support/until.js'
 
 t.test('in a day of ten nodes, audit and metrics report tokens that are bootstrapped, replaced, expired, purged and leaked', async t => {
   const mint = await buildHost(t, { tokens: { enabled: false } })
-  const { token: first, entry } = mint.app.tokens.mint({ name: 'ci', role: 'viewer', validUntil: new Date(Date.now() + 60 * 60 * 1000).toISOString() })
+  const { token: first, entry } = mint.app.tokens.mint({
+    name: 'ci', role: 'viewer', validUntil: new Date(Date.now() + 60 * 60 * 1000).toISOString()
+  })
   const bootstrap = `.data/day-${process.pid}.json`
   await writeFile(bootstrap, JSON.stringify([entry]))
   t.teardown(() => rm(bootstrap))
@@ -42,7 +44,9 @@ t.test('in a day of ten nodes, audit and metrics report tokens that are bootstra
   // An admin makes its successor, and the job takes it: the use of the old one stops, that of the new one goes on.
   const headers = await nodes[3]?.login() ?? {}
   const payload = { name: 'ci 2', role: 'viewer', validUntil: '2999-01-01T00:00:00Z' }
-  const successor = (await node().app.inject({ method: 'POST', url: '/api/tokens', headers, payload })).json<IssuedToken>()
+  const successor = (await node().app.inject(
+    { method: 'POST', url: '/api/tokens', headers, payload }
+  )).json<IssuedToken>()
   for (let n = 0; n < 20; n++) t.equal((await work(successor.token)).status, 200)
   // Every node has written what it knew of.
   for (const { app } of nodes) await until(async () => (await app.tokens.metrics()).usage.waiting === 0)
@@ -54,7 +58,10 @@ t.test('in a day of ten nodes, audit and metrics report tokens that are bootstra
   t.ok((await lastUsed(successor.hash) ?? '') > before)
 
   // The old one expires, sooner than was meant, and is purged; who still comes with it is refused.
-  await database.query("UPDATE mmc_tokens.tokens SET valid_until = date_trunc('second', now() + interval '2 s') WHERE hash = $1", [entry.hash])
+  await database.query(
+    "UPDATE mmc_tokens.tokens SET valid_until = date_trunc('second', now() + interval '2 s') WHERE hash = $1",
+    [entry.hash]
+  )
   await events.until(1, 'token.expired-purged')
   t.equal((await work(first)).status, 401)
   // The new one leaks, and ends by SQL.
@@ -82,7 +89,9 @@ t.test('in a day of ten nodes, audit and metrics report tokens that are bootstra
   // The metrics of all nodes agree with what the job counted.
   const sums = { accepted: 0, refused: 0, failed: 0 }
   for (const { app } of nodes) {
-    const { authentications: { accepted, unknown, expired, invalid, several, failed }, cacheHits, lookups, tokens } = await app.tokens.metrics()
+    const {
+      authentications: { accepted, unknown, expired, invalid, several, failed }, cacheHits, lookups, tokens
+    } = await app.tokens.metrics()
     sums.accepted += accepted
     sums.refused += unknown + expired + invalid + several
     sums.failed += failed

@@ -62,7 +62,11 @@ t.test('an unknown token is looked up once a second, however often it is present
   const { now } = performance
   const begun = now.call(performance)
   t.intercept(performance, 'now', { value: () => begun })
-  for (let n = 0; n < 20; n++) t.equal((await app.inject({ url: '/api/viewer', headers: bearer(token) })).statusCode, 401)
+  for (let n = 0; n < 20; n++) {
+    t.equal(
+      (await app.inject({ url: '/api/viewer', headers: bearer(token) })).statusCode, 401
+    )
+  }
   t.match(await app.tokens.metrics(), { lookups: 1, cacheHits: 19 })
 })
 
@@ -77,7 +81,9 @@ t.test('a token whose claim has expired is counted as expired, without a lookup'
 
 t.test('health tells whether tokens are on, and whether revocations are heard of', async t => {
   const { app } = await buildHost(t, { tokens: { enabled: false } })
-  t.strictSame([app.tokens.health(), (await app.tokens.metrics()).lease], [{ enabled: false, lease: 'lost' }, { held: 0, losses: 0 }])
+  t.strictSame([app.tokens.health(), (await app.tokens.metrics()).lease], [
+    { enabled: false, lease: 'lost' }, { held: 0, losses: 0 }
+  ])
   await app.tokens.enable()
   await until(() => app.tokens.health().lease === 'held')
   t.strictSame(app.tokens.health(), { enabled: true, lease: 'held' })
@@ -106,7 +112,10 @@ t.test('the demo host serves them in the Prometheus format, without counting twi
   await app.inject('/metrics')
   const { body, headers } = await app.inject('/metrics')
   t.match(headers['content-type'], /^text\/plain; version=0\.0\.4/)
-  for (const line of ['mmc_tokens_authentications_total{outcome="accepted"} 3', 'mmc_tokens_tokens{role="viewer",state="active"} 1', 'mmc_tokens_usage_waiting 1']) {
+  for (const line of [
+    'mmc_tokens_authentications_total{outcome="accepted"} 3', 'mmc_tokens_tokens{role="viewer",state="active"} 1',
+    'mmc_tokens_usage_waiting 1'
+  ]) {
     t.ok(body.split('\n').includes(line), line)
   }
 })

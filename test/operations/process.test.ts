@@ -7,9 +7,13 @@ import { createSeparateDatabase, databaseUrl } from '../support/database.js'
 import { createProxy } from '../support/proxy.js'
 
 /** What a process prints that ends by itself, before anybody loses patience. */
-async function run (script: string, url?: string, meet = async (_child: ChildProcess): Promise<void> => {}): Promise<string> {
+async function run (
+  script: string, url?: string, meet = async (_child: ChildProcess): Promise<void> => {}
+): Promise<string> {
   const env = { ...process.env, DATABASE_URL: url ?? await databaseUrl() }
-  const running = promisify(execFile)(process.execPath, ['--import', 'tsx', '--input-type=module', '--eval', script], { env, timeout: 60_000, killSignal: 'SIGKILL' })
+  const running = promisify(execFile)(process.execPath, ['--import', 'tsx', '--input-type=module', '--eval', script], {
+    env, timeout: 60_000, killSignal: 'SIGKILL'
+  })
   await meet(running.child)
   return (await running).stdout.trim()
 }

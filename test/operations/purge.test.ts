@@ -20,7 +20,9 @@ t.test('what expired longer ago than the grace time goes, is told of once, on on
   const pass = holdTimers(t, 'setInterval')
   await Promise.all([1, 2, 3].map(async () => await buildHost(t, { database: one.database, tokens })))
   pass(60_000)
-  t.match(await events.until(1, 'token.expired-purged'), [{ name: 'long expired', role: 'viewer', actor: null, address: null }])
+  t.match(await events.until(1, 'token.expired-purged'), [
+    { name: 'long expired', role: 'viewer', actor: null, address: null }
+  ])
   t.strictSame((await one.app.tokens.list()).map(({ name }) => name), ['just expired', 'good'])
   t.equal((await events.until(1, 'token.expired-purged')).length, 1)
 })
@@ -28,8 +30,12 @@ t.test('what expired longer ago than the grace time goes, is told of once, on on
 t.test('thousands are purged in batches, and each is reported once', async t => {
   const events = collectEvents()
   const one = await buildHost(t, { tokens: { onEvent: events.onEvent } })
-  await one.database.query('INSERT INTO tokens SELECT encode(sha256(n::text::bytea), \'hex\'), n::text, \'viewer\', \'sql\', \'2020-01-01Z\', \'2021-01-01Z\', \'2020-01-01Z\' FROM generate_series(1, 2200) AS n')
-  await Promise.all([1, 2].map(async () => await buildHost(t, { database: one.database, tokens: { purgeExpiredAfter: 0, onEvent: events.onEvent } })))
+  await one.database.query(
+    'INSERT INTO tokens SELECT encode(sha256(n::text::bytea), \'hex\'), n::text, \'viewer\', \'sql\', \'2020-01-01Z\', \'2021-01-01Z\', \'2020-01-01Z\' FROM generate_series(1, 2200) AS n'
+  )
+  await Promise.all([1, 2].map(async () => await buildHost(t, {
+    database: one.database, tokens: { purgeExpiredAfter: 0, onEvent: events.onEvent }
+  })))
   await events.until(2200, 'token.expired-purged')
   t.equal(new Set((await events.until(2200, 'token.expired-purged')).map(({ id }) => id)).size, 2200)
   t.equal((await events.until(2200, 'token.expired-purged')).length, 2200)
@@ -44,7 +50,11 @@ t.test('a node purges as often as the grace time requires, once a second to once
     looks = 0
     const purge = createPurge({ store, seconds, onPurged: () => {}, log: Fastify().log })
     purge.start()
-    for (const [milliseconds, expected] of pause === Infinity ? [[86_400_000, 0]] as const : [[pause - 1, 0], [1, 1], [pause, 2]] as const) {
+    for (const [milliseconds, expected] of pause === Infinity
+      ? [[86_400_000, 0]] as const
+      : [
+          [pause - 1, 0], [1, 1], [pause, 2]
+        ] as const) {
       pass(milliseconds)
       await turn()
       t.equal(looks, expected, `${seconds} s`)
@@ -62,7 +72,9 @@ t.test('only one node purges at a time', async t => {
   await one.issue({ name: 'expired' })
   await expire(one, 'expired', '1 day')
   const pass = holdTimers(t, 'setInterval')
-  const build = async (): Promise<TestHost> => await buildHost(t, { database: one.database, tokens: { purgeExpiredAfter: 0, onEvent: events.onEvent } })
+  const build = async (): Promise<TestHost> => await buildHost(t, {
+    database: one.database, tokens: { purgeExpiredAfter: 0, onEvent: events.onEvent }
+  })
   const node = await build()
   // As the other node holds it while it deletes.
   const release = await holdLock(one)
@@ -93,7 +105,9 @@ t.test('a failed purge is logged as a warning and retried', async t => {
   const pass = holdTimers(t, 'setInterval')
   const answers = [() => { throw new Error('out of reach') }, () => 500, () => 200, () => 0]
   let purged = 0
-  const purge = createPurge({ store: { purge: async () => answers.shift()?.() ?? 0 }, seconds: 0, onPurged: () => { purged++ }, log })
+  const purge = createPurge({
+    store: { purge: async () => answers.shift()?.() ?? 0 }, seconds: 0, onPurged: () => { purged++ }, log
+  })
   t.teardown(() => purge.close())
   const look = async (): Promise<void> => {
     pass(1000)
@@ -101,7 +115,9 @@ t.test('a failed purge is logged as a warning and retried', async t => {
   }
   purge.start()
   await look()
-  t.strictSame([warnings, purged], [[[{ err: new Error('out of reach') }, 'could not purge expired tokens; will retry']], 0])
+  t.strictSame([warnings, purged], [
+    [[{ err: new Error('out of reach') }, 'could not purge expired tokens; will retry']], 0
+  ])
   await look()
   t.equal(purged, 2, 'piece by piece')
 })

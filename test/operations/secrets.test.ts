@@ -33,18 +33,27 @@ interface Outcome {
   warnings: number
 }
 
-/** Restarts two nodes with each of these lists of secrets, one after the other, while clients make and use tokens on both. */
+/**
+ * Restarts two nodes with each of these lists of secrets, one after the other, while clients make and use tokens on
+ * both.
+ */
 async function rotate (t: Test, steps: string[][]): Promise<Outcome> {
   const database = await createDatabase(t)
   const outcome: Outcome = { used: 0, refused: 0, acceptedLate: 0, refusedRightly: 0, warnings: 0 }
   const stream = { write (line: string) { if (line.includes(WARNING)) outcome.warnings++ } }
-  const start = async (secrets: string[]): Promise<Node> => ({ ...await buildHost(t, { database, tokens: { secret: secrets }, fastify: { logger: { level: 'warn', stream } } }), secrets, busy: 0 })
+  const start = async (secrets: string[]): Promise<Node> => ({
+    ...await buildHost(t, { database, tokens: { secret: secrets }, fastify: { logger: { level: 'warn', stream } } }),
+    secrets,
+    busy: 0
+  })
   const nodes = [await start([OLD]), await start([OLD])]
   const tokens: Array<{ token: string, secret: string }> = []
   const any = <T>(from: T[]): T => from[Math.floor(Math.random() * from.length)] as T
 
   async function issue ({ app, secrets: [secret = ''] }: Node): Promise<void> {
-    const { token } = await app.tokens.issue({ name: crypto.randomUUID(), role: 'viewer', validUntil: '2999-01-01T00:00:00Z', requestedBy: 'test' })
+    const { token } = await app.tokens.issue({
+      name: crypto.randomUUID(), role: 'viewer', validUntil: '2999-01-01T00:00:00Z', requestedBy: 'test'
+    })
     tokens.push({ token, secret })
   }
   async function use ({ app, secrets }: Node, { token, secret }: { token: string, secret: string }): Promise<void> {
@@ -100,7 +109,9 @@ t.test('the same load notices a rotation in the wrong order: signed with before 
 })
 
 /** A node, and its warnings of others: those that came, and the next. */
-async function startNode (t: Test, database: Database, ...secret: string[]): Promise<TestHost & { warnings: string[], warned: () => Promise<unknown> }> {
+async function startNode (
+  t: Test, database: Database, ...secret: string[]
+): Promise<TestHost & { warnings: string[], warned: () => Promise<unknown> }> {
   const log = new EventEmitter()
   const warnings: string[] = []
   const stream = {
@@ -185,7 +196,9 @@ t.test('a secret that this node does not know is warned of, once a minute at mos
   for (let n = 0; n < 200; n++) keys.hear(`${STRANGER}${n}`)
   now += 59_999
   keys.hear('dddd')
-  t.match(warnings, [/^another node signs tokens with a secret that this node does not know, and they are refused here: give all nodes the same option "secret"/])
+  t.match(warnings, [
+    /^another node signs tokens with a secret that this node does not know, and they are refused here: give all nodes the same option "secret"/
+  ])
   t.equal(warnings.length, 1)
   now++
   keys.hear(STRANGER)
@@ -196,9 +209,15 @@ t.test('200 notifications by a user of the database are one warning in the log',
   const lines: string[] = []
   const database = await createSeparateDatabase(t)
   const events = collectEvents()
-  const { app } = await buildHost(t, { database, tokens: { onEvent: events.onEvent }, fastify: { logger: { level: 'warn', stream: { write (line: string) { lines.push(line) } } } } })
+  const { app } = await buildHost(t, {
+    database,
+    tokens: { onEvent: events.onEvent },
+    fastify: { logger: { level: 'warn', stream: { write (line: string) { lines.push(line) } } } }
+  })
   await until(() => app.tokens.health().lease === 'held')
-  const { hash } = await app.tokens.issue({ name: 'last', role: 'viewer', validUntil: '2099-01-01T00:00:00Z', requestedBy: 'test' })
+  const { hash } = await app.tokens.issue({
+    name: 'last', role: 'viewer', validUntil: '2099-01-01T00:00:00Z', requestedBy: 'test'
+  })
   for (let n = 0; n < 200; n++) await database.query("SELECT pg_notify('mmc_tokens_keys_mmc_tokens', $1)", [`${n}?`])
   // Heard after them, on the same connection.
   await database.query('DELETE FROM tokens WHERE hash = $1', [hash])

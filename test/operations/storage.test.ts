@@ -20,7 +20,9 @@ t.test('a restart of the host keeps tokens', async t => {
 t.test('the row decides role, name and expiry; SQL that shortens a token is obeyed, SQL that prolongs it beyond its claim is not', async t => {
   const { app, database, issue } = await buildHost(t)
   const { token, hash } = await issue({ role: 'admin', validUntil: '2999-01-01T00:00:00Z' })
-  const profile = async (): Promise<unknown> => (await app.inject({ url: '/api/profile', headers: bearer(token) })).json()
+  const profile = async (): Promise<unknown> => (await app.inject(
+    { url: '/api/profile', headers: bearer(token) }
+  )).json()
   const isHeardOf = async (expected: object): Promise<void> => {
     await until(async () => isDeepStrictEqual(await profile(), expected))
     t.pass(JSON.stringify(expected))
@@ -32,7 +34,9 @@ t.test('the row decides role, name and expiry; SQL that shortens a token is obey
 
   const short = await issue({ validUntil: new Date(Date.now() + 600_000).toISOString() })
   await database.query("UPDATE tokens SET valid_until = '2999-01-01Z'")
-  const answer = async (): Promise<number> => (await app.inject({ url: '/api/profile', headers: bearer(short.token) })).statusCode
+  const answer = async (): Promise<number> => (await app.inject(
+    { url: '/api/profile', headers: bearer(short.token) }
+  )).statusCode
   t.equal(await answer(), 200)
   const { now } = Date
   t.intercept(Date, 'now', { value: () => now() + 600_000 })
@@ -52,7 +56,10 @@ t.test('a token expires at its second exactly', async t => {
 t.test('the table holds what its constraints allow: no second name, no other hash, no endless or unreadable expiry', async t => {
   const { database, issue } = await buildHost(t)
   await issue({ name: 'a' })
-  for (const change of ["hash = 'x'", 'hash = upper(hash)', "valid_until = 'infinity'", "valid_until = '-infinity'", "valid_until = '10000-01-01Z'", 'name = NULL']) {
+  for (const change of [
+    "hash = 'x'", 'hash = upper(hash)', "valid_until = 'infinity'", "valid_until = '-infinity'",
+    "valid_until = '10000-01-01Z'", 'name = NULL'
+  ]) {
     await t.rejects(database.query(`UPDATE tokens SET ${change}`), change)
   }
 })
@@ -98,7 +105,9 @@ t.test('a node that never gets its turn to migrate gives up before Fastify does,
   await other.connect()
   t.teardown(() => other.end())
   await other.query('SELECT pg_advisory_lock(hashtext($1))', [`mmc_tokens.${database.schema}`])
-  await t.rejects(buildHost(t, { database }), { code: 'MMC_TOKENS_DATABASE', message: /Postgres did not answer within 5000 ms$/ })
+  await t.rejects(buildHost(t, { database }), {
+    code: 'MMC_TOKENS_DATABASE', message: /Postgres did not answer within 5000 ms$/
+  })
   await other.query('SELECT pg_advisory_unlock_all()')
   t.ok((await buildHost(t, { database })).app.tokens.enabled)
 })
@@ -124,7 +133,9 @@ t.test('every statement is prepared once for a connection, by a name that fits w
   t.teardown(() => database.query(`DROP SCHEMA ${database.schema} CASCADE`))
   await mkdir('.data', { recursive: true })
   const bootstrap = `.data/storage-${process.pid}.json`
-  await writeFile(bootstrap, JSON.stringify([{ name: 'a', role: 'viewer', validUntil: '2999-01-01T00:00:00Z', hash: '0'.repeat(64) }]))
+  await writeFile(bootstrap, JSON.stringify([
+    { name: 'a', role: 'viewer', validUntil: '2999-01-01T00:00:00Z', hash: '0'.repeat(64) }
+  ]))
   t.teardown(() => rm(bootstrap))
   const { app, issue } = await buildHost(t, { database, tokens: { postgres: pool, bootstrap, purgeExpiredAfter: 0 } })
   const { token } = await issue()
@@ -132,9 +143,17 @@ t.test('every statement is prepared once for a connection, by a name that fits w
   await app.tokens.list()
   await app.tokens.metrics()
   await app.tokens.revoke('0'.repeat(64))
-  const names = ['boot', 'claim', 'count', 'drop', 'find', 'insert', 'notify', 'page', 'place', 'purge', 'remove', 'touch'].map(name => `mmc_tokens.${database.schema}.${name}`)
-  const prepared = async (): Promise<string[]> => (await pool.query<{ name: string }>('SELECT name FROM pg_prepared_statements')).rows.map(({ name }) => name).sort()
-  for (let known = await prepared(); known.length < names.length; known = await prepared()) await app.inject({ url: '/api/viewer', headers: bearer(token) })
+  const names = [
+    'boot', 'claim', 'count', 'drop', 'find', 'insert', 'notify', 'page', 'place', 'purge', 'remove', 'touch'
+  ].map(name => `mmc_tokens.${database.schema}.${name}`)
+  const prepared = async (): Promise<string[]> => (await pool.query<{ name: string }>(
+    'SELECT name FROM pg_prepared_statements'
+  )).rows.map(({ name }) => name).sort()
+  for (let known = await prepared(); known.length < names.length; known = await prepared()) {
+    await app.inject({
+      url: '/api/viewer', headers: bearer(token)
+    })
+  }
   t.strictSame(await prepared(), names)
   t.equal(Math.max(...names.map(name => name.length)), 63)
 })
@@ -145,7 +164,9 @@ t.test('a role without rights to create anything is enough once the tables are t
   await database.query(`CREATE ROLE ${role} LOGIN PASSWORD 'x'; GRANT USAGE ON SCHEMA ${database.schema} TO ${role};
     GRANT SELECT, INSERT, UPDATE, DELETE ON tokens TO ${role}; GRANT SELECT ON migrations TO ${role}; GRANT SELECT, UPDATE, DELETE ON events TO ${role}`)
   t.teardown(() => database.query(`DROP OWNED BY ${role}; DROP ROLE ${role}`))
-  const { app, issue } = await buildHost(t, { database, tokens: { postgres: { connectionString: database.url, options: `-c role=${role}` } } })
+  const { app, issue } = await buildHost(t, {
+    database, tokens: { postgres: { connectionString: database.url, options: `-c role=${role}` } }
+  })
   const { hash } = await issue()
   t.equal(await app.tokens.revoke(hash), true)
   t.equal(await app.tokens.revoke(hash), false)
@@ -154,7 +175,11 @@ t.test('a role without rights to create anything is enough once the tables are t
 t.test('a pool of the host serves as well, however it parses types and whatever its time zone, and is left open', async t => {
   const { app: reference, database, issue } = await buildHost(t)
   const { token, ...record } = await issue()
-  const pool = new pg.Pool({ connectionString: database.url, options: '-c timezone=Asia/Kolkata -c datestyle=German', types: { getTypeParser: () => (value: unknown) => value as string } })
+  const pool = new pg.Pool({
+    connectionString: database.url,
+    options: '-c timezone=Asia/Kolkata -c datestyle=German',
+    types: { getTypeParser: () => (value: unknown) => value as string }
+  })
   t.teardown(() => pool.end())
   const { app } = await buildHost(t, { database, tokens: { postgres: pool } })
   t.strictSame(await app.tokens.list(), [record])
@@ -170,7 +195,9 @@ t.test('two schemas on one pool do not meet', async t => {
   const two = await createDatabase(t)
   const pool = new pg.Pool({ connectionString: one.url, max: 1 })
   t.teardown(() => pool.end())
-  const hosts = [await buildHost(t, { database: one, tokens: { postgres: pool } }), await buildHost(t, { database: two, tokens: { postgres: pool } })]
+  const hosts = [await buildHost(t, { database: one, tokens: { postgres: pool } }), await buildHost(
+    t, { database: two, tokens: { postgres: pool } }
+  )]
   for (const { issue, app } of hosts) {
     const { token, ...record } = await issue({ name: 'same' })
     t.strictSame(await app.tokens.list(), [record])

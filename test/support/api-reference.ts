@@ -16,9 +16,11 @@ const CONTRAST = ([
   ['.parameter__in', 'color: #555'],
   ['.response-control-media-type__accept-message', 'color: #005c00'],
   ['.download-contents', 'background: #555b6e']
-] as const).map(([selectors, style]) => `${selectors.split(', ').map(selector => `html:not(.dark-mode) .swagger-ui ${selector}`).join(', ')} { ${style} }`).join('\n')
+] as const).map(([selectors, style]) =>
+  `${selectors.split(', ').map(selector => `html:not(.dark-mode) .swagger-ui ${selector}`).join(', ')} { ${style} }`).join('\n')
 
-// Swagger UI lets long texts scroll in boxes that no keyboard reaches (WCAG 2.1.1); how long a text is depends on the font. In full, wrapped.
+// Swagger UI lets long texts scroll in boxes that no keyboard reaches (WCAG 2.1.1); how long a text is depends on the
+// font. In full, wrapped.
 const WHOLE = `
 .swagger-ui .highlight-code > .microlight, .swagger-ui .responses-inner .curl { max-height: none; overflow: visible !important; }
 .swagger-ui .model-example .model-container, .swagger-ui .model-box { overflow: visible; }`

@@ -28,17 +28,24 @@ export async function createBareHost (t: Test, options: FastifyServerOptions = {
 /** When the host registers its own, seen from us. */
 export const ORDERS = ['before the plugin', 'after the plugin'] as const
 
-export async function inOrder (order: typeof ORDERS[number], own: () => Promise<unknown>, us: () => Promise<unknown>): Promise<void> {
+export async function inOrder (
+  order: typeof ORDERS[number], own: () => Promise<unknown>, us: () => Promise<unknown>
+): Promise<void> {
   for (const step of order === 'before the plugin' ? [own, us] : [us, own]) await step()
 }
 
 /** Who a host finds in a request. */
 export function who (request: FastifyRequest): { user: unknown, token: string | null } {
-  return { user: (request as { user?: unknown }).user ?? null, token: request.applicationToken && request.applicationToken.name }
+  return {
+    user: (request as { user?: unknown }).user ??
+    null,
+    token: request.applicationToken && request.applicationToken.name
+  }
 }
 
 /** A body that creates a token. */
 export const NEW_TOKEN = { name: 'new', role: 'viewer', validUntil: '2999-01-01T00:00:00Z' }
 
 /** Claims to be ours and is not. */
-export const FORGED = ['{"alg":"HS256","typ":"JWT"}', '{"iss":"cedalo"}', 'x'].map(part => Buffer.from(part).toString('base64url')).join('.')
+export const FORGED = ['{"alg":"HS256","typ":"JWT"}', '{"iss":"cedalo"}', 'x'].map(part =>
+  Buffer.from(part).toString('base64url')).join('.')

@@ -7,10 +7,14 @@ import t, { type Test } from 'tap'
 const CHROMIUM = ['/usr/bin/chromium', '/usr/bin/chromium-browser', '/usr/bin/google-chrome', '/opt/google/chrome/chrome',
   '/Applications/Google Chrome.app/Contents/MacOS/Google Chrome'].find(path => existsSync(path))
 const SCREENSHOTS = fileURLToPath(new URL('../../.data/screenshots/', import.meta.url))
-const FLAGS = ['--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run', '--disable-background-networking', '--disable-component-update', '--disable-sync']
+const FLAGS = [
+  '--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run', '--disable-background-networking',
+  '--disable-component-update', '--disable-sync'
+]
 
 /** Why the tests of the page can not run here, or false. */
-export const skip = CHROMIUM === undefined && 'NO CHROMIUM: the tests of the page did not run. Install it: apt-get install chromium'
+export const skip = CHROMIUM === undefined &&
+  'NO CHROMIUM: the tests of the page did not run. Install it: apt-get install chromium'
 if (skip !== false) console.error(`\n\n==== ${skip}\n\n`)
 
 let browser: Promise<Browser> | undefined
@@ -18,7 +22,9 @@ let browser: Promise<Browser> | undefined
 /** A page of a browser that has never been here; closed with the test, and complaining of every error that it meets. */
 export async function openPage (t: Test, options: BrowserContextOptions = {}): Promise<Page> {
   browser ??= launch()
-  const context = await (await browser).newContext({ colorScheme: 'light', locale: 'en-GB', permissions: ['clipboard-read', 'clipboard-write'], ...options })
+  const context = await (await browser).newContext({
+    colorScheme: 'light', locale: 'en-GB', permissions: ['clipboard-read', 'clipboard-write'], ...options
+  })
   t.teardown(() => context.close())
   context.setDefaultTimeout(20_000)
   // It starts without a clock that is moved for the tests: Chromium hangs under libfaketime.
@@ -27,13 +33,20 @@ export async function openPage (t: Test, options: BrowserContextOptions = {}): P
   page.on('pageerror', error => { t.fail(`the page threw: ${error.message}`) })
   page.on('console', message => {
     // An answer that is an error is for the page to show.
-    if (message.type() === 'error' && !/^(Failed to load resource|WebSocket connection to \S+ failed)/.test(message.text())) t.fail(`the browser complains: ${message.text()}`)
+    if (message.type() === 'error' &&
+      !/^(Failed to load resource|WebSocket connection to \S+ failed)/.test(message.text())) {
+      t.fail(
+      `the browser complains: ${message.text()}`
+      )
+    }
   })
   return page
 }
 
 async function launch (): Promise<Browser> {
-  const launched = await chromium.launch({ executablePath: CHROMIUM as string, args: FLAGS, env: { ...process.env, LD_PRELOAD: undefined } })
+  const launched = await chromium.launch({
+    executablePath: CHROMIUM as string, args: FLAGS, env: { ...process.env, LD_PRELOAD: undefined }
+  })
   t.teardown(() => launched.close())
   return launched
 }
@@ -45,10 +58,14 @@ async function launch (): Promise<Browser> {
 export async function judge (t: Test, page: Page, name: string, flaws: string[] = []): Promise<void> {
   await page.screenshot({ path: `${SCREENSHOTS}${name}.png`, animations: 'disabled', caret: 'initial' })
   await page.evaluate(axe.source)
-  const violations = await page.evaluate<Array<{ id: string, nodes: Array<{ html: string }> }>>('axe.run({ resultTypes: ["violations"] }).then(({ violations }) => violations)')
-  const unexpected = violations.filter(({ id }) => !flaws.includes(id)).map(({ id, nodes }) => `${id}: ${nodes.map(node => node.html).join(' ')}`)
+  const violations = await page.evaluate<Array<{ id: string, nodes: Array<{ html: string }> }>>(
+    'axe.run({ resultTypes: ["violations"] }).then(({ violations }) => violations)'
+  )
+  const unexpected = violations.filter(({ id }) => !flaws.includes(id)).map(({ id, nodes }) =>
+    `${id}: ${nodes.map(node => node.html).join(' ')}`)
   t.strictSame(unexpected, [], `accessible: ${name}`)
-  t.strictSame(flaws.filter(flaw => !violations.some(({ id }) => id === flaw)), [], `no flaw of ${name} is mended by now`)
+  t.strictSame(flaws.filter(flaw =>
+    !violations.some(({ id }) => id === flaw)), [], `no flaw of ${name} is mended by now`)
 }
 
 export async function readClipboard (page: Page): Promise<string> {

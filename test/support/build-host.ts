@@ -25,7 +25,9 @@ export interface TestHost {
 /** A fresh host in a database schema of its own, closed when the test ends. */
 export async function buildHost (t: Test, { tokens, database, ...options }: TestHostOptions = {}): Promise<TestHost> {
   const { url, schema } = database ??= await createDatabase(t)
-  const app = await createHost({ sessionKey: Buffer.alloc(32, 7), tokens: { postgres: url, schema, secret: SECRET, ...tokens }, ...options })
+  const app = await createHost({
+    sessionKey: Buffer.alloc(32, 7), tokens: { postgres: url, schema, secret: SECRET, ...tokens }, ...options
+  })
   t.teardown(() => app.close())
   await app.ready()
   const base = options.basePath ?? ''
@@ -49,8 +51,12 @@ export async function buildHost (t: Test, { tokens, database, ...options }: Test
 }
 
 /** A token that later ones follow in a list, where those of one millisecond are sorted by their hash. */
-export async function issueInOrder (app: FastifyInstance, token: { name: string } & Partial<CreateToken>): Promise<IssuedToken> {
-  const issued = await app.tokens.issue({ role: 'viewer', validUntil: '2999-01-01T00:00:00Z', requestedBy: 'test', ...token })
+export async function issueInOrder (
+  app: FastifyInstance, token: { name: string } & Partial<CreateToken>
+): Promise<IssuedToken> {
+  const issued = await app.tokens.issue({
+    role: 'viewer', validUntil: '2999-01-01T00:00:00Z', requestedBy: 'test', ...token
+  })
   // A test may have Date.now in its hands.
   const made = new Date().getTime()
   while (new Date().getTime() === made) await turn()

@@ -10,7 +10,9 @@ const NOT_OURS = /node_modules|^test\/(bench|consumer|mutation)\/(?!.*\.test\.ts
 
 /** Compiles all sources once, instead of in each process. `import.meta`, stacks and coverage name the sources. */
 export async function compile (): Promise<void> {
-  const files = await Promise.all(FOLDERS.map(async folder => (await readdir(folder, { recursive: true })).map(file => join(folder, file))))
+  const files = await Promise.all(
+    FOLDERS.map(async folder => (await readdir(folder, { recursive: true })).map(file => join(folder, file)))
+  )
   await Promise.all(files.flat().filter(file => file.endsWith('.ts') && !NOT_OURS.test(file)).map(async file => {
     const path = resolve(file)
     const { code } = await transform(await readFile(path, 'utf8'), {
@@ -20,7 +22,9 @@ export async function compile (): Promise<void> {
       sourcemap: 'inline',
       sourcesContent: false,
       sourcefile: path,
-      define: { 'import.meta.url': JSON.stringify(pathToFileURL(path)), 'import.meta.dirname': JSON.stringify(dirname(path)) }
+      define: {
+        'import.meta.url': JSON.stringify(pathToFileURL(path)), 'import.meta.dirname': JSON.stringify(dirname(path))
+      }
     })
     const output = compiled(file)
     await mkdir(dirname(output), { recursive: true })

@@ -7,7 +7,9 @@ let url: Promise<string> | undefined
 
 /** The server of `DATABASE_URL`, else one of this process's own. */
 export function databaseUrl (): Promise<string> {
-  url ??= process.env.DATABASE_URL === undefined ? startPostgres().then(postgres => postgres.url) : Promise.resolve(process.env.DATABASE_URL)
+  url ??= process.env.DATABASE_URL === undefined
+    ? startPostgres().then(postgres => postgres.url)
+    : Promise.resolve(process.env.DATABASE_URL)
   return url
 }
 
@@ -22,7 +24,9 @@ export interface Database {
 /** A schema of its own for a test. */
 export async function createDatabase (t: Test): Promise<Database> {
   const schema = `test_${randomBytes(6).toString('hex')}`
-  return openSchema(t, await databaseUrl(), schema, async query => { await query(`DROP SCHEMA IF EXISTS ${schema} CASCADE`) })
+  return openSchema(
+    t, await databaseUrl(), schema, async query => { await query(`DROP SCHEMA IF EXISTS ${schema} CASCADE`) }
+  )
 }
 
 /** A database of its own, for a test that no other's notifications may reach, or that ends connections. */
@@ -40,7 +44,9 @@ export async function createSeparateDatabase (t: Test): Promise<Database> {
 }
 
 /** The schema at `url`, until the test ends. */
-function openSchema (t: Test, url: string, schema: string, leave = async (_query: Database['query']): Promise<void> => {}): Database {
+function openSchema (
+  t: Test, url: string, schema: string, leave = async (_query: Database['query']): Promise<void> => {}
+): Database {
   const pool = new pg.Pool({ connectionString: url, options: `-c search_path=${schema}`, max: 2 })
   // A test may stop the server.
   pool.on('error', () => {})

@@ -74,8 +74,14 @@ async function sharedKeys (url: string): Promise<Keys> {
   client.on('error', () => {})
   try {
     await client.connect()
-    await client.query('BEGIN; SELECT pg_advisory_xact_lock(8088); CREATE TABLE IF NOT EXISTS mmc_demo_keys (name text PRIMARY KEY, key text NOT NULL); COMMIT')
-    for (const [name, key] of Object.entries(newKeys())) await client.query('INSERT INTO mmc_demo_keys VALUES ($1, $2) ON CONFLICT DO NOTHING', [name, key])
+    await client.query(
+      'BEGIN; SELECT pg_advisory_xact_lock(8088); CREATE TABLE IF NOT EXISTS mmc_demo_keys (name text PRIMARY KEY, key text NOT NULL); COMMIT'
+    )
+    for (const [name, key] of Object.entries(newKeys())) {
+      await client.query(
+        'INSERT INTO mmc_demo_keys VALUES ($1, $2) ON CONFLICT DO NOTHING', [name, key]
+      )
+    }
     const { rows } = await client.query<{ keys: Keys }>('SELECT json_object_agg(name, key) AS keys FROM mmc_demo_keys')
     return rows[0]?.keys as Keys
   } catch (error) {
@@ -85,7 +91,9 @@ async function sharedKeys (url: string): Promise<Keys> {
   }
 }
 
-const newKeys = (): Keys => ({ secret: randomBytes(32).toString('base64'), session: randomBytes(32).toString('base64') })
+const newKeys = (): Keys => ({
+  secret: randomBytes(32).toString('base64'), session: randomBytes(32).toString('base64')
+})
 
 /** The demo enables tokens only at startup. */
 function withoutPostgres (): Keys {

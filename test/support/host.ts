@@ -1,7 +1,9 @@
 import formbody from '@fastify/formbody'
 import secureSession from '@fastify/secure-session'
 import websocket from '@fastify/websocket'
-import Fastify, { type FastifyInstance, type FastifyReply, type FastifyRequest, type FastifyServerOptions } from 'fastify'
+import Fastify, {
+  type FastifyInstance, type FastifyReply, type FastifyRequest, type FastifyServerOptions
+} from 'fastify'
 import tokensPlugin, { type TokenPrincipal, type TokensPluginOptions } from '../../lib/index.js'
 import { addMetrics } from './metrics.js'
 import { addPage } from './page.js'
@@ -26,7 +28,11 @@ export interface HostOptions {
 }
 
 /** The smallest honest MMC host: sessions, guards on `request.user`, a few routes, and the plugin. */
-export async function createHost ({ fastify, tokens, sessionKey, basePath = '', admin = { username: 'cedalo', password: 'secret' }, apiReference = false, prepare = () => {} }: HostOptions): Promise<FastifyInstance> {
+export async function createHost ({
+  fastify, tokens, sessionKey, basePath = '', admin = {
+    username: 'cedalo', password: 'secret'
+  }, apiReference = false, prepare = () => {}
+}: HostOptions): Promise<FastifyInstance> {
   const users = new Map([
     ['editor', { password: 'secret', roles: ['editor'] }],
     ['viewer', { password: 'secret', roles: ['viewer'] }],
@@ -36,7 +42,12 @@ export async function createHost ({ fastify, tokens, sessionKey, basePath = '', 
   prepare(app)
   await app.register(formbody)
   await app.register(websocket)
-  await app.register(secureSession, { key: sessionKey, cookieName: 'mmc', expiry: 12 * 60 * 60, cookie: { path: `${basePath}/`, httpOnly: true, sameSite: 'lax' } })
+  await app.register(secureSession, {
+    key: sessionKey,
+    cookieName: 'mmc',
+    expiry: 12 * 60 * 60,
+    cookie: { path: `${basePath}/`, httpOnly: true, sameSite: 'lax' }
+  })
   app.addHook('preValidation', async request => {
     const username = request.session.get('username')
     const user = username === undefined ? undefined : users.get(username)
@@ -48,12 +59,18 @@ export async function createHost ({ fastify, tokens, sessionKey, basePath = '', 
   await app.register(async routes => {
     await addPage(routes, basePath)
     addMetrics(routes)
-    routes.post<{ Body: { username?: string, password?: string } | null, Querystring: { json?: string } }>('/auth', async (request, reply) => {
+    routes.post<{
+      Body: { username?: string, password?: string } | null, Querystring: { json?: string }
+    }>('/auth', async (request, reply) => {
       const { username = '', password } = request.body ?? {}
       const user = users.get(username)
       const isJson = request.query.json === 'true'
       if (user === undefined || user.password !== password) {
-        return isJson ? refuse(reply, 401, 'Wrong user name or password') : await reply.redirect(`${basePath}/login?error=authentication-failed`)
+        return isJson
+          ? refuse(reply, 401, 'Wrong user name or password')
+          : await reply.redirect(
+          `${basePath}/login?error=authentication-failed`
+          )
       }
       request.session.set('username', username)
       return isJson ? { username, roles: user.roles } : await reply.redirect(`${basePath}/`)
@@ -64,7 +81,9 @@ export async function createHost ({ fastify, tokens, sessionKey, basePath = '', 
     })
 
     routes.get('/api/profile', { preHandler: allow() }, async request => userOf(request))
-    routes.get('/api/viewer', { preHandler: allow('viewer', 'editor', 'admin') }, async () => ({ message: 'Hello, viewer' }))
+    routes.get(
+      '/api/viewer', { preHandler: allow('viewer', 'editor', 'admin') }, async () => ({ message: 'Hello, viewer' })
+    )
     routes.get('/api/editor', { preHandler: allow('editor', 'admin') }, async () => ({ message: 'Hello, editor' }))
     routes.get('/ws', { preHandler: allow('viewer', 'editor', 'admin'), websocket: true }, (socket, request) => {
       socket.send(JSON.stringify(userOf(request)))
@@ -92,7 +111,11 @@ function allow (...roles: string[]) {
   return async (request: FastifyRequest, reply: FastifyReply): Promise<FastifyReply | undefined> => {
     const user = userOf(request)
     if (user === undefined) return refuse(reply, 401, 'Log in')
-    if (roles.length > 0 && !user.roles.some(role => roles.includes(role))) return refuse(reply, 403, 'Your role may not do this', 'NOT_ALLOWED')
+    if (roles.length > 0 && !user.roles.some(role => roles.includes(role))) {
+      return refuse(
+        reply, 403, 'Your role may not do this', 'NOT_ALLOWED'
+      )
+    }
   }
 }
 

@@ -1,4 +1,7 @@
-/** The clock of `measure` ticks every so many milliseconds; a tick is late by so many where the process did not get its turn. */
+/**
+ * The clock of `measure` ticks every so many milliseconds; a tick is late by so many where the process did not get its
+ * turn.
+ */
 const [TICK, LATE] = [10, 15]
 
 interface Measured<T> {
@@ -32,6 +35,7 @@ export async function measure<T> (work: () => Promise<T>): Promise<Measured<T>> 
 /** Measures again, up to ten times, while the machine is too busy for the limit. */
 export async function measureAgain<T> (limit: number, work: () => Promise<T>): Promise<Measured<T>> {
   let measured = await measure(work)
-  for (let tries = 1; tries < 10 && measured.took >= limit && measured.stalled > LATE; tries++) measured = await measure(work)
+  for (let tries = 1; tries < 10 && measured.took >= limit &&
+    measured.stalled > LATE; tries++) measured = await measure(work)
   return measured
 }

@@ -4,8 +4,12 @@ import { Counter, Gauge, Registry } from 'prom-client'
 /** `GET /metrics` in the Prometheus format, from `app.tokens.metrics()`. */
 export function addMetrics (app: FastifyInstance): void {
   const registers = [new Registry()]
-  const counter = (name: string, help: string, labelNames: string[] = []) => new Counter({ name: `mmc_tokens_${name}`, help, labelNames, registers })
-  const gauge = (name: string, help: string, labelNames: string[] = []) => new Gauge({ name: `mmc_tokens_${name}`, help, labelNames, registers })
+  const counter = (name: string, help: string, labelNames: string[] = []) => new Counter({
+    name: `mmc_tokens_${name}`, help, labelNames, registers
+  })
+  const gauge = (name: string, help: string, labelNames: string[] = []) => new Gauge({
+    name: `mmc_tokens_${name}`, help, labelNames, registers
+  })
   const authentications = counter('authentications_total', 'Requests with a token, by outcome', ['outcome'])
   const cacheHits = counter('cache_hits_total', 'Requests answered from memory')
   const lookups = counter('lookups_total', 'Lookups of tokens in Postgres')

@@ -23,7 +23,9 @@ export async function startNode (t: Test, url: string): Promise<NodeProcess> {
   })
   t.teardown(() => end(child))
   const address = await addressOf(child)
-  const login = await fetch(`${address}/auth?json=true`, { method: 'POST', body: new URLSearchParams({ username: 'cedalo', password: 'secret' }) })
+  const login = await fetch(`${address}/auth?json=true`, {
+    method: 'POST', body: new URLSearchParams({ username: 'cedalo', password: 'secret' })
+  })
   const session = { cookie: login.headers.getSetCookie()[0]?.split(';')[0] ?? '' }
 
   async function ask (path: string, init: RequestInit): Promise<Response> {
@@ -42,7 +44,9 @@ export async function startNode (t: Test, url: string): Promise<NodeProcess> {
     },
     async issue (name) {
       const body = JSON.stringify({ name, role: 'viewer', validUntil: '2999-01-01T00:00:00Z' })
-      return await (await ask('/api/tokens', { method: 'POST', headers: { ...session, 'content-type': 'application/json' }, body })).json() as IssuedToken
+      return await (await ask(
+        '/api/tokens', { method: 'POST', headers: { ...session, 'content-type': 'application/json' }, body }
+      )).json() as IssuedToken
     },
     async revoke (hash) {
       await (await ask(`/api/tokens/${hash}`, { method: 'DELETE', headers: session })).arrayBuffer()

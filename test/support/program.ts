@@ -10,5 +10,7 @@ export function compiled (file: string): string {
 
 /** The arguments for Node.js to run a source: compiled if this process is, or else through tsx. */
 export function argumentsFor (file: string): string[] {
-  return process.argv[1]?.startsWith(COMPILED) === true ? ['--enable-source-maps', compiled(file)] : ['--import', 'tsx', file]
+  return process.argv[1]?.startsWith(COMPILED) === true
+    ? ['--enable-source-maps', compiled(file)]
+    : ['--import', 'tsx', file]
 }

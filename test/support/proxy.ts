@@ -4,8 +4,8 @@ import pg from 'pg'
 import type { Test } from 'tap'
 
 /**
- * What happens to bytes: `up` is to Postgres, `down` from it, `notifications` those of NOTIFY alone. `end when ready` ends each connection
- * by an error in the very packet that says that Postgres is ready.
+ * What happens to bytes: `up` is to Postgres, `down` from it, `notifications` those of NOTIFY alone. `end when ready`
+ * ends each connection by an error in the very packet that says that Postgres is ready.
  */
 type Fault = 'none' | 'swallow up' | 'swallow down' | 'swallow notifications' | 'refuse' | 'end when ready'
 
@@ -128,7 +128,9 @@ export async function createProxy (t: Test, url: string): Promise<Proxy> {
   }
 }
 
-/** The whole messages of Postgres's protocol in some bytes, a byte of type and four of length each, and what is left. */
+/**
+ * The whole messages of Postgres's protocol in some bytes, a byte of type and four of length each, and what is left.
+ */
 function split (bytes: Buffer): [messages: Buffer[], rest: Buffer] {
   const messages: Buffer[] = []
   let start = 0

@@ -16,7 +16,9 @@ export function createReport (files: number) {
 
   return {
     add ({ file, output, errors, status, seconds }: FileRun): void {
-      const assertions = Parser.parse(output, { flat: true }).filter(([type]) => type === 'assert').map(([, assertion]) => assertion as Assertion)
+      const assertions = Parser.parse(output, { flat: true }).filter(([type]) => type === 'assert').map(
+        ([, assertion]) => assertion as Assertion
+      )
       const failed = assertions.filter(({ ok }) => !ok)
       const skipped = assertions.filter(({ ok, skip }) => ok && skip !== false)
       const passed = assertions.length - failed.length - skipped.length
@@ -25,14 +27,22 @@ export function createReport (files: number) {
       sums.passed += passed
       sums.failed += failed.length + Number(isBroken)
       sums.skipped += skipped.length
-      for (const { name, skip } of skipped) skips.push(`${file}: ${name}${typeof skip === 'string' ? ` (${skip})` : ''}`)
+      for (const { name, skip } of skipped) {
+        skips.push(
+        `${file}: ${name}${typeof skip === 'string' ? ` (${skip})` : ''}`
+        )
+      }
       const isGood = failed.length === 0 && !isBroken
       const marks = `${isGood ? '✓' : '✗'} ${file}`.padEnd(60)
-      console.log(`${marks}${seconds.toFixed(1).padStart(6)} s ${String(passed).padStart(6)} passed${count(failed, 'failed')}${count(skipped, 'skipped')}`)
+      console.log(
+        `${marks}${seconds.toFixed(1).padStart(6)} s ${String(passed).padStart(6)} passed${count(failed, 'failed')}${count(skipped, 'skipped')}`
+      )
       done++
       const told = [
         ...failed.map(({ name, diag }) => `✗ ${name}\n${indent(describe(diag))}`),
-        ...isBroken ? [`✗ ended with ${status}; its last lines:\n${indent(output.trimEnd().split('\n').slice(-40).join('\n'))}`] : [],
+        ...isBroken
+          ? [`✗ ended with ${status}; its last lines:\n${indent(output.trimEnd().split('\n').slice(-40).join('\n'))}`]
+          : [],
         ...errors.trim() === '' ? [] : [`on standard error:\n${indent(errors.trimEnd())}`]
       ].map(text => indent(text)).join('\n')
       if (told !== '') console.log(told)
@@ -63,7 +73,11 @@ const indent = (text: string): string => text.replace(/^/gm, '  ')
 function describe (diag: unknown): string {
   if (typeof diag !== 'object' || diag === null) return String(diag)
   return Object.entries(diag).map(([name, value]) => {
-    if (typeof value === 'string') return value.includes('\n') ? `${name}:\n${indent(value.trimEnd())}` : `${name}: ${value}`
+    if (typeof value === 'string') {
+      return value.includes('\n')
+        ? `${name}:\n${indent(value.trimEnd())}`
+        : `${name}: ${value}`
+    }
     return `${name}: ${inspect(value, { depth: 10, breakLength: 120 })}`
   }).join('\n')
 }

@@ -46,21 +46,27 @@ const { quick = false, faults = false, 'disable-coverage': isUncovered = false, 
 const hasCoverage = !quick && !faults && !isUncovered && positionals.length === 0
 const seconds = Number(timeout)
 
-const named = positionals.length > 0 ? positionals : (faults ? ['faults'] : quick ? QUICK : ALL).map(folder => `test/${folder}`)
+const named = positionals.length > 0
+  ? positionals
+  : (faults ? ['faults'] : quick ? QUICK : ALL).map(folder => `test/${folder}`)
 const files = inOrder(named.flatMap(filesAt))
 const report = createReport(files.length)
 const coverage = hasCoverage ? { NODE_V8_COVERAGE: COVERAGE } : {}
 rmSync(COVERAGE, { recursive: true, force: true })
 await compile()
 
-const postgres = process.env.DATABASE_URL === undefined ? await startPostgres({ settings: ['max_connections=200'] }) : undefined
+const postgres = process.env.DATABASE_URL === undefined
+  ? await startPostgres({ settings: ['max_connections=200'] })
+  : undefined
 const env = {
   ...process.env,
   ...postgres && { DATABASE_URL: postgres.url },
   ...coverage,
   TAP_TIMEOUT: timeout as string,
   // Options that are tap's own, such as --grep=name or --bail, are read by the tests.
-  ...Object.fromEntries(Object.entries(ofTap).map(([name, value]) => [`TAP_${name.toUpperCase().replaceAll('-', '_')}`, value === true ? '1' : String(value)]))
+  ...Object.fromEntries(Object.entries(ofTap).map(
+    ([name, value]) => [`TAP_${name.toUpperCase().replaceAll('-', '_')}`, value === true ? '1' : String(value)]
+  ))
 }
 const running = new Set<ReturnType<typeof spawn>>()
 const interrupted = new AbortController()
@@ -78,7 +84,8 @@ const isCovered = !hasCoverage || interrupted.signal.aborted || await checkCover
 process.exitCode = report.end(isCovered, interrupted.signal.aborted) ? 0 : 1
 
 async function work (): Promise<void> {
-  for (let file = queue.shift(); file !== undefined && !interrupted.signal.aborted; file = queue.shift()) report.add(await run(file))
+  for (let file = queue.shift(); file !== undefined &&
+    !interrupted.signal.aborted; file = queue.shift()) report.add(await run(file))
 }
 
 async function run (file: string): Promise<FileRun> {
@@ -87,7 +94,9 @@ async function run (file: string): Promise<FileRun> {
   running.add(child)
   // tap ends what takes too long and says where it stood; this is for one that can't.
   const timer = setTimeout(() => { child.kill('SIGKILL') }, (seconds + 10) * 1000)
-  const ended = new Promise<number | string>(resolve => { child.on('exit', (code, signal) => { resolve(code ?? String(signal)) }) })
+  const ended = new Promise<number | string>(
+    resolve => { child.on('exit', (code, signal) => { resolve(code ?? String(signal)) }) }
+  )
   const [output, errors, status] = await Promise.all([text(child.stdout), text(child.stderr), ended])
   clearTimeout(timer)
   running.delete(child)
@@ -97,7 +106,9 @@ async function run (file: string): Promise<FileRun> {
 /** All of lib and schemas, line by line and branch by branch. */
 async function checkCoverage (): Promise<boolean> {
   const child = spawn(process.execPath, ['node_modules/c8/bin/c8.js', 'report', '--temp-directory', COVERAGE, '--all', '--exclude-after-remap', '--100',
-    ...['lib', 'schemas'].flatMap(folder => ['--include', `${folder}/**/*.ts`]), ...TYPES.flatMap(file => ['--exclude', file]), '--reporter', 'text'], { stdio: ['ignore', 'pipe', 'inherit'] })
+    ...['lib', 'schemas'].flatMap(
+      folder => ['--include', `${folder}/**/*.ts`]
+    ), ...TYPES.flatMap(file => ['--exclude', file]), '--reporter', 'text'], { stdio: ['ignore', 'pipe', 'inherit'] })
   const ended = new Promise<boolean>(resolve => { child.on('exit', code => { resolve(code === 0) }) })
   const [table, isWhole] = await Promise.all([text(child.stdout), ended])
   if (!isWhole) console.log(table)
@@ -106,7 +117,8 @@ async function checkCoverage (): Promise<boolean> {
 
 function filesAt (path: string): string[] {
   if (statSync(path).isFile()) return [path]
-  return readdirSync(path, { recursive: true, encoding: 'utf8' }).filter(name => name.endsWith('.test.ts') && !name.includes('node_modules'))
+  return readdirSync(path, { recursive: true, encoding: 'utf8' }).filter(name =>
+    name.endsWith('.test.ts') && !name.includes('node_modules'))
     .sort().map(name => `${path.replace(/\/$/, '')}/${name}`)
 }
 

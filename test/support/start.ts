@@ -18,7 +18,8 @@ try {
 /** One sentence for errors that an operator can fix; unexpected errors keep their stack. */
 function sentenceOf (error: NodeJS.ErrnoException): unknown {
   if (error.code === 'EADDRINUSE') return `Port ${port} is in use. Choose another: CEDALO_MC_PROXY_PORT=8089 npm start`
-  if (error.syscall === 'listen' || error.code === 'ERR_SOCKET_BAD_PORT') return `Could not listen on CEDALO_MC_PROXY_PORT=${port}: ${error.message}`
+  if (error.syscall === 'listen' ||
+    error.code === 'ERR_SOCKET_BAD_PORT') return `Could not listen on CEDALO_MC_PROXY_PORT=${port}: ${error.message}`
   if (error.code === 'ERR_INVALID_URL') return 'DATABASE_URL is invalid: it must be a connection string such as postgres://user:password@host:5432/database'
   return error.code?.startsWith('MMC_TOKENS_') === true ? error.message : error
 }

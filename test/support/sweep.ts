@@ -10,14 +10,18 @@ export async function clean (data: string): Promise<void> {
   await sweep(tmpdir(), /^mmc-tokens-(\d+)-/)
 }
 
-/** Removes what processes left behind that were killed: folders named after a process that is gone, as is the server in them. */
+/**
+ * Removes what processes left behind that were killed: folders named after a process that is gone, as is the server in
+ * them.
+ */
 export async function sweep (parent: string, named: RegExp): Promise<void> {
   for (const name of await readdir(parent).catch(() => [])) {
     const folder = join(parent, name)
     const server = await readFile(join(folder, 'postmaster.pid'), 'utf8').catch(() => '')
     const maker = named.exec(name)?.[1]
     // Another user's stay.
-    if (maker !== undefined && ![maker, server].some(isRunning)) await rm(folder, { recursive: true, force: true }).catch(() => {})
+    if (maker !== undefined &&
+      ![maker, server].some(isRunning)) await rm(folder, { recursive: true, force: true }).catch(() => {})
   }
 }
 

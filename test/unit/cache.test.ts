@@ -14,7 +14,12 @@ import { type Database, createSeparateDatabase } from '../support/database.js'
 import { createNaiveCache } from '../support/naive-cache.js'
 import { until } from '../support/until.js'
 
-const known = (name: string): CachedToken => ({ token: { name, hash: name, validUntil: '', role: 'viewer', requestedBy: '', issueDate: '', lastUsed: '' }, endsAt: Infinity, expires: '', lastUsed: 0 })
+const known = (name: string): CachedToken => ({
+  token: { name, hash: name, validUntil: '', role: 'viewer', requestedBy: '', issueDate: '', lastUsed: '' },
+  endsAt: Infinity,
+  expires: '',
+  lastUsed: 0
+})
 
 t.test('a token that is known is there at once; what is not known, or while changes are not heard of, is undefined', async t => {
   let isTrusted = true
@@ -36,7 +41,9 @@ t.test('a token that is known is there at once; what is not known, or while chan
 })
 
 /** What Postgres is asked for again, one look after the other. */
-async function looks (cache: Cache, ...answers: Array<(hashes: string[]) => Token[] | Promise<Token[]>>): Promise<string[][]> {
+async function looks (
+  cache: Cache, ...answers: Array<(hashes: string[]) => Token[] | Promise<Token[]>>
+): Promise<string[][]> {
   const asked: string[][] = []
   for (const answer of answers) {
     const ended = await cache.refresh(async hashes => {
@@ -76,7 +83,9 @@ t.test('a token that is known is believed for a minute without asking, and one i
 t.test('a token that is gone, or is another, is looked up at its next use; one that could not be asked for is asked for 10 s later', async t => {
   const changes: Array<[what: string, (token: Token) => Token[]]> = [
     ['gone', () => []],
-    ...(['name', 'role', 'validUntil', 'requestedBy', 'issueDate'] as const).map((member): [string, (token: Token) => Token[]] => [member, token => [{ ...token, [member]: 'another' }]])
+    ...(['name', 'role', 'validUntil', 'requestedBy', 'issueDate'] as const).map(
+      (member): [string, (token: Token) => Token[]] => [member, token => [{ ...token, [member]: 'another' }]]
+    )
   ]
   for (const [what, change] of changes) {
     let now = 0
@@ -219,7 +228,9 @@ t.test('a lookup that a change overtook leaves the next one alone: that is share
 
 /** A token is used while it is revoked, in every order that a scheduler finds; afterwards it must not be believed. */
 async function raceOf (create: () => Cache): Promise<void> {
-  await fc.assert(fc.asyncProperty(fc.scheduler(), fc.integer({ min: 1, max: 4 }), fc.boolean(), async (scheduler, uses, isTruncate) => {
+  await fc.assert(fc.asyncProperty(fc.scheduler(), fc.integer({ min: 1, max: 4 }), fc.boolean(), async (
+    scheduler, uses, isTruncate
+  ) => {
     const cache = create()
     let row: CachedToken | null = known('a')
     let isAnswered = false
@@ -244,7 +255,9 @@ async function raceOf (create: () => Cache): Promise<void> {
       else cache.forget('a')
       isAnswered = true
     }
-    await scheduler.waitFor(Promise.all([revoke(), ...Array.from({ length: uses }, use), ...Array.from({ length: uses }, use)]))
+    await scheduler.waitFor(Promise.all([
+      revoke(), ...Array.from({ length: uses }, use), ...Array.from({ length: uses }, use)
+    ]))
     if (cache.get('a')) throw new Error('believed after the revocation was heard of')
   }), { numRuns: 1000 })
 }
@@ -262,7 +275,8 @@ const AT_ONCE = 3
 
 /** Signatures are not what is raced. */
 const SIGNER: Signer = {
-  sign: claims => ['{"alg":"HS256","typ":"JWT"}', JSON.stringify(claims), 'x'].map(part => Buffer.from(part).toString('base64url')).join('.'),
+  sign: claims => ['{"alg":"HS256","typ":"JWT"}', JSON.stringify(claims), 'x'].map(part =>
+    Buffer.from(part).toString('base64url')).join('.'),
   verify: secret => JSON.parse(Buffer.from(secret.split('.')[1] ?? '', 'base64url').toString()) as Claims
 }
 
@@ -283,13 +297,17 @@ interface Node { tokens: Tokens, hasHeard: (hash: string) => boolean }
 /** The rules on a real store that listens, with a cache to be tried. */
 async function createNode (t: Test, { url, schema }: Database, create: (store: Store) => Cache): Promise<Node> {
   const pool = createJitteryPool(url)
-  const store = createPostgresStore({ postgres: pool, listen: undefined, schema, migrate: true, fingerprints: [], beats: ['beat'], log: Fastify().log })
+  const store = createPostgresStore({
+    postgres: pool, listen: undefined, schema, migrate: true, fingerprints: [], beats: ['beat'], log: Fastify().log
+  })
   t.teardown(async () => {
     await store.close()
     await pool.end()
   })
   const cache = create(store)
-  const usage = { note () {}, apply: <T>(token: T): T => token, async close () {}, lag: () => ({ waiting: 0, lagSeconds: 0 }) }
+  const usage = {
+    note () {}, apply: <T>(token: T): T => token, async close () {}, lag: () => ({ waiting: 0, lagSeconds: 0 })
+  }
   const events = { report () {} }
   const heard = new Set<string>()
   await store.start({
@@ -300,7 +318,16 @@ async function createNode (t: Test, { url, schema }: Database, create: (store: S
     }
   }, () => {})
   await until(store.isTrusted)
-  const tokens = createTokens({ store, cache, signers: [SIGNER], usage, audit: events, connections: { end () {}, forget () {} }, issuer: 'cedalo', roles: ['viewer'] })
+  const tokens = createTokens({
+    store,
+    cache,
+    signers: [SIGNER],
+    usage,
+    audit: events,
+    connections: { end () {}, forget () {} },
+    issuer: 'cedalo',
+    roles: ['viewer']
+  })
   return { tokens, hasHeard: hash => heard.has(hash) }
 }
 
@@ -321,20 +348,29 @@ async function patiently<T> (work: () => Promise<T>): Promise<T> {
   }
 }
 
-/** How many revocations, on one of two nodes, were followed by a lookup that let the token in, on that node or on the other. */
-async function violations (t: Test, database: Database, create: (store: Store) => Cache, isEnough: (races: number, there: number, elsewhere: number) => boolean): Promise<[there: number, elsewhere: number]> {
+/**
+ * How many revocations, on one of two nodes, were followed by a lookup that let the token in, on that node or on the
+ * other.
+ */
+async function violations (t: Test, database: Database, create: (store: Store) => Cache, isEnough: (
+  races: number, there: number, elsewhere: number
+) => boolean): Promise<[there: number, elsewhere: number]> {
   const nodes = await Promise.all([createNode(t, database, create), createNode(t, database, create)])
   const [one, other] = nodes
   const violated = [new Set<number>(), new Set<number>()] as const
 
   async function race (number: number): Promise<void> {
     const { token, hash } = await patiently(async () =>
-      await one.tokens.issue({ name: `race ${number} ${Math.random()}`, role: 'viewer', validUntil: '2999-01-01T00:00:00Z', requestedBy: 'test' }, Date.now()))
+      await one.tokens.issue({
+        name: `race ${number} ${Math.random()}`, role: 'viewer', validUntil: '2999-01-01T00:00:00Z', requestedBy: 'test'
+      }, Date.now()))
     let isAnswered = false
     const isDead = [() => isAnswered, () => isAnswered && other.hasHeard(hash)] as const
     async function use (node: 0 | 1): Promise<void> {
       const begunDead = isDead[node]()
-      const outcome = await Promise.resolve(nodes[node].tokens.authenticate({ secret: token, hash }, Date.now())).catch((error: unknown) => error)
+      const outcome = await Promise.resolve(
+        nodes[node].tokens.authenticate({ secret: token, hash }, Date.now())
+      ).catch((error: unknown) => error)
       if (!(outcome instanceof Error) && !('refused' in (outcome as object)) && begunDead) violated[node].add(number)
     }
     async function revoke (): Promise<void> {
@@ -351,13 +387,18 @@ async function violations (t: Test, database: Database, create: (store: Store) =
     await Promise.all([use(0), use(1)])
   }
 
-  for (let number = 0; !isEnough(number, violated[0].size, violated[1].size); number += AT_ONCE) await Promise.all(Array.from({ length: AT_ONCE }, async (_, index) => { await race(number + index) }))
+  for (let number = 0; !isEnough(number, violated[0].size, violated[1].size); number += AT_ONCE) {
+    await Promise.all(
+      Array.from({ length: AT_ONCE }, async (_, index) => { await race(number + index) })
+    )
+  }
   return [violated[0].size, violated[1].size]
 }
 
 t.test(`in ${RACES} races of lookups and revocations a token is never let in after its revocation was answered or heard of`, async t => {
   const database = await createSeparateDatabase(t)
-  t.strictSame(await violations(t, database, store => createCache(store.isTrusted, () => performance.now()), races => races >= RACES), [0, 0])
+  t.strictSame(await violations(t, database, store =>
+    createCache(store.isTrusted, () => performance.now()), races => races >= RACES), [0, 0])
   await violations(t, database, createNaiveCache, (_races, there, elsewhere) => there > 0 && elsewhere > 0)
   t.pass('a naive cache does so where it was revoked, and elsewhere')
 })
@@ -369,13 +410,22 @@ const BOUND = 2000
 interface ModelToken {
   /** When whoever ended it had the answer. */
   deadSince?: number
-  /** The nodes to which it is dead at once: they answered a DELETE of it, were started after it died, or have refused it. */
+  /**
+   * The nodes to which it is dead at once: they answered a DELETE of it, were started after it died, or have refused
+   * it.
+   */
   deadOn: Set<number>
 }
 interface Model { tokens: ModelToken[], isEnabled: boolean[] }
 
 interface ModelNode extends TestHost { log: EventEmitter }
-interface Real { nodes: ModelNode[], tokens: IssuedToken[], database: Database, session: { cookie: string }, restart: (node: number) => Promise<void> }
+interface Real {
+  nodes: ModelNode[]
+  tokens: IssuedToken[]
+  database: Database
+  session: { cookie: string }
+  restart: (node: number) => Promise<void>
+}
 
 /** Something that happens, with a name to be printed when it went wrong. */
 class Step implements fc.AsyncCommand<Model, Real> {
@@ -399,7 +449,9 @@ let count = 0
 
 const issue = (node: number): Step => new Step(`issue on ${node}`, async (model, { nodes, tokens, session }) => {
   const payload = { name: `token ${++count}`, role: 'viewer', validUntil: '2999-01-01T00:00:00Z' }
-  const response = await ask(nodes[node] as ModelNode, { method: 'POST', url: '/api/tokens', headers: session, payload })
+  const response = await ask(nodes[node] as ModelNode, {
+    method: 'POST', url: '/api/tokens', headers: session, payload
+  })
   expect(response.statusCode, model.isEnabled[node] === true ? 200 : 404)
   if (response.statusCode === 404) return
   model.tokens.push({ deadOn: new Set() })
@@ -424,7 +476,9 @@ const useOn = (node: number): OnToken => async ({ deadSince, deadOn }, { nodes }
   }
 }
 
-const dieOn = (node: number, revoke: (real: Real, issued: IssuedToken) => Promise<number>): OnToken => async (token, real, issued, model) => {
+const dieOn = (node: number, revoke: (
+  real: Real, issued: IssuedToken
+) => Promise<number>): OnToken => async (token, real, issued, model) => {
   await useOn(node)(token, real, issued, model)
   const status = await revoke(real, issued)
   expect(status, model.isEnabled[node] === true ? 200 : 404)
@@ -439,7 +493,9 @@ const revokeOn = (node: number): OnToken => dieOn(node, async ({ nodes, session 
 /** By the host's own code, whose answer comes sooner than one over HTTP: nobody lists what remains. */
 const endOn = (node: number): OnToken => dieOn(node, async ({ nodes }, { hash }) => {
   for (;;) {
-    const status = await (nodes[node] as ModelNode).app.tokens.revoke(hash).then(() => 200, (error: { statusCode: number }) => error.statusCode)
+    const status = await (nodes[node] as ModelNode).app.tokens.revoke(hash).then(
+      () => 200, (error: { statusCode: number }) => error.statusCode
+    )
     if (status !== 0) return status
   }
 })
@@ -449,11 +505,16 @@ const bySql = (statement: string): OnToken => async (token, { database }, { hash
   token.deadSince ??= performance.now()
 }
 
-/** The listeners' backends are ended. What happens then may happen while nobody hears of it; the nodes hear again afterwards. */
+/**
+ * The listeners' backends are ended. What happens then may happen while nobody hears of it; the nodes hear again
+ * afterwards.
+ */
 const endListeners = (meanwhile: Step | null): Step => {
   const step = new Step(`end listeners, meanwhile ${String(meanwhile)}`, async (model, real) => {
     const held = Promise.all(real.nodes.map(({ log }) => once(log, 'held')))
-    await real.database.query("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'fastify-mmc-tokens listener' AND datname = current_database()")
+    await real.database.query(
+      "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'fastify-mmc-tokens listener' AND datname = current_database()"
+    )
     await meanwhile?.run(model, real)
     if (meanwhile !== null) await held
   })
@@ -516,7 +577,8 @@ t.test('whatever happens to two nodes, a dead token is refused: at once where it
   const death = fc.oneof(
     fc.tuple(node, token).map(([node, pick]) => onToken(`revoke on ${node}`, pick, revokeOn(node))),
     fc.tuple(node, token).map(([node, pick]) => onToken(`end on ${node}`, pick, endOn(node))),
-    token.map(pick => onToken('expire', pick, bySql("UPDATE tokens SET valid_until = now() - interval '1 s' WHERE hash = $1"))),
+    token.map(pick =>
+      onToken('expire', pick, bySql("UPDATE tokens SET valid_until = now() - interval '1 s' WHERE hash = $1"))),
     token.map(pick => onToken('delete', pick, bySql('DELETE FROM tokens WHERE hash = $1')))
   )
   const steps = fc.commands([
@@ -529,7 +591,13 @@ t.test('whatever happens to two nodes, a dead token is refused: at once where it
     try {
       for (const node of [0, 1]) await issue(node).run(model, real)
       await fc.asyncModelRun(() => ({ model, real }), steps)
-      for (const [pick] of model.tokens.entries()) for (const node of [0, 1]) await onToken(`use on ${node}`, pick, useOn(node)).run(model, real)
+      for (const [pick] of model.tokens.entries()) {
+        for (const node of [0, 1]) {
+          await onToken(
+        `use on ${node}`, pick, useOn(node)
+          ).run(model, real)
+        }
+      }
     } finally {
       await Promise.all(real.nodes.map(async ({ app }) => { await app.close() }))
     }

@@ -35,7 +35,11 @@ function create (t: Test): Lent {
   const warnings: unknown[][] = []
   let lend: Lent['lend'] = () => {}
   const pool = Object.assign(new EventEmitter(), {
-    options: { host: 'db.example', port: 5433, database: 'mmc', user: 'me' }, totalCount: 0, connect (answer: Lent['lend']) { lend = answer }
+    options: {
+      host: 'db.example', port: 5433, database: 'mmc', user: 'me'
+    },
+    totalCount: 0,
+    connect (answer: Lent['lend']) { lend = answer }
   })
   Object.defineProperty(pool.options, 'password', { value: 'hidden', enumerable: false })
   const log = { warn: (...words: unknown[]) => { warnings.push(words) } } as unknown as Log
@@ -137,24 +141,37 @@ t.test('a pool of ours says who it is, is set as the configuration says, and is 
     const pids = new Set<string>()
     const names = new Set<string>()
     await Promise.all(Array.from({ length: 12 }, async () => await connection.withClient(async run => {
-      const [row] = await run<{ pid: string, name: string }>({ text: "SELECT pg_backend_pid() AS pid, current_setting('application_name') AS name" })
+      const [row] = await run<{ pid: string, name: string }>({
+        text: "SELECT pg_backend_pid() AS pid, current_setting('application_name') AS name"
+      })
       pids.add(String(row?.pid))
       names.add(String(row?.name))
     }, 30_000)))
     t.strictSame([[...names], pids.size <= max], [['fastify-mmc-tokens'], true])
     await connection.close()
-    await until(async () => (await other.query('SELECT FROM pg_stat_activity WHERE pid = ANY ($1)', [[...pids]])).rows.length === 0)
+    await until(async () => (await other.query(
+      'SELECT FROM pg_stat_activity WHERE pid = ANY ($1)', [[...pids]]
+    )).rows.length === 0)
   }
 })
 
 t.test('its place is told without its password', t => {
-  for (const postgres of ['postgres://me:secret@db.example:5433/mmc', { host: 'db.example', port: 5433, database: 'mmc', user: 'me' }]) {
+  for (const postgres of [
+    'postgres://me:secret@db.example:5433/mmc', { host: 'db.example', port: 5433, database: 'mmc', user: 'me' }
+  ]) {
     t.equal(createConnection(postgres, {} as Log).place, 'db.example:5433, database "mmc"')
   }
   t.equal(createConnection({ host: 'db.example', port: 1, user: 'me' }, {} as Log).place, 'db.example:1, database "me"')
   t.intercept(pg.defaults, 'user', { value: undefined })
-  t.match(createConnection({ host: 'db.example', port: 1 }, {} as Log).place, /^db\.example:1, database ./, 'nobody says which')
-  t.throws(() => createConnection('postgres://me:a/b@db.example/mmc', {} as Log), { code: 'MMC_TOKENS_INVALID_OPTION', message: /^option "postgres" is not a connection string that pg can read: write postgres:\/\// })
+  t.match(
+    createConnection({ host: 'db.example', port: 1 }, {} as Log).place,
+    /^db\.example:1, database ./,
+    'nobody says which'
+  )
+  t.throws(() =>
+    createConnection(
+      'postgres://me:a/b@db.example/mmc', {} as Log
+    ), { code: 'MMC_TOKENS_INVALID_OPTION', message: /^option "postgres" is not a connection string that pg can read: write postgres:\/\// })
   t.end()
 })
 
@@ -171,13 +188,20 @@ t.test('who closes waits for a goodbye, and no longer than a second', async t =>
   t.equal(isOver, false)
   pass(1)
   await closing
-  t.match(warnings, [[{ err: { code: 'MMC_TOKENS_DEADLINE', message: 'Postgres did not answer within 900 ms' } }, 'a connection to Postgres did not close in time']])
+  t.match(warnings, [[
+    { err: { code: 'MMC_TOKENS_DEADLINE', message: 'Postgres did not answer within 900 ms' } },
+    'a connection to Postgres did not close in time'
+  ]])
 })
 
 t.test('what went wrong at a place is told with the place, also where Node has no message', async t => {
   const cause = new Error('no such database')
-  t.match(explain('here', cause), { code: 'MMC_TOKENS_DATABASE', message: 'Postgres at here can\'t be used: no such database', cause })
-  t.match(explain('here', Object.assign(new Error(''), { code: 'ECONNREFUSED' })), { message: 'Postgres at here can\'t be used: ECONNREFUSED' })
+  t.match(explain('here', cause), {
+    code: 'MMC_TOKENS_DATABASE', message: 'Postgres at here can\'t be used: no such database', cause
+  })
+  t.match(explain('here', Object.assign(new Error(''), { code: 'ECONNREFUSED' })), {
+    message: 'Postgres at here can\'t be used: ECONNREFUSED'
+  })
 })
 
 t.test('a pool of the host that is exhausted is asked by 10,000 calls at most, and takes back all clients that come too late', async t => {
@@ -185,7 +209,8 @@ t.test('a pool of the host that is exhausted is asked by 10,000 calls at most, a
   t.teardown(() => pool.end())
   const { withClient } = createConnection(pool, {} as Log)
   const busy = await pool.connect()
-  const one = async (): Promise<unknown> => await withClient(async run => await run({ text: 'SELECT 1::text AS one' }), 20)
+  const one = async (): Promise<unknown> =>
+    await withClient(async run => await run({ text: 'SELECT 1::text AS one' }), 20)
   const late = await Promise.allSettled(Array.from({ length: 10_001 }, one))
   const codes = late.map(result => result.status === 'rejected' ? (result.reason as { code: string }).code : '')
   t.equal(codes.pop(), 'MMC_TOKENS_OVERLOAD')

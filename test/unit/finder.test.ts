@@ -7,7 +7,8 @@ const PATTERNS: Pattern[] = [['?&', 't', 'o=', '=['], ['a', 'bc'], ['x', 'x', 'y
 /** The same, one character after the other. */
 function findSlowly (text: string, from: number): number {
   for (let at = from; at < text.length; at++) {
-    if (PATTERNS.some(places => places.every((characters, place) => characters.includes(text[at + place] ?? ' ')))) return at
+    if (PATTERNS.some(places =>
+      places.every((characters, place) => characters.includes(text[at + place] ?? ' ')))) return at
   }
   return -1
 }

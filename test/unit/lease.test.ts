@@ -155,7 +155,9 @@ t.test('what is no transaction id, or not above the last one, proves nothing and
   lease.start()
   await answer(5n)
   pass(249)
-  for (const payload of ['', ' 5', '5 ', '-1', '+5', '0x10', '1e3', '5n', '٥', '5'.repeat(21), '*', 'NaN']) lease.hear(payload, true)
+  for (const payload of [
+    '', ' 5', '5 ', '-1', '+5', '0x10', '1e3', '5n', '٥', '5'.repeat(21), '*', 'NaN'
+  ]) lease.hear(payload, true)
   t.equal(isHeld(), false)
   pass(1)
   t.equal(sent().beats, 1, 'it still waits for the first one')

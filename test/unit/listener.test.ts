@@ -40,12 +40,16 @@ interface Faults {
 const ID = 7
 
 /** A listener on a real connection, its clock and its timers in our hands, and what is sent on it. */
-async function createListening (t: Test, { ask = async (_text, answer) => await answer(), askPool = async () => 'here', findAll = async () => [] }: Faults = {}): Promise<Listening> {
+async function createListening (t: Test, {
+  ask = async (_text, answer) => await answer(), askPool = async () => 'here', findAll = async () => []
+}: Faults = {}): Promise<Listening> {
   const clock = { now: 10_000 }
   const [clients, heard, lines, reasons]: [pg.Client[], string[], string[], string[]] = [[], [], [], []]
   const ended = new Set<pg.Client>()
   const answers: Array<[part: string, name: string, row: object]> = [
-    ['pg_snapshot_xmax', 'question', { xmax: '100' }], ['pg_current_xact_id', 'beat', {}], ['pg_backend_pid', 'hello', { place: 'here', pid: String(ID) }]
+    ['pg_snapshot_xmax', 'question', { xmax: '100' }], ['pg_current_xact_id', 'beat', {}], [
+      'pg_backend_pid', 'hello', { place: 'here', pid: String(ID) }
+    ]
   ]
   class Client extends pg.Client {
     constructor (config?: string | pg.ClientConfig) {
@@ -67,14 +71,21 @@ async function createListening (t: Test, { ask = async (_text, answer) => await 
   const listener = createListener({
     connection: { config: { connectionString: await databaseUrl() }, place: 'here' },
     beats: ['beats', 'older beats'],
-    keys: { channel: 'keys', greet () { heard.push('greet') }, hear (payload: string) { heard.push(`key ${payload}`) } },
+    keys: {
+      channel: 'keys', greet () { heard.push('greet') }, hear (payload: string) { heard.push(`key ${payload}`) }
+    },
     where: "'here'",
     askPool,
     findAll: async (_run, hashes) => await findAll(hashes),
-    changes: ['first', 'second'].map(name => ({ clear () { heard.push(`${name} clear`) }, forget (hash: string) { heard.push(`${name} forget ${hash}`) } })),
+    changes: ['first', 'second'].map(name => ({
+      clear () { heard.push(`${name} clear`) }, forget (hash: string) { heard.push(`${name} forget ${hash}`) }
+    })),
     believed: { wasUsed: () => true, refresh: async find => (await find(['a'])).map(({ hash }) => hash) },
     onActed: () => { heard.push('acted') },
-    log: { info: (line: string) => { lines.push(`info ${line}`) }, warn ({ err }: { err: Error }, line: string) { lines.push(`warn ${line}`); reasons.push(err.message) } } as never
+    log: {
+      info: (line: string) => { lines.push(`info ${line}`) },
+      warn ({ err }: { err: Error }, line: string) { lines.push(`warn ${line}`); reasons.push(err.message) }
+    } as never
   }, Client)
   // A connection that closes keeps no process.
   const stay = setInterval(() => {}, 1000)
@@ -82,7 +93,9 @@ async function createListening (t: Test, { ask = async (_text, answer) => await 
     await listener.close()
     clearInterval(stay)
   })
-  const notify = (channel: string, payload?: string, processId = 0): void => { clients.at(-1)?.emit('notification', { channel, payload, processId }) }
+  const notify = (channel: string, payload?: string, processId = 0): void => {
+    clients.at(-1)?.emit('notification', { channel, payload, processId })
+  }
   let xid = 99
   async function until (text: string, count = 1): Promise<void> {
     while (heard.filter(one => one === text).length < count) await turn()
@@ -110,7 +123,11 @@ async function createListening (t: Test, { ask = async (_text, answer) => await 
       await until('question')
       await turn()
       notify('beats', String(++xid))
-      if (heard.splice(0).join() !== 'first clear,second clear') throw new Error('what was loaded without the lease is believed')
+      if (heard.splice(0).join() !== 'first clear,second clear') {
+        throw new Error(
+          'what was loaded without the lease is believed'
+        )
+      }
     }
   }
 }
@@ -178,7 +195,9 @@ t.test('what is heard reaches all who must hear of it: each token, all at once, 
   notify('keys', 'b')
   notify('mmc_tokens')
   notify('older beats', '101')
-  t.strictSame(heard, ['first forget a', 'second forget a', 'first clear', 'second clear', 'key b', 'first forget ', 'second forget '])
+  t.strictSame(heard, [
+    'first forget a', 'second forget a', 'first clear', 'second clear', 'key b', 'first forget ', 'second forget '
+  ])
 })
 
 t.test('of what somebody else did the node hears that beat last, and no other', async t => {
@@ -197,7 +216,9 @@ t.test('of what somebody else did the node hears that beat last, and no other', 
 })
 
 t.test('however the client says that it ended, the lease is lost at once, and once', async t => {
-  for (const [reason, say] of [['broken', (client: pg.Client) => client.emit('error', new Error('broken'))], ['the connection ended', (client: pg.Client) => client.emit('end')]] as const) {
+  for (const [reason, say] of [['broken', (client: pg.Client) => client.emit('error', new Error('broken'))], [
+    'the connection ended', (client: pg.Client) => client.emit('end')
+  ]] as const) {
     await t.test(reason, async t => {
       const { listener, pass, clients, lines, reasons, hold } = await createListening(t)
       listener.start()

@@ -49,16 +49,32 @@ function createRules (): Rules {
     }
   }
   const never: Signer = { sign: () => 'signed with the second', verify () { throw new Error('another key') } }
-  const usage = { note (hash: string, now: number) { calls.push(`note ${hash.slice(0, 2)} ${now}`) }, apply: (token: Token): Token => ({ ...token, requestedBy: `${token.requestedBy}, applied` }), async close () {}, lag: () => ({ waiting: 0, lagSeconds: 0 }) }
+  const usage = {
+    note (hash: string, now: number) { calls.push(`note ${hash.slice(0, 2)} ${now}`) },
+    apply: (token: Token): Token => ({ ...token, requestedBy: `${token.requestedBy}, applied` }),
+    async close () {},
+    lag: () => ({ waiting: 0, lagSeconds: 0 })
+  }
   const events = { report () { calls.push('report') } }
   const cache = createCache(() => isTrusted, () => 0)
-  const tokens = createTokens({ store, cache, signers: [signer, never], usage, audit: events, connections: { end () {}, forget () {} }, issuer: 'cedalo', roles: ['viewer'] })
+  const tokens = createTokens({
+    store,
+    cache,
+    signers: [signer, never],
+    usage,
+    audit: events,
+    connections: { end () {}, forget () {} },
+    issuer: 'cedalo',
+    roles: ['viewer']
+  })
   return { tokens, rows, calls, trust: yes => { isTrusted = yes }, fail: yes => { isFailing = yes } }
 }
 
 /** A token that is good from 10.25 s to 20 s. */
 async function issueOne ({ tokens }: Rules): Promise<Credential> {
-  const { token } = await tokens.issue({ name: ' a ', role: 'viewer', validUntil: '1970-01-01T00:00:20Z', requestedBy: 'me' }, 10_250)
+  const { token } = await tokens.issue(
+    { name: ' a ', role: 'viewer', validUntil: '1970-01-01T00:00:20Z', requestedBy: 'me' }, 10_250
+  )
   return tokens.recognize(token) as Credential
 }
 
@@ -67,13 +83,19 @@ const reasonOf = (outcome: unknown): unknown => (outcome as Refusal).reason
 t.test('a token is issued as requested, signed with the first key, and its name is then in use', async t => {
   const rules = createRules()
   const { tokens, rows } = rules
-  const issued = await tokens.issue({ name: ' a ', role: 'viewer', validUntil: '1970-01-01T00:00:20.9Z', requestedBy: 'me' }, 10_250)
+  const issued = await tokens.issue(
+    { name: ' a ', role: 'viewer', validUntil: '1970-01-01T00:00:20.9Z', requestedBy: 'me' }, 10_250
+  )
   const { token, ...record } = issued
-  t.strictSame(Object.keys(issued), ['token', 'name', 'hash', 'validUntil', 'role', 'requestedBy', 'issueDate', 'lastUsed'])
+  t.strictSame(Object.keys(issued), [
+    'token', 'name', 'hash', 'validUntil', 'role', 'requestedBy', 'issueDate', 'lastUsed'
+  ])
   t.match(record, {
     name: 'a', validUntil: '1970-01-01T00:00:20.000Z', role: 'viewer', requestedBy: 'me', issueDate: '1970-01-01T00:00:10.250Z', lastUsed: '1970-01-01T00:00:10.250Z'
   })
-  t.match(JSON.parse(Buffer.from(token.split('.')[1] ?? '', 'base64url').toString()), { role: 'viewer', iat: 10, exp: 20, iss: 'cedalo', jti: /^[0-9a-f-]{36}$/ })
+  t.match(JSON.parse(Buffer.from(token.split('.')[1] ?? '', 'base64url').toString()), {
+    role: 'viewer', iat: 10, exp: 20, iss: 'cedalo', jti: /^[0-9a-f-]{36}$/
+  })
   t.strictSame(rows.get(record.hash), record, 'stored without the secret')
   await t.rejects(issueOne(rules), { code: 'CONFLICT' })
 })
@@ -85,12 +107,17 @@ t.test('a token is looked up once; later it is accepted synchronously, without v
   calls.length = 0
   const looking = tokens.authenticate(credential, 11_000)
   t.ok(looking instanceof Promise)
-  t.match(await looking, { token: { name: 'a', role: 'viewer', requestedBy: 'me, applied', lastUsed: '1970-01-01T00:00:11.000Z' }, expires: 'Thu, 01 Jan 1970 00:00:20 GMT' })
+  t.match(await looking, {
+    token: { name: 'a', role: 'viewer', requestedBy: 'me, applied', lastUsed: '1970-01-01T00:00:11.000Z' },
+    expires: 'Thu, 01 Jan 1970 00:00:20 GMT'
+  })
   t.equal(Object.isFrozen((await looking as CachedToken).token), true, 'many requests share it')
   const known = tokens.authenticate(credential, 12_000)
   t.notOk(known instanceof Promise)
   t.match(known, { token: { name: 'a', lastUsed: '1970-01-01T00:00:12.000Z' } })
-  t.match(tokens.authenticate(credential, 11_500), { token: { lastUsed: '1970-01-01T00:00:12.000Z' } }, 'never backwards')
+  t.match(
+    tokens.authenticate(credential, 11_500), { token: { lastUsed: '1970-01-01T00:00:12.000Z' } }, 'never backwards'
+  )
   const short = credential.hash.slice(0, 2)
   t.strictSame(calls, ['verify', 'find', `note ${short} 11000`, `note ${short} 12000`, `note ${short} 11500`])
 
@@ -101,7 +128,9 @@ t.test('a token is looked up once; later it is accepted synchronously, without v
 })
 
 t.test('a token expires by its row or its claim, whichever is earlier, to the millisecond, cached or not, and its use is not recorded then', async t => {
-  for (const [row, end] of [['1970-01-01T00:00:20.000Z', 20_000], ['1970-01-01T00:00:15.000Z', 15_000], ['1970-01-01T00:00:30.000Z', 20_000]] as const) {
+  for (const [row, end] of [
+    ['1970-01-01T00:00:20.000Z', 20_000], ['1970-01-01T00:00:15.000Z', 15_000], ['1970-01-01T00:00:30.000Z', 20_000]
+  ] as const) {
     for (const isTrusted of [true, false]) {
       const rules = createRules()
       const { tokens, rows, calls } = rules
@@ -126,8 +155,12 @@ t.test('a token that is unsigned, unknown, revoked or without expiry is refused,
   calls.length = 0
   t.equal(reasonOf(tokens.authenticate(forge(credential.secret.replace(/x$/, 'bad')), 11_000)), 'another key')
   t.strictSame(calls, ['verify'], 'a forgery does not reach the store')
-  t.equal(reasonOf(tokens.authenticate(forge(`${encode('{}')}.${encode('{"iss":"cedalo"}')}.x`), 11_000)), 'foreign header')
-  t.equal(reasonOf(tokens.authenticate(forge(`${encode('{"alg":"HS256","typ":"JWT"}')}.${encode('{"iss":"cedalo","exp":"never"}')}.x`), 11_000)), 'expired')
+  t.equal(
+    reasonOf(tokens.authenticate(forge(`${encode('{}')}.${encode('{"iss":"cedalo"}')}.x`), 11_000)), 'foreign header'
+  )
+  t.equal(reasonOf(tokens.authenticate(
+    forge(`${encode('{"alg":"HS256","typ":"JWT"}')}.${encode('{"iss":"cedalo","exp":"never"}')}.x`), 11_000
+  )), 'expired')
   t.equal(reasonOf(await tokens.authenticate(forge(`${credential.secret}y`), 11_000)), 'unknown or revoked')
   t.equal(await tokens.revoke(credential.hash), true)
   t.equal(reasonOf(await tokens.authenticate(credential, 11_000)), 'unknown or revoked')
@@ -151,7 +184,11 @@ t.test('a token is refused from its revocation on, even if the store could not c
   rules.fail(true)
   await t.rejects(tokens.revoke(credential.hash), { message: 'out of reach' })
   calls.length = 0
-  await t.rejects(tokens.authenticate(credential, 11_000) as Promise<unknown>, { message: 'out of reach' }, 'asked again, not believed')
+  await t.rejects(
+    tokens.authenticate(credential, 11_000) as Promise<unknown>,
+    { message: 'out of reach' },
+    'asked again, not believed'
+  )
   t.strictSame(calls, ['find'])
   rules.fail(false)
   calls.length = 0

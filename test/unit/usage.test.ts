@@ -14,10 +14,24 @@ import { startNode } from '../support/node-process.js'
 import { holdTimers } from '../support/timers.js'
 import { until } from '../support/until.js'
 
-const TOKEN: Token = { name: 'a', hash: 'h', validUntil: '', role: 'viewer', requestedBy: 'x', issueDate: '1970-01-01T00:00:00.000Z', lastUsed: '1970-01-01T00:00:00.000Z' }
+const TOKEN: Token = {
+  name: 'a',
+  hash: 'h',
+  validUntil: '',
+  role: 'viewer',
+  requestedBy: 'x',
+  issueDate: '1970-01-01T00:00:00.000Z',
+  lastUsed: '1970-01-01T00:00:00.000Z'
+}
 
 /** What is noted, before a store that fails on demand; `tick` is the time from a use to its writing. */
-function build (t: Test): { usage: Usage, written: Array<Map<string, string>>, warnings: unknown[], tick: () => Promise<void>, fail: (yes: boolean) => void } {
+function build (t: Test): {
+  usage: Usage,
+  written: Array<Map<string, string>>,
+  warnings: unknown[],
+  tick: () => Promise<void>,
+  fail: (yes: boolean) => void
+} {
   const pass = holdTimers(t, 'setTimeout')
   const written: Array<Map<string, string>> = []
   const warnings: unknown[] = []
@@ -200,7 +214,8 @@ t.test('a thousand uses of one token, and a thousand of fifty, are one UPDATE in
   for (const count of [1, 50]) {
     const { pool, statements } = createListeningPool(t, database)
     const node = await buildHost(t, { database, tokens: { postgres: pool } })
-    const tokens = await Promise.all(Array.from({ length: count }, async (_, n) => await node.issue({ name: `${n} of ${count}` })))
+    const tokens = await Promise.all(Array.from({ length: count }, async (_, n) =>
+      await node.issue({ name: `${n} of ${count}` })))
     const begun = performance.now()
     const statuses = new Set<number>()
     for (let uses = 0; uses < 1000; uses++) statuses.add(await use(node, tokens[uses % count]?.token ?? ''))
@@ -209,7 +224,9 @@ t.test('a thousand uses of one token, and a thousand of fifty, are one UPDATE in
     const updates = statements.filter(text => text.includes('SET last_used =')).length
     t.ok(updates >= 1 && updates <= 1 + (performance.now() - begun) / 4000, `${updates} updates`)
   }
-  t.strictSame(await database.query('SELECT count(*)::integer FROM tokens WHERE last_used > issue_date'), [{ count: 51 }])
+  t.strictSame(
+    await database.query('SELECT count(*)::integer FROM tokens WHERE last_used > issue_date'), [{ count: 51 }]
+  )
 })
 
 t.test('writing five thousand uses takes five statements, sends no notification and clears no cache', async t => {
@@ -220,7 +237,10 @@ t.test('writing five thousand uses takes five statements, sends no notification 
   const isHeld = (): boolean => node.app.tokens.health().lease === 'held'
   const { token, hash } = await node.issue()
   const hashes = [hash, ...Array.from({ length: 4999 }, () => randomBytes(32).toString('hex'))]
-  await database.query("INSERT INTO tokens SELECT hash, hash, 'viewer', 'test', now(), '2999-01-01Z', now() FROM unnest($1::text[]) AS hash WHERE hash <> $2", [hashes, hash])
+  await database.query(
+    "INSERT INTO tokens SELECT hash, hash, 'viewer', 'test', now(), '2999-01-01Z', now() FROM unnest($1::text[]) AS hash WHERE hash <> $2",
+    [hashes, hash]
+  )
 
   const listener = new pg.Client(database.url)
   await listener.connect()
@@ -237,7 +257,15 @@ t.test('writing five thousand uses takes five statements, sends no notification 
     t.equal(await use(node, token), 200)
     const watch = setInterval(() => { wasHeld &&= isHeld() }, 1)
     wasHeld = true
-    const usage = createUsage(createPostgresStore({ postgres: pool, listen: undefined, schema: database.schema, migrate: true, fingerprints: [], beats: ['beat'], log: Fastify().log }), Fastify().log)
+    const usage = createUsage(createPostgresStore({
+      postgres: pool,
+      listen: undefined,
+      schema: database.schema,
+      migrate: true,
+      fingerprints: [],
+      beats: ['beat'],
+      log: Fastify().log
+    }), Fastify().log)
     await database.query("UPDATE tokens SET last_used = '2020-01-01Z'")
     flushes++
     const at = Date.now()
@@ -245,7 +273,10 @@ t.test('writing five thousand uses takes five statements, sends no notification 
     statements.length = 0
     await usage.close()
     t.strictSame([statements.length, statements.every(text => text.includes('SET last_used ='))], [5, true])
-    t.strictSame(await database.query('SELECT count(*)::integer FROM tokens WHERE last_used >= $1', [new Date(at)]), [{ count: 5000 }])
+    t.strictSame(
+      await database.query('SELECT count(*)::integer FROM tokens WHERE last_used >= $1', [new Date(at)]),
+      [{ count: 5000 }]
+    )
 
     // What is sent last is heard last.
     const fence = once(listener, 'notification')
@@ -265,10 +296,15 @@ t.test('kill -9 loses at most 5 s of uses', async t => {
   const database = await createSeparateDatabase(t)
   const node = await startNode(t, database.url)
   const { token, hash } = await node.issue('used')
-  const written = async (): Promise<number> => Date.parse(String((await database.query('SELECT to_json(last_used) AS at FROM tokens WHERE hash = $1', [hash]))[0]?.at))
+  const written = async (): Promise<number> => Date.parse(
+    String((await database.query('SELECT to_json(last_used) AS at FROM tokens WHERE hash = $1', [hash]))[0]?.at)
+  )
   const statuses = new Set<number>()
 
-  /** Uses it until that was written and a second of what came later was not: what would have been lost at worst, and the slowest answer. */
+  /**
+   * Uses it until that was written and a second of what came later was not: what would have been lost at worst, and the
+   * slowest answer.
+   */
   async function useUntilWritten (): Promise<{ used: number, mostLost: number, slowest: number }> {
     let [used, mostLost, slowest] = [0, 0, 0]
     for (let [lost, before, isWritten] = [0, 0, false]; lost <= 5000 && !(isWritten && lost > 1000); before = lost) {
@@ -309,20 +345,34 @@ async function patiently (work: () => Promise<void>): Promise<void> {
 
 t.test('nodes that write uses of the same tokens concurrently do not deadlock', async t => {
   const { app: { log }, database } = await buildHost(t, { database: await createSeparateDatabase(t) })
-  await database.query("INSERT INTO tokens SELECT encode(sha256(n::text::bytea), 'hex'), n::text, 'viewer', 'sql', '2026-01-01Z', '2999-01-01Z', '2026-01-01Z' FROM generate_series(1, 1000) AS n")
+  await database.query(
+    "INSERT INTO tokens SELECT encode(sha256(n::text::bytea), 'hex'), n::text, 'viewer', 'sql', '2026-01-01Z', '2999-01-01Z', '2026-01-01Z' FROM generate_series(1, 1000) AS n"
+  )
   const hashes = (await database.query('SELECT hash FROM tokens ORDER BY md5(hash)')).map(({ hash }) => hash as string)
   const postgres = { connectionString: database.url, application_name: 'writer' }
-  const stores = [1, 2].map(() => createPostgresStore({ postgres, listen: undefined, schema: database.schema, migrate: false, fingerprints: ['x'], beats: ['beat'], log }))
+  const stores = [1, 2].map(() => createPostgresStore({
+    postgres, listen: undefined, schema: database.schema, migrate: false, fingerprints: ['x'], beats: ['beat'], log
+  }))
   t.teardown(() => Promise.all(stores.map(store => store.close())))
   for (let second = 10; second < 20; second++) {
-    const uses = [hashes, [...hashes].reverse()].map((order, later) => new Map(order.map(hash => [hash, `2026-02-01T00:00:${second}.00${later}Z`])))
-    await Promise.all(stores.map(async (store, index) => { await patiently(async () => { await store.touch(uses[index] ?? new Map()) }) }))
-    t.strictSame(await database.query('SELECT DISTINCT last_used FROM tokens'), [{ last_used: new Date(`2026-02-01T00:00:${second}.001Z`) }])
+    const uses = [hashes, [...hashes].reverse()].map((order, later) =>
+      new Map(order.map(hash => [hash, `2026-02-01T00:00:${second}.00${later}Z`])))
+    await Promise.all(stores.map(
+      async (store, index) => { await patiently(async () => { await store.touch(uses[index] ?? new Map()) }) }
+    ))
+    t.strictSame(await database.query('SELECT DISTINCT last_used FROM tokens'), [
+      { last_used: new Date(`2026-02-01T00:00:${second}.001Z`) }
+    ])
   }
   await Promise.all(stores.map(store => store.close()))
   // It counts when they have ended.
-  await until(async () => (await database.query("SELECT 1 FROM pg_stat_activity WHERE datname = current_database() AND application_name = 'writer'")).length === 0)
-  t.strictSame(await database.query('SELECT deadlocks::integer FROM pg_stat_database WHERE datname = current_database()'), [{ deadlocks: 0 }])
+  await until(async () => (await database.query(
+    "SELECT 1 FROM pg_stat_activity WHERE datname = current_database() AND application_name = 'writer'"
+  )).length === 0)
+  t.strictSame(
+    await database.query('SELECT deadlocks::integer FROM pg_stat_database WHERE datname = current_database()'),
+    [{ deadlocks: 0 }]
+  )
 })
 
 t.test('a use moves lastUsed immediately on this node, also for a 403, and never backwards', async t => {
@@ -333,7 +383,11 @@ t.test('a use moves lastUsed immediately on this node, also for a 403, and never
   const headers = await login()
   const lastUsed = async (): Promise<string[]> => {
     const [record] = (await app.inject({ url: '/api/tokens', headers })).json<Array<{ lastUsed: string }>>()
-    return [record?.lastUsed ?? '', (await app.inject({ url: `/api/tokens/${hash}`, headers })).json<{ lastUsed: string }>().lastUsed, (await app.tokens.get(hash))?.lastUsed ?? '']
+    return [
+      record?.lastUsed ?? '',
+      (await app.inject({ url: `/api/tokens/${hash}`, headers })).json<{ lastUsed: string }>().lastUsed,
+      (await app.tokens.get(hash))?.lastUsed ?? ''
+    ]
   }
   const use = async (url: string): Promise<number> => (await app.inject({ url, headers: bearer(token) })).statusCode
 
@@ -357,7 +411,9 @@ t.test("the record on the request includes the current use, and can't be changed
   for (const seconds of [1, 2]) {
     const now = Date.parse(record.issueDate) + seconds * 1000
     t.intercept(Date, 'now', { value: () => now })
-    t.strictSame((await app.inject({ url: '/', headers: bearer(token) })).json(), { ...record, lastUsed: new Date(now).toISOString(), isFrozen: true })
+    t.strictSame((await app.inject({ url: '/', headers: bearer(token) })).json(), {
+      ...record, lastUsed: new Date(now).toISOString(), isFrozen: true
+    })
   }
 })
 
