@@ -27,8 +27,8 @@ export interface Claims {
 /** Signs and verifies with the derived key. */
 export interface Signer {
   sign: (claims: Claims) => string
-  /** The claims. Throws for an invalid signature or issuer; expiry is not checked. */
-  verify: (secret: string) => Claims
+  /** The claims, or `null` for another signature. Throws for another issuer; expiry is not checked. */
+  verify: (secret: string) => Claims | null
 }
 
 /** An event of the outbox, and how often it could not be reported. */
@@ -75,7 +75,7 @@ export interface Store {
    */
   start: (cache: Believed, onActed: () => void, others?: readonly ChangeListener[]) => Promise<void>
   /** Whether the cache hears of every change by anybody within two seconds. `at` is now, by the monotonic clock. */
-  isTrusted: (at?: number) => boolean
+  isTrusted: (at?: number, date?: number) => boolean
   /** The proof that changes are heard of: whether it holds, and how often it was lost. */
   lease: () => { isHeld: boolean, losses: number }
   /** Tells whether it was stored: not when the name is taken. */

@@ -1,16 +1,16 @@
 import type { FastifyInstance, FastifyReply, FastifyRequest, HookHandlerDoneFunction as Done } from 'fastify'
-import { HostError, InternalError, InvalidTokenError, NotEnabledError, TwoCredentialsError } from '../errors.js'
+import { InternalError, InvalidTokenError, NotEnabledError, TwoCredentialsError } from '../errors.js'
 import type { CachedToken } from '../tokens/cache.js'
 import type { Outcome, Refusal, Tokens } from '../tokens/tokens.js'
 import type { Origin } from '../types.js'
-import { toPrincipal } from './authorize.js'
 import type { Connections } from './connections.js'
 import { findCredential, restoreCredential } from './credential.js'
 import { createGuardCheck } from './host.js'
 import { originOf } from './origin.js'
+import { becomePrincipal, withdrawPrincipal } from './principal.js'
 import { keepPrivate, keepRawPrivate } from './private.js'
 import { createLogCheck } from './redact-log.js'
-import { decorateState, remember, type RequestState, stateOf } from './request-state.js'
+import { decorateState, type RequestState, stateFor, stateOf } from './request-state.js'
 import type { SendError } from './send-error.js'
 
 interface Parts {
@@ -62,7 +62,7 @@ export function addAuthentication (app: FastifyInstance, parts: Parts): void {
     request.applicationToken ??= null
     checkLog(request)
     if (isEnabled()) find(request)
-    else remember(request, { isDisabled: true })
+    else stateFor(request).isDisabled = true
     done()
   })
 
@@ -101,7 +101,7 @@ export function addAuthentication (app: FastifyInstance, parts: Parts): void {
   function settle (request: FastifyRequest, reply: FastifyReply, outcome: Verdict, done: Done): void {
     if (!isEnabled()) {
       restoreCredential(request)
-      remember(request, { isDisabled: true })
+      stateFor(request).isDisabled = true
     } else if ('refused' in outcome) {
       refuse(request, reply, outcome).catch(done)
       return
@@ -144,7 +144,7 @@ export function addAuthentication (app: FastifyInstance, parts: Parts): void {
     state.accepted = { cached, response: reply.raw }
     if (expiryHeader) reply.header(EXPIRY_HEADER, expires)
     // What a handler writes itself, as after `reply.hijack()`, passes no `onSend`.
-    if (reply.raw.headersSent) return
+    if ((!expiryHeader && !state.original) || reply.raw.headersSent) return
     if (expiryHeader) reply.raw.setHeader(EXPIRY_HEADER, expires)
     if (state.original) keepRawPrivate(reply.raw)
   }
@@ -181,36 +181,7 @@ function endOf ({ applicationToken }: FastifyRequest, outcome: Verdict): Refusal
   return name === applicationToken?.name && role === applicationToken.role ? null : CHANGED
 }
 
-function becomePrincipal (request: FastifyRequest, { token }: CachedToken): void {
-  const state = stateOf(request) as RequestState
-  const before = userOf(request)
-  try {
-    setUser(request, toPrincipal(token))
-  } catch (cause) {
-    throw new HostError('request.user has a getter and no setter, so a token can not become the user: ' +
-      'decorate it with null, or add a setter', { cause })
-  }
-  state.users ??= { before, after: userOf(request) }
-}
-
-function withdrawPrincipal (request: FastifyRequest): void {
-  const state = stateOf(request) as RequestState
-  const { users } = state
-  // A session that was restored meanwhile stays.
-  if (userOf(request) === users?.after) setUser(request, users?.before)
-  request.applicationToken = null
-  state.accepted = null
-}
-
 /** Whether this is an upgrade of HTTP/1.1, whose socket serves nobody else. */
 function isUpgrade ({ raw }: FastifyRequest): boolean {
   return (raw as { upgrade?: boolean }).upgrade === true
-}
-
-function userOf (request: FastifyRequest): unknown {
-  return (request as { user?: unknown }).user
-}
-
-function setUser (request: FastifyRequest, user: unknown): void {
-  (request as { user?: unknown }).user = user
 }

@@ -1,40 +1,55 @@
 import type { FastifyRequest } from 'fastify'
 import type { Tokens } from '../tokens/tokens.js'
 import type { Credential } from '../types.js'
-import { remember, type RequestState, stateOf } from './request-state.js'
-import { urlWithout, withoutSecrets } from './remove-secret.js'
+import { type RequestState, stateFor, stateOf } from './request-state.js'
+import { type Query, urlWithout, urlWithoutPair, withoutSecrets } from './remove-secret.js'
 
 type Recognize = Tokens['recognize']
 
-/** With the whitespace that HTTP allows around list members (RFC 9110 §5.6.3). */
-const BEARER = /^[ \t]*bearer +(\S+)[ \t]*$/i
+const NONE: readonly string[] = []
+
+/** With the whitespace that HTTP allows before list members (RFC 9110 §5.6.3). */
+const BEARER = /^[ \t]*bearer +/i
 
 /**
  * Finds the plugin's credential in a request, without I/O. A credential in the query is removed from it and from the
  * URL, so that nothing that runs later sees it.
  */
 export function findCredential (request: FastifyRequest, parameter: string | false, recognize: Recognize): void {
-  // Runs for every request of the host: this check is cheap, the route's options are not.
-  if (!mayPresent(request, parameter) || request.routeOptions.config.applicationTokens === false) return
+  // Runs for every request of the host: the route's options are asked last.
+  const authorizations = authorizationsOf(request)
+  const value = parameter === false ? undefined : (request.query as Query)[parameter]
+  if (authorizations === NONE && value === undefined) return
+  if (request.routeOptions.config.applicationTokens === false) return
   const found: Credential[] = []
-  // Requests that are made up, such as by `injectWS` of @fastify/websocket, have no raw headers.
-  const { headers, rawHeaders = ['authorization', String(headers.authorization)] } = request.raw
-  addBearers(rawHeaders, recognize, found)
-  const original = parameter === false ? null : takeFromQuery(request, parameter, recognize, found)
+  if (authorizations !== NONE) addBearers(authorizations, recognize, found)
+  const original = value === undefined ? null : takeFromQuery(request, String(parameter), value, recognize, found)
   const [credential, second] = found
   if (credential === undefined) return
-  remember(request, { credential: second === undefined ? credential : 'several', original })
+  const state = stateFor(request)
+  state.credential = second === undefined ? credential : 'several'
+  state.original = original
 }
 
-function mayPresent ({ raw, query }: FastifyRequest, parameter: string | false): boolean {
-  if (raw.headers.authorization !== undefined) return true
-  return parameter !== false && (query as Record<string, unknown>)[parameter] !== undefined
+/** All Authorization headers: `headers` has the first alone, and not those of `rawHeaders` that the host deleted. */
+function authorizationsOf ({ raw }: FastifyRequest): readonly string[] {
+  const { rawHeaders } = raw
+  // Requests that are made up, such as by `injectWS` of @fastify/websocket, have no raw headers.
+  if (rawHeaders === undefined) return raw.headers.authorization === undefined ? NONE : [raw.headers.authorization]
+  let found: string[] | undefined
+  for (let index = 0; index < rawHeaders.length; index += 2) {
+    const name = rawHeaders[index] as string
+    if (name.length !== 13 || name.toLowerCase() !== 'authorization') continue
+    found ??= []
+    found.push(rawHeaders[index + 1] as string)
+  }
+  return found === undefined || raw.headers.authorization === undefined ? NONE : found
 }
 
 /** Makes the request what it would be without the plugin. */
 export function restoreCredential (request: FastifyRequest): void {
   const original = stateOf(request)?.original
-  remember(request, { credential: null, original: null })
+  Object.assign(stateFor(request), { credential: null, original: null })
   if (!original) return
   // The rest of the query may have been converted by the host's schema since.
   Object.assign(request.query as object, original.members)
@@ -42,16 +57,14 @@ export function restoreCredential (request: FastifyRequest): void {
 }
 
 /**
- * `headers` holds only the first Authorization header, and a proxy joins several with commas. One of the plugin's
- * beside any other bearer is several. Other schemes, such as Digest, have commas in their parameters.
+ * A proxy joins several headers with commas. One of the plugin's beside any other bearer is several. Other schemes,
+ * such as Digest, have commas in their parameters.
  */
-function addBearers (rawHeaders: string[], recognize: Recognize, found: Credential[]): void {
+function addBearers (authorizations: readonly string[], recognize: Recognize, found: Credential[]): void {
   let count = 0
-  for (let index = 0; index < rawHeaders.length; index += 2) {
-    const name = rawHeaders[index] as string
-    if (name.length !== 13 || name.toLowerCase() !== 'authorization') continue
-    for (const part of String(rawHeaders[index + 1]).split(',')) {
-      const secret = BEARER.exec(part)?.[1]
+  for (const authorization of authorizations) {
+    for (const part of authorization.includes(',') ? authorization.split(',') : [authorization]) {
+      const secret = bearerOf(part)
       if (secret === undefined) continue
       count++
       // A third changes nothing.
@@ -62,12 +75,20 @@ function addBearers (rawHeaders: string[], recognize: Recognize, found: Credenti
   if (count > 1) found.push(...found.slice(0, 1))
 }
 
+/** The secret; one expression for all of it would cost as much as the rest of a hit. */
+function bearerOf (part: string): string | undefined {
+  const scheme = BEARER.exec(part)?.[0]
+  if (scheme === undefined) return undefined
+  let end = part.length
+  while (part[end - 1] === ' ' || part[end - 1] === '\t') end--
+  const secret = part.slice(scheme.length, end)
+  return secret === '' || /\s/.test(secret) ? undefined : secret
+}
+
 function takeFromQuery (
-  request: FastifyRequest, parameter: string, recognize: Recognize, found: Credential[]
+  request: FastifyRequest, parameter: string, value: unknown, recognize: Recognize, found: Credential[]
 ): RequestState['original'] {
-  const value = (request.query as Record<string, unknown>)[parameter]
-  if (value === undefined) return null
-  const values = [value].flat().filter(given => typeof given === 'string')
+  const values = typeof value === 'string' ? [value] : [value].flat().filter(given => typeof given === 'string')
   const secrets = new Set<string>()
   for (const secret of values) {
     const credential = recognize(secret)
@@ -77,12 +98,18 @@ function takeFromQuery (
   }
   if (secrets.size === 0) return null
 
-  const { [parameter]: _taken, ...others } = request.query as Record<string, unknown>
+  const { url, originalUrl } = request.raw as { url: string, originalUrl?: string }
+  const rest = typeof value === 'string' && originalUrl === undefined ? urlWithoutPair(url, parameter, value) : null
+  if (rest !== null && Object.keys(request.query as Query).length === 1) {
+    request.query = {}
+    setUrls(request, rest, undefined)
+    return { members: { [parameter]: value }, url, originalUrl }
+  }
+  const { [parameter]: _taken, ...others } = request.query as Query
   const [first, ...more] = values.filter(given => !secrets.has(given))
   if (first !== undefined) others[parameter] = more.length > 0 ? [first, ...more] : first
   const { query, members } = withoutSecrets(others, secrets)
   request.query = query
-  const { url, originalUrl } = request.raw as { url: string, originalUrl?: string }
   setUrls(request, urlWithout(url, secrets), originalUrl === undefined ? undefined : urlWithout(originalUrl, secrets))
   return { members: { ...members, [parameter]: value }, url, originalUrl }
 }

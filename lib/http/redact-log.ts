@@ -51,8 +51,9 @@ export function createLogCheck (hostLog: Log, parameter: string | false): (reque
   return request => {
     if (isDone || (request.query as Record<string, unknown>)[parameter as string] === undefined) return
     const { allLogs } = request.raw as { allLogs?: unknown }
-    const others = [allLogs].flat() as Array<(Log & Pino) | undefined>
     const { [HOOKS]: hooks } = hostLog as Log & Pino
+    if (allLogs === undefined && (request.log as Log & Pino)[HOOKS] === hooks) return
+    const others = [allLogs].flat() as Array<(Log & Pino) | undefined>
     const logs = [request.log as Log & Pino, ...others.filter(other => other?.[HOOKS])]
     const log = logs.find(other => other?.[HOOKS] !== hooks)
     if (log === undefined) return

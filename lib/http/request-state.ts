@@ -47,11 +47,11 @@ export function stateOf (request: FastifyRequest): RequestState | null {
   return (request as Decorated)[STATE] ?? null
 }
 
-/** Adds to what is remembered. */
-export function remember (request: FastifyRequest, what: Partial<RequestState>): void {
-  const before = stateOf(request)
-  if (before !== null) Object.assign(before, what)
-  else (request as Decorated)[STATE] = { ...NOTHING, ...what }
+/** The same, to add something to it. */
+export function stateFor (request: FastifyRequest): RequestState {
+  const decorated = request as Decorated
+  decorated[STATE] ??= { ...NOTHING }
+  return decorated[STATE]
 }
 
 /** Whether a request presents a credential of the plugin's, valid or not. */

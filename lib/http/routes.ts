@@ -17,7 +17,7 @@ import { requireAdmin, type Session } from './authorize.js'
 import { checkBody, checkInput, deferBodyErrors } from './body.js'
 import { createLists, linkToNext, parseListQuery } from './list.js'
 import { originOf } from './origin.js'
-import { remember, stateOf } from './request-state.js'
+import { stateFor, stateOf } from './request-state.js'
 import type { SendError } from './send-error.js'
 import { checkVersion, mediaTypes, notAcceptable } from './version.js'
 
@@ -74,7 +74,7 @@ export function createRoutes (parts: Parts) {
   /** Checks all but the body, in the order of the contract, once the host has restored its session. */
   async function checkRequest (request: FastifyRequest): Promise<void> {
     if (!isEnabled() || stateOf(request)?.isDisabled) throw new NotEnabledError()
-    remember(request, { admin: await requireAdmin(request, session, tokensMayManageTokens) })
+    stateFor(request).admin = await requireAdmin(request, session, tokensMayManageTokens)
     checkVersion(request, versions)
   }
 

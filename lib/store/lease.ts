@@ -24,8 +24,8 @@ interface Line {
 }
 
 export interface Lease {
-  /** Whether every change that was committed two seconds ago was heard. */
-  isHeld: (at?: number) => boolean
+  /** Whether every change that was committed two seconds ago was heard, by both clocks. */
+  isHeld: (at?: number, date?: number) => boolean
   /** Whether the last beat was its own: of all nodes this is so on one. */
   isBeater: () => boolean
   start: () => void
@@ -53,7 +53,7 @@ export function createLease ({ ask, beat, onHeld, onDead }: Line): Lease {
   let beatTimer: NodeJS.Timeout | undefined
 
   // The monotonic clock stands still while a machine sleeps; the other one may be set back.
-  const isHeld = (at = performance.now()): boolean => at < until && Date.now() < untilDate
+  const isHeld = (at = performance.now(), date = Date.now()): boolean => at < until && date < untilDate
 
   async function question (): Promise<void> {
     const [sent, sentDate] = [performance.now(), Date.now()]

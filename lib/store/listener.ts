@@ -44,7 +44,7 @@ interface Parts {
 
 export interface Listener {
   /** Whether every change is heard of before the lease ends. */
-  isTrusted: (at?: number) => boolean
+  isTrusted: (at?: number, date?: number) => boolean
   /** How often it became so. */
   gains: () => number
   /**
@@ -179,7 +179,7 @@ export function createListener (parts: Parts, Client = pg.Client): Listener {
   }
 
   return {
-    isTrusted: at => current?.line.isHeld(at) === true,
+    isTrusted: (at, date) => current?.line.isHeld(at, date) === true,
     gains: () => gains,
     check,
     start () {

@@ -110,7 +110,7 @@ export function createPostgresStore (given: PostgresStoreOptions): Store {
       })
       listener.start()
     },
-    isTrusted: at => listener?.isTrusted(at) === true,
+    isTrusted: (at, date) => listener?.isTrusted(at, date) === true,
     lease () {
       const isHeld = listener?.isTrusted() === true
       return { isHeld, losses: (listener?.gains() ?? 0) - Number(isHeld) }

@@ -36,7 +36,7 @@ interface Load { result: Promise<CachedToken | null> }
 /** What this process believes of tokens: by digest, never by secret. */
 export interface Cache extends Believed {
   /** At once; `undefined` where nothing is believed. */
-  get: (hash: string) => CachedToken | null | undefined
+  get: (hash: string, date?: number) => CachedToken | null | undefined
   /** Asks the store by `find`, once for all who ask meanwhile. */
   load: (hash: string, find: () => Promise<CachedToken | null>) => Promise<CachedToken | null>
 }
@@ -46,7 +46,7 @@ export interface Cache extends Believed {
  * @param isTrusted whether every change is heard of in time; while it is not, nothing is believed
  * @param clock milliseconds of a clock that only goes forward
  */
-export function createCache (isTrusted: (at: number) => boolean, clock: () => number): Cache {
+export function createCache (isTrusted: (at: number, date?: number) => boolean, clock: () => number): Cache {
   const entries = new LruMap<Entry>(SIZE)
   const loads = new Map<string, Load>()
   let isUsed = false
@@ -67,9 +67,9 @@ export function createCache (isTrusted: (at: number) => boolean, clock: () => nu
   }
 
   return {
-    get (hash) {
+    get (hash, date) {
       const now = clock()
-      if (!isTrusted(now)) return undefined
+      if (!isTrusted(now, date)) return undefined
       const entry = entries.get(hash)
       if (entry === undefined || entry.until <= now) return undefined
       isUsed = entry.isUsed = true

@@ -137,7 +137,7 @@ export function createTokens (parts: Parts): Tokens {
     },
 
     authenticate ({ secret, hash }, now, isAgain = false) {
-      const known = cache.get(hash)
+      const known = cache.get(hash, now)
       if (known !== undefined) {
         if (!isAgain) counts.cacheHits++
         return judge(known, now, isAgain)

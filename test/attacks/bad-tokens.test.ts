@@ -12,6 +12,7 @@ import type { Claims, Signer, Store, Token } from '../../lib/types.js'
 import { createBareHost } from '../support/bare-host.js'
 import { SECRET, bearer, buildHost } from '../support/build-host.js'
 import { createDatabase } from '../support/database.js'
+import { createSigners } from '../../lib/signers.js'
 import { createMutator, createRandom } from '../support/mutate-token.js'
 
 const MUTATIONS = Number(process.env.MUTATIONS ?? 20_000)
@@ -131,8 +132,7 @@ t.test('the same attack succeeds against a store that finds tokens by their clai
     sign,
     verify: secret => ({
       ...claims,
-      ...JSON.parse(Buffer.from(secret.split('.')[1] ??
-    '', 'base64url').toString()) as object
+      ...JSON.parse(Buffer.from(secret.split('.')[1] ?? '', 'base64url').toString()) as object
     })
   }
   const unverified = await attack(t, 500, { signers: [reader] })
@@ -256,37 +256,32 @@ t.test('a secret of one character is rejected, although the library accepts it b
 const TOKEN = 'eyJhbGciOiJIUzI1NiIsInR5cCI6IkpXVCJ9.e30.x'
 const CLAIMS: Claims = { role: 'viewer', iat: 1, exp: 2, iss: 'cedalo', jti: 'x' }
 
-/** A signer, and the stack of the error with which it refuses. */
-function refusing (reason: string, stacks: string[]): Signer {
-  return {
-    sign: () => '',
-    verify () {
-      const error = new Error(reason)
-      stacks.push(error.stack ?? '')
-      throw error
-    }
-  }
+function refusing (reason: string): Signer {
+  return { sign: () => '', verify () { throw new Error(reason) } }
 }
 
 t.test('each key is tried until one verifies; the reason is that of the last', async t => {
   const accepting: Signer = { sign: () => '', verify: () => CLAIMS }
+  const foreign: Signer = { sign: () => '', verify: () => null }
   const never: Signer = { sign: () => '', verify: () => t.fail('not asked') as never }
   t.equal(verify(TOKEN, [accepting, never]), CLAIMS)
-  t.equal(verify(TOKEN, [refusing('one', []), accepting]), CLAIMS)
-  t.equal(verify(TOKEN, [refusing('one', []), refusing('two', [])]), 'two')
-  t.equal(verify(TOKEN, []), '', 'no key, no claims')
+  t.equal(verify(TOKEN, [refusing('one'), accepting]), CLAIMS)
+  t.equal(verify(TOKEN, [foreign, accepting]), CLAIMS)
+  t.equal(verify(TOKEN, [refusing('one'), refusing('two')]), 'two')
+  t.equal(verify(TOKEN, [foreign]), 'invalid signature')
+  t.equal(verify(TOKEN, []), 'invalid signature', 'no key, no claims')
   t.equal(verify(`x${TOKEN}`, [never]), 'foreign header', 'no key is tried on a header that is not ours')
 })
 
-t.test('a refusal captures no stack, and later errors still have one', async t => {
-  const { stackTraceLimit } = Error
-  t.teardown(() => { Error.stackTraceLimit = stackTraceLimit })
-  Error.stackTraceLimit = 7
-  const stacks: string[] = []
-  verify(TOKEN, [refusing('no', stacks)])
-  t.strictSame(stacks, ['Error: no'])
-  t.equal(Error.stackTraceLimit, 7)
-  t.match(new Error('next').stack, /bad-tokens\.test/)
+t.test('another key is no exception', async t => {
+  const [{ sign, verify }] = await createSigners(Fastify(), [KEY], 'cedalo')
+  const token = sign(CLAIMS)
+  t.match(verify(token), CLAIMS)
+  const [header, payload, signature] = token.split('.') as [string, string, string]
+  const others = ['', 'x', signature.slice(1), `${signature}A`, `A${signature.slice(1)}`, signature.toLowerCase()]
+  for (const other of others) t.equal(verify(`${header}.${payload}.${other}`), null, other)
+  t.equal(verify(`${header}.${payload.slice(1)}.${signature}`), null)
+  t.equal(verify(signature), null, 'no parts')
 })
 
 t.test('the fingerprint of a secret is the same in every version', async t => {

@@ -12,7 +12,7 @@ const rules = 'lib/tokens/tokens.ts'
 const audit = 'lib/operations/audit.ts'
 
 export const BUGS = {
-  'the cache is believed without a lease': [[listener, 'current?.line.isHeld(at) === true', 'at !== null']],
+  'the cache is believed without a lease': [[listener, 'current?.line.isHeld(at, date) === true', 'at !== null']],
   'a lease counts from when the beat was heard': [
     [lease, 'until = newest.sent + LEASE', 'until = performance.now() + LEASE'],
     [lease, 'untilDate = newest.sentDate + LEASE', 'untilDate = Date.now() + LEASE'],
@@ -28,7 +28,7 @@ export const BUGS = {
   'the answer of the pool is taken for a proof': [
     [postgres, 'listener?.check(first.place)', 'Reflect.set(globalThis, "answered", performance.now())'],
     [
-      postgres, 'isTrusted: at => listener?.isTrusted(at) === true',
+      postgres, 'isTrusted: (at, date) => listener?.isTrusted(at, date) === true',
       'isTrusted: () => performance.now() - (Reflect.get(globalThis, "answered") ?? -Infinity) < 2000'
     ]
   ],
