@@ -1,7 +1,7 @@
 import type { BootstrapOutcome, Origin, Store, Token } from '../types.js'
 import { DEADLINE } from './connection.js'
 import { nameKey, ORIGIN } from './migrations.js'
-import { type Statement, TRANSIENT } from './statement.js'
+import { LOCK_TIMEOUT, type Statement, TRANSIENT } from './statement.js'
 
 /** How many tokens are purged in one statement. */
 const PURGED = 500
@@ -36,7 +36,8 @@ type Acts = Pick<Store, 'insert' | 'bootstrap' | 'remove' | 'purge'>
  */
 export function createActs (schema: string, statement: Statement, timeToStart: () => number): Acts {
   const insertToken = statement('insert', `
-    INSERT INTO ${schema}.tokens (${COLUMNS}) VALUES ($1, $2, $3, $4, $5, $6, $7)
+    INSERT INTO ${schema}.tokens (${COLUMNS})
+    SELECT $1, $2, $3, $4, $5::timestamptz, $6::timestamptz, $7::timestamptz WHERE ${LOCK_TIMEOUT}
     ON CONFLICT DO NOTHING RETURNING hash::text, ${setOrigin('$8')}`)
   // The node that records a hash first stores its token, in the order of the hashes, as other nodes do. A name that is
   // taken meanwhile fails the whole statement; the retry sees it.
@@ -65,10 +66,10 @@ export function createActs (schema: string, statement: Statement, timeToStart: (
     UNION ALL SELECT hash, CASE WHEN is_twin THEN 'twin' ELSE 'taken' END FROM refused`,
   () => ({ deadline: Math.max(DEADLINE, Math.round(timeToStart())), transient: [...TRANSIENT, UNIQUE_VIOLATION] }))
   const removeToken = statement('remove', `
-    DELETE FROM ${schema}.tokens WHERE hash = $1 RETURNING hash::text, ${setOrigin('$2')}`)
+    DELETE FROM ${schema}.tokens WHERE hash = $1 AND ${LOCK_TIMEOUT} RETURNING hash::text, ${setOrigin('$2')}`)
   const purgeTokens = statement('purge', `
     WITH turn AS MATERIALIZED (SELECT pg_try_advisory_xact_lock(hashtext('${schema} purge')) AS is_alone)
-    DELETE FROM ${schema}.tokens USING turn WHERE is_alone
+    DELETE FROM ${schema}.tokens USING turn WHERE is_alone AND ${LOCK_TIMEOUT}
       AND hash IN (SELECT hash FROM ${schema}.tokens WHERE valid_until < $1 ORDER BY valid_until LIMIT ${PURGED})
     RETURNING hash::text, ${setOrigin("'purge'")}`)
 

@@ -8,6 +8,12 @@ export const TRANSIENT: readonly string[] = ['40001', '40P01', '55P03', '57014']
 /** The longest pause before a retry, in milliseconds; random, so that two that conflict part. */
 const PAUSE = 10
 
+/**
+ * A condition, true before the first row is read: a statement that waited longer for a lock would outlive its deadline,
+ * and the next would wait behind it.
+ */
+export const LOCK_TIMEOUT = "(SELECT pg_catalog.set_config('lock_timeout', '500', true)) IS NOT NULL"
+
 export interface SendOptions {
   /** In milliseconds, where it is not the usual one. */
   deadline?: number
