@@ -53,13 +53,13 @@ export interface ChangeListener {
   clear: () => void
 }
 
-/** What is believed of tokens, until they change. */
-export interface Believed extends ChangeListener {
-  /** Whether any of it was used since this was asked before. */
+/** A cache of tokens that is refreshed in the background. */
+export interface RefreshableCache extends ChangeListener {
+  /** Whether it was used since the last call. */
   wasUsed: () => boolean
   /**
-   * Asks again, by their hashes, for tokens that are in use and were not asked for of late. Resolves with the hashes of
-   * those that ended or changed.
+   * Looks up tokens that are in use and were not looked up lately. Resolves with the hashes of those that ended or
+   * changed.
    */
   refresh: (find: (hashes: string[]) => Promise<Token[]>) => Promise<string[]>
 }
@@ -71,14 +71,14 @@ export type BootstrapOutcome = 'stored' | 'taken' | 'twin'
 export interface Store {
   /**
    * Connects, migrates (any number of nodes may do so concurrently), and reports changes from then on.
-   * @param onActed called when events may wait that no node knows of
+   * @param onActed called when there may be events that no node will report
    */
-  start: (cache: Believed, onActed: () => void, others?: readonly ChangeListener[]) => Promise<void>
-  /** Whether the cache hears of every change by anybody within two seconds. `at` is now, by the monotonic clock. */
+  start: (cache: RefreshableCache, onActed: () => void, others?: readonly ChangeListener[]) => Promise<void>
+  /** Whether every change reaches the cache within two seconds. `at` and `date` are now, by either clock. */
   isTrusted: (at?: number, date?: number) => boolean
-  /** The proof that changes are heard of: whether it holds, and how often it was lost. */
+  /** Whether the lease is held, and how often it was lost. */
   lease: () => { isHeld: boolean, losses: number }
-  /** Tells whether it was stored: not when the name is taken. */
+  /** Whether it was stored: not if the name is taken. */
   insert: (token: Token, origin: Origin) => Promise<boolean>
   /**
    * Stores tokens, each unless its hash is there, or once was stored so: then it has no outcome. Any number of nodes
@@ -90,15 +90,15 @@ export interface Store {
   findAll: (hashes: readonly string[]) => Promise<Token[]>
   /** Tokens, oldest first, in pages; nothing is held between them. `now` decides what has expired. */
   list: (filter: Filter, now: number) => AsyncIterable<Token[]>
-  /** Tells whether there was one. */
+  /** Whether there was one. */
   remove: (hash: string, origin: Origin) => Promise<boolean>
-  /** Removes some of what expired before this time; tells how many. One node at a time: none where another is at it. */
+  /** Removes some of what expired before this time; resolves with how many. One node at a time: 0 on the others. */
   purge: (before: string) => Promise<number>
-  /** Events of the outbox, oldest first: nobody else is given them for a minute from the call on. */
+  /** Events of the outbox, oldest first. No other node gets them for a minute from the call on. */
   claimEvents: (limit: number) => Promise<StoredEvent[]>
-  /** Takes an event out of the outbox. */
+  /** Deletes an event from the outbox. */
   dropEvent: (id: string) => Promise<void>
-  /** Gives events back, to be claimed again in some minutes, after so many attempts more. */
+  /** Returns events to the outbox, to be claimed again in some minutes, after so many more attempts. */
   deferEvents: (ids: readonly string[], by: { attempts: number, minutes: number }) => Promise<void>
   /** How many tokens there are of each role, by whether they have expired. */
   count: (now: number) => Promise<NonNullable<Metrics['tokens']>>

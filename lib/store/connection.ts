@@ -23,7 +23,7 @@ export type Run = <Row>(query: Query) => Promise<Row[]>
 /** A connection to Postgres; the first call opens it. */
 export interface Connection {
   /** Host, port and database, for messages; no password. */
-  place: string
+  target: string
   /**
    * Runs `work` with a client, for at most the deadline, whatever the settings of the pool. A client that arrives too
    * late is returned unused. One that met an error, or may still be busy, is closed, which also ends its transaction.
@@ -42,19 +42,19 @@ export function createConnection (postgres: string | PostgresConfig | PostgresPo
   const given = typeof postgres === 'string' ? { connectionString: postgres } : postgres
   const configure = (): PostgresConfig => isPool(given) ? configOf(given) : given
   const config = configure()
-  const place = describePlace(config)
+  const target = describe(config)
   const own = isPool(given) ? undefined : createPool(config)
   const pool = own ?? given as PostgresPool
   let waiting = 0
 
   // Without a listener, a pool that loses an idle connection would end the process.
   const onError = (error: Error): void => {
-    if (codeOf(error) !== IDLE_SESSION_TIMEOUT) log.warn({ err: error }, `lost a connection to Postgres at ${place}`)
+    if (codeOf(error) !== IDLE_SESSION_TIMEOUT) log.warn({ err: error }, `lost a connection to Postgres at ${target}`)
   }
   pool.on('error', onError)
 
   return {
-    place,
+    target,
     get config () { return configure() },
     async withClient (work, deadline = DEADLINE) {
       // A connection that takes longer than the deadline would keep others from connecting.
@@ -88,7 +88,7 @@ export function codeOf (error: unknown): string {
 }
 
 /** Explains why Postgres can't be used, for the developer who starts the host. */
-export function explain (place: string, cause: unknown): Error {
+export function explain (target: string, cause: unknown): Error {
   const { message } = cause as Error
   const code = codeOf(cause)
   const advice = NO_PASSWORD.test(message)
@@ -96,7 +96,7 @@ export function explain (place: string, cause: unknown): Error {
     : ADVICE[code]
   // Node refuses `localhost` with an AggregateError, whose own message is empty.
   const reason = [message === '' ? code : message, advice].filter(Boolean).join('; ')
-  return new DatabaseError(`Postgres at ${place} can't be used: ${reason}`, { cause })
+  return new DatabaseError(`Postgres at ${target} can't be used: ${reason}`, { cause })
 }
 
 /** Waits for a connection to close, up to the deadline: a silent one never does. */
@@ -180,7 +180,7 @@ function createPool (config: PostgresConfig): pg.Pool {
   })
 }
 
-function describePlace (config: PostgresConfig): string {
+function describe (config: PostgresConfig): string {
   try {
     const { host, port, database } = new pg.Client(config)
     return `${host}:${port}, database ${JSON.stringify(database)}`

@@ -7,15 +7,15 @@ const INTERVAL = 60_000
 type Notify = (channel: string, payload: string) => Promise<unknown>
 
 export interface KeyCheck {
-  /** Where nodes tell what they sign with: those of one schema. */
+  /** The channel of the nodes of one schema. */
   channel: string
-  /** Asks all others. */
-  greet: () => void
+  /** Asks all other nodes. */
+  ask: () => void
   hear: (payload: string) => void
 }
 
 /**
- * Tells the operator where another node signs with a secret that this one does not have. A node that starts asks
+ * Warns the operator if another node signs with a secret that this one does not have. A node that starts asks
  * (`<fingerprint>?`), and those that sign with another secret answer (`<fingerprint>`), so that both can judge.
  * @param fingerprints of the secrets of this node; it signs with the first
  */
@@ -26,26 +26,26 @@ export function createKeyCheck (schema: string, fingerprints: readonly string[],
   let isAnswering = false
   let isAsked = false
 
-  async function say (text: string): Promise<void> {
-    // Where nobody hears it, the connection that listens is replaced, and the others are asked again.
+  async function send (text: string): Promise<void> {
+    // If it is lost, the listening connection is replaced, and the other nodes are asked again.
     await notify(channel, text).catch(() => {})
   }
 
-  // All hear an answer, so that one under way and one after it are enough for any number who ask.
+  // An answer reaches all nodes: one under way and one after it are enough for any number of questions.
   async function answer (): Promise<void> {
     isAsked = true
     if (isAnswering) return
     isAnswering = true
     while (isAsked) {
       isAsked = false
-      await say(own)
+      await send(own)
     }
     isAnswering = false
   }
 
   return {
     channel,
-    greet () { void say(`${own}?`) },
+    ask () { void send(`${own}?`) },
     hear (payload) {
       const fingerprint = payload.replace('?', '')
       if (fingerprint === own) return

@@ -11,12 +11,12 @@ const SETTINGS = `SELECT set_config(name, CASE name WHEN 'lock_timeout' THEN '50
 interface Parts {
   config: PostgresConfig
   Client: typeof pg.Client
-  /** SQL for where it is answered. */
-  where: string
+  /** SQL that identifies the server, database and table. */
+  serverId: string
   channels: readonly string[]
   /** Channels for beats: all are listened to, the first is beaten on. */
   beats: readonly string[]
-  /** What is heard, but for beats. */
+  /** Called for notifications other than beats. */
   onNotification: (channel: string, payload: string) => void
   /** Called once notifications arrive. */
   onHearing: () => void
@@ -29,13 +29,13 @@ export interface Line {
   run: Run
   isHeld: Lease['isHeld']
   isBeater: Lease['isBeater']
-  /** Resolves with where it listens, from when on it does. */
+  /** Resolves with the identity of the server once it listens. */
   connect: () => Promise<string>
   close: () => Promise<void>
 }
 
 export function createLine (parts: Parts): Line {
-  const { config, Client, where, channels, beats, onNotification, onHearing, onHeld, onDead } = parts
+  const { config, Client, serverId, channels, beats, onNotification, onHearing, onHeld, onDead } = parts
   const client = new Client({
     ...config,
     application_name: 'fastify-mmc-tokens listener',
@@ -83,13 +83,13 @@ export function createLine (parts: Parts): Line {
     isBeater: lease.isBeater,
     async connect () {
       await client.connect()
-      const hello = { text: `SELECT ${where} AS place, pg_backend_pid()::text AS pid` }
-      const [row] = await run(hello) as [{ place: string, pid: string }]
+      const hello = { text: `SELECT ${serverId} AS server_id, pg_backend_pid()::text AS pid` }
+      const [row] = await run(hello) as [{ server_id: string, pid: string }]
       pid = row.pid
       const listen = [...channels, ...beats].map(channel => `LISTEN ${pg.escapeIdentifier(channel)}`)
       await run({ text: [SETTINGS, ...listen].join('; ') })
       if (state === 'connecting') state = 'waiting'
-      return row.place
+      return row.server_id
     },
     async close () {
       state = 'closed'

@@ -1,13 +1,13 @@
 import pg from 'pg'
 import { DatabaseError } from '../errors.js'
-import type { Believed, ChangeListener, Log, Token } from '../types.js'
+import type { RefreshableCache, ChangeListener, Log, Token } from '../types.js'
 import { closeByDeadline, codeOf, type Connection, type Run } from './connection.js'
 import type { KeyCheck } from './key-check.js'
 import { draw, FIRST_BEAT, SILENCE } from './lease.js'
 import { createLine, type Line } from './line.js'
 import { CHANNEL, ACTED } from './migrations.js'
 
-/** Milliseconds from one look at what is believed to the next. */
+/** Milliseconds from one refresh of the cache to the next. */
 const LOOK = 1000
 /** Before connecting again, in milliseconds: at first, at most, and at most if the pool is elsewhere. */
 const PAUSE = { first: 50, longest: 30_000, elsewhere: 1000 }
@@ -16,58 +16,58 @@ const SOUND = 2000
 
 const SILENT = 'no notification arrives: does the listening connection reach the same database, without a pooler?'
 
-/** `where` it listens is known once it does. */
-interface Current { line: Line, where?: string, heldAt?: number, timer?: NodeJS.Timeout }
+/** `serverId` is known once it listens. */
+interface Current { line: Line, serverId?: string, heldAt?: number, timer?: NodeJS.Timeout }
 
-/** Of a connection that works: where it listens, and the longest pause before the next. */
-interface Silence { where?: string | undefined, longest?: number }
+/** Of a connection that works: its server, and the longest pause before the next. */
+interface Silence { serverId?: string | undefined, longest?: number }
 
 interface Parts {
   /** Direct: a pooler that lends connections by transaction swallows notifications. */
-  connection: Pick<Connection, 'config' | 'place'>
+  connection: Pick<Connection, 'config' | 'target'>
   /** Channels for beats: all are listened to, the first is beaten on. Secret, or any user could act as a node. */
   beats: readonly string[]
   keys: KeyCheck
-  /** SQL for where it is answered. */
-  where: string
-  /** Where the pool answers. */
+  /** SQL that identifies the server, database and table. */
+  serverId: string
+  /** The same of the pool. */
   askPool: () => Promise<string>
   /** Tokens by their hashes, on a given connection. */
   findAll: (run: Run, hashes: string[]) => Promise<Token[]>
-  /** Who must hear of changes. */
+  /** Receive changes. */
   changes: readonly ChangeListener[]
-  believed: Pick<Believed, 'wasUsed' | 'refresh'>
+  cache: Pick<RefreshableCache, 'wasUsed' | 'refresh'>
   /** Called when events of others wait, on the node that beat last. */
   onActed: () => void
   log: Log
 }
 
 export interface Listener {
-  /** Whether every change is heard of before the lease ends. */
+  /** Whether every change is received before the lease ends. */
   isTrusted: (at?: number, date?: number) => boolean
-  /** How often it became so. */
-  gains: () => number
+  /** How often the lease was acquired. */
+  acquisitions: () => number
   /**
-   * Compares where the pool answered with where this listens.
-   * @throws DatabaseError where that is another place, which also ends the lease
+   * Compares the server that answered the pool with the one that this listens to.
+   * @throws DatabaseError if it is another one, which also ends the lease
    */
-  check: (where: string) => void
+  check: (serverId: string) => void
   start: () => void
   close: () => Promise<void>
 }
 
 /**
- * Hears of ended and changed tokens on a connection of its own (LISTEN), which proves that it does, and asks again on
- * it for what is believed. A connection that fails is replaced; what it proved ends with it.
+ * Receives changes of tokens on a connection of its own (LISTEN), proves that it does, and refreshes known tokens. A
+ * connection that fails is replaced; what it proved ends with it.
  * @param Client handed in by tests that need a client to fail
  */
 export function createListener (parts: Parts, Client = pg.Client): Listener {
-  const { connection, beats, keys, where, askPool, findAll, changes, believed, onActed, log } = parts
+  const { connection, beats, keys, serverId, askPool, findAll, changes, cache, onActed, log } = parts
   let current: Current | undefined
-  /** Where the line before `current` listened, if it was at work, but perhaps elsewhere. */
-  let before: string | undefined
+  /** The server of the connection before `current`, if that worked. */
+  let previousServer: string | undefined
   let timer: NodeJS.Timeout | undefined
-  let [failures, gains] = [0, 0]
+  let [failures, acquisitions] = [0, 0]
   let isHealthy: boolean | undefined
   let canRefresh = true
 
@@ -75,7 +75,7 @@ export function createListener (parts: Parts, Client = pg.Client): Listener {
     const line = createLine({
       config: connection.config,
       Client,
-      where,
+      serverId,
       channels: [CHANNEL, keys.channel],
       beats,
       onNotification: hear,
@@ -88,21 +88,21 @@ export function createListener (parts: Parts, Client = pg.Client): Listener {
     })
     const fresh: Current = current = { line }
     try {
-      const place = await line.connect()
+      const connected = await line.connect()
       if (fresh !== current) return
-      fresh.where = place
+      fresh.serverId = connected
       // Nobody heard of what changed before.
       hear(CHANNEL, '*')
-      fresh.timer = setTimeout(greet, gains === 0 ? 0 : FIRST_BEAT * draw(), fresh).unref()
+      fresh.timer = setTimeout(greet, acquisitions === 0 ? 0 : FIRST_BEAT * draw(), fresh).unref()
     } catch (error) {
       lose(fresh, error as Error)
     }
   }
 
-  /** Where nothing is heard by itself, this is. */
+  /** Something to receive, where nothing else is sent. */
   function greet (fresh: Current): void {
-    keys.greet()
-    fresh.timer = setTimeout(lose, SILENCE, fresh, new Error(SILENT), { where: fresh.where }).unref()
+    keys.ask()
+    fresh.timer = setTimeout(lose, SILENCE, fresh, new Error(SILENT), { serverId: fresh.serverId }).unref()
   }
 
   function hear (channel: string, payload: string): void {
@@ -117,19 +117,20 @@ export function createListener (parts: Parts, Client = pg.Client): Listener {
   }
 
   function hold (held: Current): void {
-    gains++
+    acquisitions++
     // What was loaded before this connection first heard a beat may have changed unheard.
     if (held.heldAt === undefined) hear(CHANNEL, '*')
     held.heldAt ??= performance.now()
-    if (isHealthy !== true) log.info(`hears of revocations from Postgres at ${connection.place}`)
+    const consequence = 'accepting known tokens from memory'
+    if (isHealthy !== true) log.info(`revocation listener connected (${connection.target}): ${consequence}`)
     isHealthy = true
   }
 
   async function look (looking: Current): Promise<void> {
     // No answer ends nothing: the pool of the host may be exhausted.
-    if (believed.wasUsed()) askPool().then(check).catch(() => {})
+    if (cache.wasUsed()) askPool().then(check).catch(() => {})
     try {
-      const ended = await believed.refresh(async hashes => {
+      const ended = await cache.refresh(async hashes => {
         const tokens = await findAll(looking.line.run, hashes)
         canRefresh = true
         return tokens
@@ -138,7 +139,7 @@ export function createListener (parts: Parts, Client = pg.Client): Listener {
     } catch (err) {
       // Only what Postgres answered leaves the connection sound.
       if (codeOf(err) === '') lose(looking, err as Error)
-      else if (canRefresh) log.warn({ err }, 'could not ask again for known tokens: each is looked up after a minute')
+      else if (canRefresh) log.warn({ err }, 'could not refresh known tokens: looking up each after a minute')
       canRefresh = false
     }
     if (looking === current) lookLater(looking)
@@ -148,22 +149,22 @@ export function createListener (parts: Parts, Client = pg.Client): Listener {
     looking.timer = setTimeout(() => { void look(looking) }, LOOK).unref()
   }
 
-  function check (place: string): void {
-    const expected = current?.where ?? before
-    if (expected === undefined || place === expected) return
-    const error = new DatabaseError(`the pool and the listener at ${connection.place} must reach one primary`)
-    if (current?.where !== undefined) lose(current, error, { where: current.where, longest: PAUSE.elsewhere })
+  function check (answered: string): void {
+    const expected = current?.serverId ?? previousServer
+    if (expected === undefined || answered === expected) return
+    const error = new DatabaseError(`the pool and the listener at ${connection.target} must reach one primary`)
+    if (current?.serverId !== undefined) lose(current, error, { serverId: current.serverId, longest: PAUSE.elsewhere })
     throw error
   }
 
-  function lose (lost: Current, error: Error, { where, longest = PAUSE.longest }: Silence = {}): void {
+  function lose (lost: Current, error: Error, { serverId, longest = PAUSE.longest }: Silence = {}): void {
     if (lost !== current) return
     stop()?.close().catch(() => {})
-    before = where
+    previousServer = serverId
     if (performance.now() - (lost.heldAt ?? Infinity) > SOUND) failures = 0
     if (isHealthy !== false) {
-      const asked = 'every request asks it until it does'
-      log.warn({ err: error }, `does not hear of revocations from Postgres at ${connection.place}; ${asked}`)
+      const consequence = 'checking every token in Postgres until it reconnects'
+      log.warn({ err: error }, `revocation listener lost (${connection.target}): ${consequence}`)
     }
     isHealthy = false
     const pause = Math.min(PAUSE.first * 2 ** ++failures, longest)
@@ -180,7 +181,7 @@ export function createListener (parts: Parts, Client = pg.Client): Listener {
 
   return {
     isTrusted: (at, date) => current?.line.isHeld(at, date) === true,
-    gains: () => gains,
+    acquisitions: () => acquisitions,
     check,
     start () {
       if (current === undefined && timer === undefined) void connect()

@@ -30,10 +30,10 @@ export interface MigrateOptions {
 /**
  * Brings the tables up to date. Any number of nodes may do so at once: they take turns.
  * @param until until when a Postgres that can't be used may change its mind, by the monotonic clock
- * @throws DatabaseError that names the place
+ * @throws DatabaseError that names the target
  */
 export async function bringUpToDate (
-  { place, withClient }: Connection, { schema, migrate }: MigrateOptions, until: number
+  { target, withClient }: Connection, { schema, migrate }: MigrateOptions, until: number
 ): Promise<void> {
   const quoted = pg.escapeIdentifier(schema)
   const steps = migrations(quoted)
@@ -95,9 +95,9 @@ export async function bringUpToDate (
       await attempt()
       return
     } catch (error) {
-      if (!canHeal(error)) throw explain(place, error)
+      if (!canHeal(error)) throw explain(target, error)
       if (!(error instanceof DeadlineError)) cause = error
-      if (timeLeft() <= PAUSE) throw explain(place, cause)
+      if (timeLeft() <= PAUSE) throw explain(target, cause)
     }
     await pause(PAUSE)
   }

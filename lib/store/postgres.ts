@@ -7,13 +7,13 @@ import { createKeyCheck } from './key-check.js'
 import { createListener, type Listener } from './listener.js'
 import { bringUpToDate, type MigrateOptions, PATIENCE } from './migrate.js'
 import { createOutbox } from './outbox.js'
-import { createSend, type Statement } from './statement.js'
+import { createSend, LOCK_TIMEOUT, type Statement } from './statement.js'
 
 /** Records of a page of a list. */
 const PAGE = 500
 
 /** The properties of the token are null if there is none. */
-interface FindRow extends Token { is_standby: string, place: string }
+interface FindRow extends Token { is_standby: string, server_id: string }
 
 export interface PostgresStoreOptions extends MigrateOptions {
   postgres: string | PostgresConfig | PostgresPool
@@ -43,8 +43,8 @@ export function createPostgresStore (given: PostgresStoreOptions): Store {
   const columns = `name::text, hash::text, ${time('valid_until')} AS "validUntil", role::text,
     requested_by::text AS "requestedBy", ${time('issue_date')} AS "issueDate", ${time('last_used')} AS "lastUsed"`
 
-  /** Where a statement is answered: the start of the server, the database and the table. */
-  const where = `to_char(pg_postmaster_start_time() AT TIME ZONE 'UTC', 'YYYYMMDDHH24MISSUS')
+  /** Identifies what answers: the start of the server, the database and the table. */
+  const serverId = `to_char(pg_postmaster_start_time() AT TIME ZONE 'UTC', 'YYYYMMDDHH24MISSUS')
     || ' ' || current_database() || ' ' || ${pg.escapeLiteral(`${schema}.tokens`)}::regclass::oid::text`
 
   // The name prepares the statement once per connection, which poolers may not support. It contains the schema, since
@@ -55,12 +55,12 @@ export function createPostgresStore (given: PostgresStoreOptions): Store {
 
   // Always one row, so that "no such token" differs from a server that can't know: a standby may lag behind.
   const findWhere = (condition: string): string => `
-    SELECT pg_is_in_recovery()::text AS is_standby, ${where} AS place, token.*
+    SELECT pg_is_in_recovery()::text AS is_standby, ${serverId} AS server_id, token.*
     FROM (VALUES (1)) AS always LEFT JOIN (SELECT ${columns} FROM ${schema}.tokens WHERE ${condition}) AS token ON true`
   const findOne = statement<FindRow>('find', findWhere('hash = $1'))
   const many = findWhere('hash = ANY ($1)')
   const findMany = statement<FindRow>('finds', many)
-  const askPlace = statement<{ place: string }>('place', `SELECT ${where} AS place`)
+  const askServerId = statement<{ server_id: string }>('server', `SELECT ${serverId} AS server_id`)
   const page = statement<Token>('page', `
     SELECT ${columns} FROM ${schema}.tokens AS token WHERE (token.issue_date, token.hash) > ($1, $2)
       AND ($4::boolean IS NULL OR (token.valid_until > $5) = $4) AND ($6::timestamptz IS NULL OR token.last_used < $6)
@@ -76,19 +76,18 @@ export function createPostgresStore (given: PostgresStoreOptions): Store {
         SELECT hash, least(at, date_trunc('milliseconds', now())) AS at
         FROM unnest($1::text[], $2::timestamptz[]) AS noted (hash, at)
       ) AS used JOIN ${schema}.tokens AS token USING (hash)
-      WHERE token.last_used < at ORDER BY hash FOR NO KEY UPDATE OF token)
+      WHERE token.last_used < at AND ${LOCK_TIMEOUT} ORDER BY hash FOR NO KEY UPDATE OF token)
     UPDATE ${schema}.tokens AS token SET last_used = at FROM used
     WHERE token.hash = used.hash AND token.last_used < at`)
-  // A statement that waits for a lock would outlive its deadline.
-  const notify = statement('notify', "SELECT set_config('lock_timeout', '500', true), pg_notify($1, $2)::text")
+  const notify = statement('notify', `SELECT pg_notify($1, $2)::text WHERE ${LOCK_TIMEOUT}`)
 
   function toTokens (rows: FindRow[]): Token[] {
     const [first] = rows as [FindRow]
-    listener?.check(first.place)
+    listener?.check(first.server_id)
     if (first.is_standby !== 'false') {
-      throw new DatabaseError(`Postgres at ${connection.place} is a standby: it may not have the newest revocations`)
+      throw new DatabaseError(`Postgres at ${connection.target} is a standby: it may not have the newest revocations`)
     }
-    return rows.filter(({ hash }) => hash !== null).map(({ is_standby: _standby, place: _place, ...token }) => token)
+    return rows.filter(({ hash }) => hash !== null).map(({ is_standby: _standby, server_id: _id, ...token }) => token)
   }
 
   return {
@@ -100,11 +99,11 @@ export function createPostgresStore (given: PostgresStoreOptions): Store {
         connection: direct,
         beats,
         keys: createKeyCheck(options.schema, fingerprints, notify, log),
-        where,
-        askPool: async () => String((await askPlace())[0]?.place),
+        serverId,
+        askPool: async () => String((await askServerId())[0]?.server_id),
         findAll: async (run, hashes) => toTokens(await run<FindRow>({ text: many, values: [hashes] })),
         changes: [cache, ...others],
-        believed: cache,
+        cache,
         onActed,
         log
       })
@@ -113,7 +112,7 @@ export function createPostgresStore (given: PostgresStoreOptions): Store {
     isTrusted: (at, date) => listener?.isTrusted(at, date) === true,
     lease () {
       const isHeld = listener?.isTrusted() === true
-      return { isHeld, losses: (listener?.gains() ?? 0) - Number(isHeld) }
+      return { isHeld, losses: (listener?.acquisitions() ?? 0) - Number(isHeld) }
     },
     async find (hash) {
       return toTokens(await findOne(hash))[0] ?? null

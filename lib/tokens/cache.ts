@@ -1,23 +1,23 @@
 import { LruMap } from 'toad-cache'
 import { OverloadError } from '../errors.js'
-import type { Believed, Token } from '../types.js'
+import type { RefreshableCache, Token } from '../types.js'
 
-/** Digests of which something is believed. */
+/** Cached digests. */
 const SIZE = 10_000
 /** Lookups under way at once; the next is an error. */
 const MAX_LOADS = 10_000
-/** How long "does not exist" is believed without asking, in milliseconds: nobody tells of a new token. */
+/** How long "does not exist" is cached, in milliseconds: new tokens are not notified. */
 const MISSING_FOR = 1000
-/** The same for "exists"; a token in use is asked for again before, in the background. */
+/** The same for "exists"; a token in use is refreshed before, in the background. */
 const EXISTS_FOR = 60_000
-/** From when a token was asked for to when it is again: where that was answered, and where not. */
+/** From one refresh of a token to the next, in milliseconds: after an answer, and after a failure. */
 const AGAIN_AFTER = { answer: 30_000, failure: 10_000 }
-/** Tokens that are asked for again at once. */
+/** Tokens refreshed in one statement. */
 const REFRESH_SIZE = 1000
-/** What a change by SQL may have changed without a notification. */
+/** What SQL may change without a notification. */
 const MEMBERS = ['name', 'role', 'validUntil', 'requestedBy', 'issueDate'] as const
 
-/** A token that holds. Times are milliseconds since 1970. */
+/** A valid token. Times are milliseconds since 1970. */
 export interface CachedToken {
   token: Readonly<Token>
   /** When it ends, by row and claim. */
@@ -30,20 +30,20 @@ export interface CachedToken {
 /** Times are milliseconds of the clock. */
 interface Entry { token: CachedToken | null, until: number, againAt: number, isUsed: boolean }
 
-/** It counts while it is the one that is noted for its digest: a change takes the note away. */
+/** Counts while it is the one in `loads`: a change removes it. */
 interface Load { result: Promise<CachedToken | null> }
 
-/** What this process believes of tokens: by digest, never by secret. */
-export interface Cache extends Believed {
-  /** At once; `undefined` where nothing is believed. */
+/** The tokens that this process knows: by digest, never by secret. */
+export interface Cache extends RefreshableCache {
+  /** Synchronous; `undefined` where nothing is known. */
   get: (hash: string, date?: number) => CachedToken | null | undefined
   /** Asks the store by `find`, once for all who ask meanwhile. */
   load: (hash: string, find: () => Promise<CachedToken | null>) => Promise<CachedToken | null>
 }
 
 /**
- * What is forgotten is also what a lookup under way may bring.
- * @param isTrusted whether every change is heard of in time; while it is not, nothing is believed
+ * A change also invalidates lookups under way.
+ * @param isTrusted whether every change is received in time; otherwise the cache is not used
  * @param clock milliseconds of a clock that only goes forward
  */
 export function createCache (isTrusted: (at: number, date?: number) => boolean, clock: () => number): Cache {
@@ -62,7 +62,7 @@ export function createCache (isTrusted: (at: number, date?: number) => boolean, 
     } finally {
       if (loads.get(hash) === load) loads.delete(hash)
     }
-    // It was read before something changed: once more, after that.
+    // It was read before a change: read it again.
     return await find()
   }
 
@@ -80,7 +80,7 @@ export function createCache (isTrusted: (at: number, date?: number) => boolean, 
       if (running !== undefined) return await running.result
       if (loads.size >= MAX_LOADS) throw new OverloadError()
       const load = {} as Load
-      // Noted first: a change may come while it begins.
+      // First: a change may arrive while it begins.
       loads.set(hash, load)
       load.result = ask(hash, load, find)
       return await load.result
@@ -111,7 +111,7 @@ export function createCache (isTrusted: (at: number, date?: number) => boolean, 
       if (due.size === 0) return []
       const found = new Map((await find([...due.keys()])).map(token => [token.hash, token]))
       return [...due].filter(([hash, entry]) => {
-        // What changed meanwhile is known to be void, or was asked for later.
+        // What changed meanwhile is removed already, or was looked up later.
         if (entries.get(hash) !== entry) return false
         const token = found.get(hash)
         if (MEMBERS.some(member => token?.[member] !== entry.token.token[member])) return true

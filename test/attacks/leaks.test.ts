@@ -438,7 +438,7 @@ function comparable (log: string): string[] {
   const changing = new Set(['time', 'pid', 'hostname', 'remotePort', 'responseTime', 'host'])
   // What we say ourselves is not the host's.
   return log.trim().split(/\r?\n/).filter(
-    line => !line.includes('hears of revocations')
+    line => !line.includes('revocation listener connected')
   ).map(line => JSON.stringify(JSON.parse(line.replace(/127\.0\.0\.1:\d+/g, 'here')), (key, value: unknown) => {
     if (changing.has(key)) return undefined
     const text = key === 'stack' ? String(value).split(/\s+at \S+ \(/, 1)[0] : value

@@ -34,7 +34,7 @@ prototype.query = function (...args) {
 
 /** Sent by the clock, whatever requests there are. */
 function isOfListener (text: string): boolean {
-  return /pg_notify|pg_snapshot|pg_backend_pid|LISTEN|AS place$/.test(text)
+  return /pg_notify|pg_snapshot|pg_backend_pid|LISTEN|AS server_id$/.test(text)
 }
 
 const contender = await create(JSON.parse(setting) as Setting)

@@ -121,8 +121,8 @@ async function createNode (t: Test, options: Parameters<typeof buildHost>[1] = {
   const log = new EventEmitter()
   const stream = {
     write (line: string) {
-      if (line.includes('does not hear of revocations')) log.emit('lost', line)
-      else if (line.includes('hears of revocations')) log.emit('held', line)
+      if (line.includes('revocation listener lost')) log.emit('lost', line)
+      else if (line.includes('revocation listener connected')) log.emit('held', line)
     }
   }
   const becomes = async (lease: string): Promise<string> => (await once(log, lease) as [string])[0]
@@ -175,7 +175,7 @@ async function createCounting (t: Test): Promise<{
     Object.assign(client, {
       query: async (asked: { text: string }) => {
         // Heartbeats, what is asked in the background of the outbox, and uses.
-        if (!/pg_notify|\.events|AS place$|SET last_used =/.test(asked.text)) queries++
+        if (!/pg_notify|\.events|AS server_id$|SET last_used =/.test(asked.text)) queries++
         return await query(asked)
       }
     })
@@ -443,7 +443,7 @@ async function createSplit (
   t: Test, options: Parameters<typeof buildHost>[1]
 ): Promise<{ node: TestHost, line: Promise<string> }> {
   const log = new EventEmitter()
-  const stream = { write (line: string) { if (/hears? of revocations/.test(line)) log.emit('line', line) } }
+  const stream = { write (line: string) { if (line.includes('revocation listener')) log.emit('line', line) } }
   const line = once(log, 'line') as Promise<[string]>
   const node = await buildHost(t, { ...options, fastify: { logger: { stream } } })
   await node.app.listen({ port: 0, host: '127.0.0.1' })

@@ -26,7 +26,7 @@ export const BUGS = {
     [lease, '      sendAfter(isOwn ? BEAT.own : BEAT.other + BEAT.spread * draw())\n', '']
   ],
   'the answer of the pool is taken for a proof': [
-    [postgres, 'listener?.check(first.place)', 'Reflect.set(globalThis, "answered", performance.now())'],
+    [postgres, 'listener?.check(first.server_id)', 'Reflect.set(globalThis, "answered", performance.now())'],
     [
       postgres, 'isTrusted: (at, date) => listener?.isTrusted(at, date) === true',
       'isTrusted: () => performance.now() - (Reflect.get(globalThis, "answered") ?? -Infinity) < 2000'

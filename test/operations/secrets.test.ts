@@ -165,7 +165,7 @@ function create (fingerprints = [FIRST, SECOND]) {
 t.test('who comes asks the nodes of its schema, by what it signs with', async t => {
   const { keys, said } = create()
   t.equal(keys.channel, 'mmc_tokens_keys_a schema')
-  keys.greet()
+  keys.ask()
   t.strictSame(said, ['mmc_tokens_keys_a schema aaaa?'])
 })
 

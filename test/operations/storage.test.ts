@@ -144,7 +144,7 @@ t.test('every statement is prepared once for a connection, by a name that fits w
   await app.tokens.metrics()
   await app.tokens.revoke('0'.repeat(64))
   const names = [
-    'boot', 'claim', 'count', 'drop', 'find', 'insert', 'notify', 'page', 'place', 'purge', 'remove', 'touch'
+    'boot', 'claim', 'count', 'drop', 'find', 'insert', 'notify', 'page', 'purge', 'remove', 'server', 'touch'
   ].map(name => `mmc_tokens.${database.schema}.${name}`)
   const prepared = async (): Promise<string[]> => (await pool.query<{ name: string }>(
     'SELECT name FROM pg_prepared_statements'

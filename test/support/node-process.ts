@@ -61,7 +61,7 @@ async function addressOf (child: ChildProcess): Promise<string> {
     child.stdout?.setEncoding('utf8').on('data', (chunk: string) => {
       if (log.length < 100_000) log += chunk
       const address = /Server listening at (http:\/\/127\.0\.0\.1:\d+)/.exec(log)?.[1]
-      if (address !== undefined && log.includes('"hears of revocations')) resolve(address)
+      if (address !== undefined && log.includes('"revocation listener connected')) resolve(address)
     })
     child.once('exit', () => { reject(new Error(`the node ended: ${log}`)) })
   })

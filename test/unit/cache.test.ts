@@ -549,7 +549,7 @@ function expect<T> (found: T, wanted: T): void {
 async function build (t: Test, database: Database): Promise<Real> {
   async function start (): Promise<ModelNode> {
     const log = new EventEmitter()
-    const stream = { write (line: string) { if (line.includes('"hears of revocations')) log.emit('held') } }
+    const stream = { write (line: string) { if (line.includes('"revocation listener connected')) log.emit('held') } }
     const held = once(log, 'held')
     const host = await buildHost(t, { database, fastify: { logger: { stream } } })
     await host.app.listen({ port: 0, host: '127.0.0.1' })

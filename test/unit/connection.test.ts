@@ -121,7 +121,7 @@ t.test('an answer that came while the process was busy counts, though its time i
 
 t.test('a pool of the host stays its own: its place and its way are known, its lost connections are told of, its end is not ours', async t => {
   const { pool, connection, warnings } = create(t)
-  t.equal(connection.place, 'db.example:5433, database "mmc"')
+  t.equal(connection.target, 'db.example:5433, database "mmc"')
   t.match(connection.config, { host: 'db.example', port: 5433, database: 'mmc', user: 'me', password: 'hidden' })
   const error = new Error('terminated')
   pool.emit('error', error)
@@ -159,12 +159,12 @@ t.test('its place is told without its password', t => {
   for (const postgres of [
     'postgres://me:secret@db.example:5433/mmc', { host: 'db.example', port: 5433, database: 'mmc', user: 'me' }
   ]) {
-    t.equal(createConnection(postgres, {} as Log).place, 'db.example:5433, database "mmc"')
+    t.equal(createConnection(postgres, {} as Log).target, 'db.example:5433, database "mmc"')
   }
-  t.equal(createConnection({ host: 'db.example', port: 1, user: 'me' }, {} as Log).place, 'db.example:1, database "me"')
+  t.equal(createConnection({ host: 'db.example', port: 1, user: 'me' }, {} as Log).target, 'db.example:1, database "me"')
   t.intercept(pg.defaults, 'user', { value: undefined })
   t.match(
-    createConnection({ host: 'db.example', port: 1 }, {} as Log).place,
+    createConnection({ host: 'db.example', port: 1 }, {} as Log).target,
     /^db\.example:1, database ./,
     'nobody says which'
   )

@@ -48,7 +48,7 @@ async function createListening (t: Test, {
   const ended = new Set<pg.Client>()
   const answers: Array<[part: string, name: string, row: object]> = [
     ['pg_snapshot_xmax', 'question', { xmax: '100' }], ['pg_current_xact_id', 'beat', {}], [
-      'pg_backend_pid', 'hello', { place: 'here', pid: String(ID) }
+      'pg_backend_pid', 'hello', { server_id: 'here', pid: String(ID) }
     ]
   ]
   class Client extends pg.Client {
@@ -69,18 +69,18 @@ async function createListening (t: Test, {
   t.intercept(performance, 'now', { value: () => clock.now })
   const tick = holdTimers(t, 'setTimeout')
   const listener = createListener({
-    connection: { config: { connectionString: await databaseUrl() }, place: 'here' },
+    connection: { config: { connectionString: await databaseUrl() }, target: 'here' },
     beats: ['beats', 'older beats'],
     keys: {
-      channel: 'keys', greet () { heard.push('greet') }, hear (payload: string) { heard.push(`key ${payload}`) }
+      channel: 'keys', ask () { heard.push('ask') }, hear (payload: string) { heard.push(`key ${payload}`) }
     },
-    where: "'here'",
+    serverId: "'here'",
     askPool,
     findAll: async (_run, hashes) => await findAll(hashes),
     changes: ['first', 'second'].map(name => ({
       clear () { heard.push(`${name} clear`) }, forget (hash: string) { heard.push(`${name} forget ${hash}`) }
     })),
-    believed: { wasUsed: () => true, refresh: async find => (await find(['a'])).map(({ hash }) => hash) },
+    cache: { wasUsed: () => true, refresh: async find => (await find(['a'])).map(({ hash }) => hash) },
     onActed: () => { heard.push('acted') },
     log: {
       info: (line: string) => { lines.push(`info ${line}`) },
@@ -119,7 +119,7 @@ async function createListening (t: Test, {
     notify,
     async hold () {
       await until('second clear')
-      notify('keys', 'greeting')
+      notify('keys', 'asking')
       await until('question')
       await turn()
       notify('beats', String(++xid))
@@ -145,20 +145,20 @@ t.test('the lease begins with the first notification that arrives while nothing 
   await until('second clear')
   pass(1)
   await turn()
-  t.strictSame(heard, ['greet'], 'nothing else is asked')
+  t.strictSame(heard, ['ask'], 'nothing else is asked')
   notify('keys', 'a?')
   await until('question')
   await turn()
   t.equal(listener.isTrusted(), true)
-  t.strictSame(lines, ['info hears of revocations from Postgres at here'])
+  t.strictSame(lines, ['info revocation listener connected (here): accepting known tokens from memory'])
 })
 
-t.test('a connection on which nothing arrives is replaced a second after the greeting', async t => {
+t.test('a connection on which nothing arrives is replaced a second after the asking', async t => {
   const { listener, pass, until, clients, reasons, heard } = await createListening(t)
   listener.start()
   await until('second clear')
   pass(1)
-  t.strictSame(heard, ['greet'])
+  t.strictSame(heard, ['ask'])
   pass(999)
   t.strictSame(reasons, [])
   pass(1)
@@ -167,7 +167,7 @@ t.test('a connection on which nothing arrives is replaced a second after the gre
   t.equal(clients.length, 2)
 })
 
-t.test('only a new node greets whatever it hears: those that come back at once would be too many', async t => {
+t.test('only a new node asks whatever it hears: those that come back at once would be too many', async t => {
   const { listener, pass, until, clients, heard, notify, hold } = await createListening(t)
   listener.start()
   await hold()
@@ -177,12 +177,12 @@ t.test('only a new node greets whatever it hears: those that come back at once w
   pass(1)
   notify('beats', '200')
   pass(300)
-  t.notOk(heard.includes('greet'))
+  t.notOk(heard.includes('ask'))
   clients[1]?.emit('end')
   pass(200)
   await until('second clear')
   pass(250)
-  t.strictSame(heard, ['greet'], 'where it hears nothing it does')
+  t.strictSame(heard, ['ask'], 'where it hears nothing it does')
 })
 
 t.test('what is heard reaches all who must hear of it: each token, all at once, keys; what has no payload is not all', async t => {
@@ -271,7 +271,7 @@ t.test('what one connection proved or asked is nothing to the next', async t => 
   clients[0]?.emit('end')
   pass(100)
   await until('second clear')
-  notify('keys', 'greeting')
+  notify('keys', 'asking')
   await until('question')
   await turn()
   clients[0]?.emit('notification', { channel: 'beats', payload: '999', processId: 0 })
@@ -311,7 +311,8 @@ t.test('it tries again ever more slowly, up to half a minute, says so once, and 
   clock.now += 2001
   clients.at(-1)?.emit('end')
   await pauseIs(75, seen.length + 2)
-  t.match(lines, [/^warn does/, /^info hears/, /^warn does/, /^info hears/, /^warn does/])
+  const [lost, connected] = [/^warn revocation listener lost/, /^info revocation listener connected/]
+  t.match(lines, [lost, connected, lost, connected, lost])
 })
 
 t.test('it starts once, also while it waits to try again, and after it was closed it is silent', async t => {
