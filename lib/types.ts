@@ -96,8 +96,8 @@ export interface Store {
   purge: (before: string) => Promise<number>
   /** Events of the outbox, oldest first. No other node gets them for a minute from the call on. */
   claimEvents: (limit: number) => Promise<StoredEvent[]>
-  /** Deletes an event from the outbox. */
-  dropEvent: (id: string) => Promise<void>
+  /** Deletes events from the outbox. */
+  dropEvents: (ids: readonly string[]) => Promise<void>
   /** Returns events to the outbox, to be claimed again in some minutes, after so many more attempts. */
   deferEvents: (ids: readonly string[], by: { attempts: number, minutes: number }) => Promise<void>
   /** How many tokens there are of each role, by whether they have expired. */

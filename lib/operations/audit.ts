@@ -43,7 +43,7 @@ export interface Audit {
 }
 
 interface Parts {
-  store: Pick<Store, 'claimEvents' | 'dropEvent' | 'deferEvents'>
+  store: Pick<Store, 'claimEvents' | 'dropEvents' | 'deferEvents'>
   onEvent: ((event: TokenEvent) => unknown) | undefined
   log: Log
 }
@@ -53,6 +53,9 @@ export function createAudit ({ store, onEvent, log }: Parts): Audit {
   let timer: NodeJS.Timeout | undefined
   let isReady = false
   let isClosed = false
+  /** Reported, and not deleted yet: they are before more are claimed, so these are a hundred at most. */
+  const reported: string[] = []
+  let dropping: Promise<void> | undefined
   let second = 0
   let told = 0
   let suppressed = 0
@@ -63,6 +66,7 @@ export function createAudit ({ store, onEvent, log }: Parts): Audit {
 
   /** Tells whether there may be more. */
   async function reportSome (): Promise<boolean> {
+    await dropReported()
     if (isClosed) return false
     const until = performance.now() + CLAIM
     const events = await store.claimEvents(BATCH)
@@ -74,6 +78,7 @@ export function createAudit ({ store, onEvent, log }: Parts): Audit {
       }
       await reportOne(event)
     }
+    await dropReported()
     return events.length === BATCH
   }
 
@@ -90,7 +95,28 @@ export function createAudit ({ store, onEvent, log }: Parts): Audit {
       }
       log.error({ err, event }, 'onEvent failed for 7 days: this line is all that is left of the event')
     }
-    if (!isClosed) await store.dropEvent(event.id)
+    reported.push(event.id)
+    // The next one retries.
+    dropReported().catch(() => {})
+  }
+
+  /** Deletes what is reported, at once; what is reported while Postgres does so, in one statement after it. */
+  async function dropReported (): Promise<void> {
+    if (reported.length > 0) await (dropping ??= drop())
+  }
+
+  async function drop (): Promise<void> {
+    try {
+      while (reported.length > 0) {
+        if (isClosed) return
+        const ids = [...reported]
+        await store.dropEvents(ids)
+        reported.splice(0, ids.length)
+      }
+    } finally {
+      // In the same turn in which nothing was left.
+      dropping = undefined
+    }
   }
 
   /** In each minute once, so that nodes take turns. */

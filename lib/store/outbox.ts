@@ -1,7 +1,7 @@
 import type { Store, StoredEvent } from '../types.js'
 import { LOCK_TIMEOUT, type Statement } from './statement.js'
 
-type Outbox = Pick<Store, 'claimEvents' | 'dropEvent' | 'deferEvents'>
+type Outbox = Pick<Store, 'claimEvents' | 'dropEvents' | 'deferEvents'>
 
 /** The statements of the outbox. */
 export function createOutbox (schema: string, time: (column: string) => string, statement: Statement): Outbox {
@@ -14,14 +14,14 @@ export function createOutbox (schema: string, time: (column: string) => string, 
     )
     SELECT id::text, type::text, ${time('at')} AS at, name::text, hash::text, role::text, actor::text, address::text,
       request_id::text AS "requestId", database_user::text AS "databaseUser", attempts::text FROM claimed ORDER BY seq`)
-  const drop = statement('drop', `DELETE FROM ${schema}.events WHERE id = $1 AND ${LOCK_TIMEOUT}`)
+  const drop = statement('drop', `DELETE FROM ${schema}.events WHERE id = ANY ($1) AND ${LOCK_TIMEOUT}`)
   const defer = statement('defer', `
     UPDATE ${schema}.events SET attempts = attempts + $2, claimed_until = now() + $3 * interval '1 minute'
     WHERE id = ANY ($1) AND ${LOCK_TIMEOUT}`)
 
   return {
     claimEvents: async limit => (await claim(limit)).map(row => ({ ...row, attempts: Number(row.attempts) })),
-    async dropEvent (id) { await drop(id) },
+    async dropEvents (ids) { await drop(ids) },
     async deferEvents (ids, { attempts, minutes }) { await defer(ids, attempts, minutes) }
   }
 }

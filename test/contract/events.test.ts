@@ -323,7 +323,7 @@ const EVENT: TokenEvent = {
   id: '0', type: 'token.revoked', at: '2099-01-01T00:00:00.000Z', name: 'n', hash: 'h', role: 'viewer', ...UNKNOWN_ORIGIN, databaseUser: 'mmc'
 }
 
-interface Memory extends Pick<Store, 'claimEvents' | 'dropEvent' | 'deferEvents'> {
+interface Memory extends Pick<Store, 'claimEvents' | 'dropEvents' | 'deferEvents'> {
   waiting: StoredEvent[]
   /** What was asked of it. */
   calls: unknown[]
@@ -339,7 +339,7 @@ function createMemory (...events: Array<Partial<StoredEvent>>): Memory {
       calls.push('claim')
       return waiting.splice(0, limit)
     },
-    async dropEvent (id) { calls.push(['drop', id]) },
+    async dropEvents (ids) { calls.push(...ids.map(id => ['drop', id])) },
     async deferEvents (ids, by) { calls.push(['defer', ...ids, by]) }
   }
 }
@@ -470,6 +470,28 @@ t.test('an outbox out of reach is a warning, and read later', async t => {
   audit.report()
   await audit.close()
   t.strictSame(lines.slice(1), [['info', 'application token revoked', undefined, '0']])
+})
+
+t.test('while the outbox is out of reach, what was reported is not reported again: it is taken out before more is claimed', async t => {
+  const { log, lines } = createLog()
+  const store = createMemory({}, {}, {})
+  const { dropEvents } = store
+  let tries = 0
+  store.dropEvents = async () => { tries++; throw new Error('out of reach') }
+  const audit = createAudit({ store, onEvent: undefined, log })
+  audit.report()
+  await settled()
+  t.strictSame(lines.map(([level]) => level), ['info', 'info', 'info', 'warn'])
+  t.ok(tries > 1)
+  audit.report()
+  await settled()
+  t.strictSame(store.calls, ['claim'], 'nothing more is claimed')
+  store.dropEvents = dropEvents
+  store.waiting.push({ ...EVENT, attempts: 0 })
+  audit.report()
+  await audit.close()
+  t.strictSame(store.calls.slice(1, 5), [['drop', '0'], ['drop', '1'], ['drop', '2'], 'claim'])
+  t.equal(lines.filter(([level]) => level === 'info').length, 4)
 })
 
 t.test('what happens while a node looks is not forgotten', async t => {

@@ -83,7 +83,7 @@ export const BUGS = {
   ]],
   'an event leaves the outbox before it is reported': [[
     audit, '    try {\n      if (attempts === 0',
-    '    await store.dropEvent(event.id)\n    try {\n      if (attempts === 0'
+    '    await store.dropEvents([event.id])\n    try {\n      if (attempts === 0'
   ]],
   'what fails is not retried': [[audit, 'if (attempts < ATTEMPTS)', 'if (attempts < 0)']],
   'who acts is not said': [['lib/store/acts.ts', "['node', actor,", "['node', null,"]],

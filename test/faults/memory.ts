@@ -49,7 +49,7 @@ const store: Store = {
   list: async function * () {},
   purge: async () => 0,
   claimEvents: async () => [],
-  dropEvent: async () => {},
+  dropEvents: async () => {},
   deferEvents: async () => {},
   count: async () => [],
   remove: async () => true,
