@@ -92,7 +92,7 @@ function rowView (token, isNewest, now, actions) {
       <td><span class="state ${state.replace(' ', '-')}">${state}</span></td>
       <td data-label=${state === 'expired' ? 'Expired' : 'Expires'}>${timeView(validUntil, now)}<small>${inFull(validUntil)}</small></td>
       <td data-label="Last used">${lastUsed === issueDate ? 'never' : timeView(lastUsed, now)}</td>
-      <td data-label="Created">${timeView(issueDate, now)}<small>by <bdi>${requestedBy}</bdi></small></td>
+      <td data-label="Created">${timeView(issueDate, now)}<small title=${requestedBy}>by <bdi>${requestedBy}</bdi></small></td>
       <td><button class="outline danger" aria-label="${verb} ${name}" @click=${() => actions.startRemoval([token])}>${verb}</button></td>
     </tr>`
 }
