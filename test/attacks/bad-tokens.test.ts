@@ -152,7 +152,7 @@ function sign (header: string, payload: string, algorithm = 'sha256'): string {
 
 const HEADER = '{"alg":"HS256","typ":"JWT"}'
 const REFUSED = { code: 'UNAUTHORIZED', message: 'The token is not valid', data: { session: false } }
-const LEFT_ALONE = { code: 'UNAUTHORIZED', message: 'Log in', data: { session: false } }
+const LEFT_ALONE = { code: 'UNAUTHORIZED', message: 'Unauthorized', data: { session: false } }
 
 /** A host with a token, and @fastify/jwt as it is by default, with our key and issuer. */
 async function createSubject (t: Test) {

@@ -9,7 +9,10 @@ import { bearer, buildHost } from '../support/build-host.js'
 import { createSeparateDatabase } from '../support/database.js'
 import { argumentsFor } from '../support/program.js'
 
-const MMC_401 = { code: 'UNAUTHORIZED', message: String, data: { session: false } }
+// What the MMC says to a login, to a request without one, and on an unknown route.
+const MMC_200 = { code: 'SUCCESS', message: 'Authorized', successful: true }
+const MMC_401 = { code: 'UNAUTHORIZED', message: 'Unauthorized', data: { session: false } }
+const MMC_404 = { code: 'NOT_FOUND', message: 'Resource not found' }
 
 t.test('the commands that npm start prints log in, create, use and revoke a token, which is then refused', async t => {
   const demo = await startDemo(t, { DATABASE_URL: (await createSeparateDatabase(t)).url })
@@ -31,14 +34,14 @@ t.test('the commands that npm start prints log in, create, use and revoke a toke
   t.match(expires, /^application-token-expires: \w{3}, \d\d \w{3} \d{4} \d\d:\d\d:\d\d GMT$/)
   t.match(accepted, /^# HELP mmc_tokens_authentications_total /)
   t.match(said, 'mmc_tokens_authentications_total{outcome="accepted"} 3')
-  t.same(JSON.parse(login), { username: 'cedalo', roles: ['admin'] })
+  t.same(JSON.parse(login), MMC_200)
   const { token, ...record } = JSON.parse(created) as { token: string, name: string, hash: string }
   t.match(record, { name: /^try \d+$/, hash: digest(token), role: 'viewer', requestedBy: 'cedalo' })
   t.same(JSON.parse(viewer), { message: 'Hello, viewer' })
   t.same(JSON.parse(profile), { username: `token:${record.name}`, roles: ['viewer'] })
   t.same(JSON.parse(remaining), [])
   t.match(refused[0], /^HTTP\/1\.1 401/)
-  t.match(JSON.parse(refused[refused.indexOf('') + 1] ?? ''), MMC_401)
+  t.match(JSON.parse(refused[refused.indexOf('') + 1] ?? ''), { ...MMC_401, message: String })
 
   await demo.stop()
   t.match(demo.output(), '/api/profile?token=[Redacted]', 'the log has the request')
@@ -96,7 +99,7 @@ t.test('POST /auth logs all three users in, with redirects for browsers and JSON
   for (const [username, role] of [['cedalo', 'admin'], ['editor', 'editor'], ['viewer', 'viewer']] as const) {
     const asProgram = await auth('?json=true', username)
     t.equal(asProgram.statusCode, 200)
-    t.same(asProgram.json(), { username, roles: [role] })
+    t.same(asProgram.json(), MMC_200)
     const asBrowser = await auth('', username)
     t.equal(asBrowser.statusCode, 302)
     t.equal(asBrowser.headers.location, '/')
@@ -107,7 +110,7 @@ t.test('POST /auth logs all three users in, with redirects for browsers and JSON
 
     const refused = await auth('?json=true', username, 'wrong')
     t.equal(refused.statusCode, 401)
-    t.match(refused.json(), MMC_401)
+    t.same(refused.json(), MMC_401)
     t.match((await auth('', username, 'wrong')).headers, { location: /^\/login/, 'set-cookie': undefined })
   }
 })
@@ -146,6 +149,30 @@ t.test('/api/viewer requires a viewer or higher, /api/editor an editor or higher
     }
   }
   for (const url of ['/api/viewer', '/api/editor']) t.match((await app.inject(url)).json(), MMC_401)
+})
+
+t.test('/metrics requires a monitoringViewer or an admin, by session and by token', async t => {
+  const { app, login, issue } = await buildHost(t)
+  for (const [role, status] of [
+    ['admin', 200], ['monitoringViewer', 200], ['editor', 403], ['viewer', 403], ['connectionManager', 403]
+  ] as const) {
+    const headers = bearer((await issue({ role })).token)
+    t.equal((await app.inject({ url: '/metrics', headers })).statusCode, status, role)
+  }
+  t.equal((await app.inject({ url: '/metrics', headers: await login() })).statusCode, 200)
+  t.equal((await app.inject({ url: '/metrics', headers: await login('editor') })).statusCode, 403)
+  t.equal((await app.inject('/metrics')).statusCode, 401)
+})
+
+t.test('an unknown route is 404 with the MMC body, under a base path and beside it', async t => {
+  const { app, login } = await buildHost(t, { basePath: '/mmc' })
+  for (const url of ['/mmc/api/nothing', '/mmc/nothing', '/api/profile', '/mmc/page/nothing.js']) {
+    for (const headers of [{}, await login()]) {
+      const response = await app.inject({ url, headers })
+      t.equal(response.statusCode, 404, url)
+      t.same(response.json(), MMC_404)
+    }
+  }
 })
 
 t.test('/ws requires a viewer or higher: a real WebSocket with a query token opens, one without or with a lower role is refused', async t => {

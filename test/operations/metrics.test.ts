@@ -109,12 +109,13 @@ t.test('the demo host serves them in the Prometheus format, without counting twi
   const { app, issue } = await buildHost(t)
   const { token } = await issue()
   for (let n = 0; n < 3; n++) await app.inject({ url: '/api/viewer', headers: bearer(token) })
-  await app.inject('/metrics')
-  const { body, headers } = await app.inject('/metrics')
+  const asPrometheus = { url: '/metrics', headers: bearer((await issue({ role: 'monitoringViewer' })).token) }
+  await app.inject(asPrometheus)
+  const { body, headers } = await app.inject(asPrometheus)
   t.match(headers['content-type'], /^text\/plain; version=0\.0\.4/)
   for (const line of [
-    'mmc_tokens_authentications_total{outcome="accepted"} 3', 'mmc_tokens_tokens{role="viewer",state="active"} 1',
-    'mmc_tokens_usage_waiting 1'
+    'mmc_tokens_authentications_total{outcome="accepted"} 5', 'mmc_tokens_tokens{role="viewer",state="active"} 1',
+    'mmc_tokens_usage_waiting 2'
   ]) {
     t.ok(body.split('\n').includes(line), line)
   }

@@ -172,7 +172,7 @@ t.test('a host with another issuer ignores tokens of this one', async t => {
   })
   t.match(
     (await two.app.inject({ url: '/api/profile', headers: bearer(token) })).json(),
-    { message: 'Log in' },
+    { message: 'Unauthorized' },
     "the host's own answer"
   )
   t.equal(

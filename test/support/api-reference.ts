@@ -1,3 +1,4 @@
+import { readFile } from 'node:fs/promises'
 import swagger from '@fastify/swagger'
 import swaggerUi from '@fastify/swagger-ui'
 import type { FastifyInstance } from 'fastify'
@@ -25,7 +26,9 @@ const WHOLE = `
 .swagger-ui .highlight-code > .microlight, .swagger-ui .responses-inner .curl { max-height: none; overflow: visible !important; }
 .swagger-ui .model-example .model-container, .swagger-ui .model-box { overflow: visible; }`
 
-const SCRIPT = `
+/** The header of the token page, and what its frame lacks. */
+const script = (basePath: string): string => `
+import(${JSON.stringify(`${basePath}/page/reference.js`)})
 document.documentElement.classList.toggle('dark-mode', matchMedia('(prefers-color-scheme: dark)').matches)
 document.head.insertAdjacentHTML('beforeend', '<meta name="viewport" content="width=device-width, initial-scale=1">')`
 
@@ -41,15 +44,20 @@ export async function addApiReference (app: FastifyInstance, basePath: string): 
       },
       components: { securitySchemes: { session: { type: 'apiKey', in: 'cookie', name: 'mmc' }, ...securitySchemes } },
       security: [{ session: [] }, ...security]
-    }
+    },
+    // As the README calls it.
+    transformObject: documents => JSON.parse(
+      JSON.stringify('openapiObject' in documents && documents.openapiObject).replaceAll('tokenHash', 'hash')
+    ) as object
   })
+  const header = await readFile(new URL('page/header.css', import.meta.url), 'utf8')
   await app.register(swaggerUi, {
     routePrefix: `${basePath}/api-docs`,
     logLevel: 'warn',
     theme: {
       title: 'API reference · MMC demo host',
-      css: [{ filename: 'contrast.css', content: CONTRAST + WHOLE }],
-      js: [{ filename: 'page.js', content: SCRIPT }]
+      css: [{ filename: 'contrast.css', content: CONTRAST + WHOLE + header }],
+      js: [{ filename: 'page.js', content: script(basePath) }]
     },
     uiConfig: { layout: 'BaseLayout' },
     staticCSP: true,

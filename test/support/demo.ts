@@ -123,7 +123,7 @@ TOKEN=$(echo $ANSWER | sed 's/.*"token":"\\([^"]*\\)".*/\\1/')
 curl -s -H "authorization: Bearer $TOKEN" ${address}/api/viewer; echo
 curl -s "${address}/api/profile?token=$TOKEN"; echo
 curl -s -o /dev/null -D - -H "authorization: Bearer $TOKEN" ${address}/api/viewer | grep application-token-expires
-curl -s ${address}/metrics | grep authentications
+curl -s -b $JAR ${address}/metrics | grep authentications
 
 # Revoke it by its hash; it is then refused:
 HASH=$(printf %s "$TOKEN" | sha256sum | cut -d ' ' -f 1)

@@ -40,6 +40,7 @@ export async function createHost ({
   ])
   const app = Fastify({ frameworkErrors, ...fastify })
   prepare(app)
+  app.setNotFoundHandler(async (_request, reply) => refuse(reply, 404, 'Resource not found', 'NOT_FOUND'))
   await app.register(formbody)
   await app.register(websocket)
   await app.register(secureSession, {
@@ -67,13 +68,15 @@ export async function createHost ({
       const isJson = request.query.json === 'true'
       if (user === undefined || user.password !== password) {
         return isJson
-          ? refuse(reply, 401, 'Wrong user name or password')
+          ? refuse(reply, 401, 'Unauthorized')
           : await reply.redirect(
           `${basePath}/login?error=authentication-failed`
           )
       }
       request.session.set('username', username)
-      return isJson ? { username, roles: user.roles } : await reply.redirect(`${basePath}/`)
+      return isJson
+        ? { code: 'SUCCESS', message: 'Authorized', successful: true }
+        : await reply.redirect(`${basePath}/`)
     })
     routes.get('/logout', async (request, reply) => {
       request.session.delete()
@@ -110,7 +113,7 @@ function userOf (request: FastifyRequest): TokenPrincipal | undefined {
 function allow (...roles: string[]) {
   return async (request: FastifyRequest, reply: FastifyReply): Promise<FastifyReply | undefined> => {
     const user = userOf(request)
-    if (user === undefined) return refuse(reply, 401, 'Log in')
+    if (user === undefined) return refuse(reply, 401, 'Unauthorized')
     if (roles.length > 0 && !user.roles.some(role => roles.includes(role))) {
       return refuse(
         reply, 403, 'Your role may not do this', 'NOT_ALLOWED'

@@ -1,7 +1,7 @@
 import type { FastifyInstance } from 'fastify'
 import { Counter, Gauge, Registry } from 'prom-client'
 
-/** `GET /metrics` in the Prometheus format, from `app.tokens.metrics()`. */
+/** `GET /metrics` in the Prometheus format, from `app.tokens.metrics()`, for the role monitoringViewer. */
 export function addMetrics (app: FastifyInstance): void {
   const registers = [new Registry()]
   const counter = (name: string, help: string, labelNames: string[] = []) => new Counter({
@@ -19,7 +19,7 @@ export function addMetrics (app: FastifyInstance): void {
   const lag = gauge('usage_lag_seconds', 'Age of the oldest use not yet written')
   const tokens = gauge('tokens', 'Tokens in the database', ['role', 'state'])
 
-  app.get('/metrics', async (_request, reply) => {
+  app.get('/metrics', { preHandler: app.tokens.requireRole('monitoringViewer') }, async (_request, reply) => {
     const now = await app.tokens.metrics()
     for (const metric of [authentications, cacheHits, lookups, leaseLosses, tokens]) metric.reset()
     for (const [outcome, count] of Object.entries(now.authentications)) authentications.inc({ outcome }, count)

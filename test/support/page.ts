@@ -3,9 +3,10 @@ import type { FastifyInstance, FastifyReply } from 'fastify'
 
 const LIBRARIES = { 'lit-html.js': 'lit-html/lit-html.js', 'pico.min.css': '@picocss/pico/css/pico.min.css' }
 const FILES = new Map([
-  ...['page.js', 'views.js', 'time.js', 'page.css', 'icon.svg'].map(
-    name => [name, new URL(`page/${name}`, import.meta.url)] as const
-  ),
+  ...[
+    'create.js', 'dialogs.js', 'header.css', 'header.js', 'host.js', 'icon.svg', 'list.js', 'login-again.js', 'login.js',
+    'modal.js', 'page.css', 'page.js', 'reference.js', 'roles.js', 'time.js', 'views.js'
+  ].map(name => [name, new URL(`page/${name}`, import.meta.url)] as const),
   ...Object.entries(LIBRARIES).map(
     ([name, path]) => [name, new URL(`../../node_modules/${path}`, import.meta.url)] as const
   )
@@ -17,7 +18,7 @@ export async function addPage (app: FastifyInstance, basePath: string): Promise<
   app.get('/', async (request, reply) =>
     send(reply, request.session.get('username') === undefined ? loginPage() : TOKENS))
   app.get<{ Querystring: { error?: string } }>('/login', async (request, reply) =>
-    send(reply, loginPage(request.query.error !== undefined)))
+    send(reply, loginPage(request.query.error)))
   app.get<{ Params: { name: string } }>('/page/:name', { logLevel: 'warn' }, async (request, reply) => {
     const { name } = request.params
     const file = FILES.get(name)
@@ -38,6 +39,7 @@ export async function addPage (app: FastifyInstance, basePath: string): Promise<
 <link rel="icon" href="page/icon.svg">
 <link rel="stylesheet" href="page/pico.min.css">
 <link rel="stylesheet" href="page/page.css">
+<link rel="stylesheet" href="page/header.css">
 </head>
 ${body}
 </html>
@@ -57,15 +59,23 @@ const TOKENS = `<body>
 <noscript><main class="container"><p>You are logged in. This page needs JavaScript; <a href="api-docs/">the API</a> does not. <a href="logout">Log out</a></p></main></noscript>
 <div id="page"></div>
 <dialog id="dialog" aria-labelledby="dialog-title"></dialog>
+<dialog id="login" aria-labelledby="login-title"></dialog>
 <script type="module" src="page/page.js"></script>
 </body>`
 
-function loginPage (isRefused = false): string {
+/** Why the login page is shown, by the MMC's word for it in the address. */
+const REASONS = new Map([
+  ['authentication-failed', 'Wrong user name or password. Try again.'],
+  ['session-expired', 'Your session has ended. Log in again.']
+])
+
+function loginPage (error = ''): string {
+  const reason = REASONS.get(error)
   return `<body>
 <main class="container login">
 <article>
 <h1>MMC demo host</h1>
-${isRefused ? '<p role="alert" class="alert">Wrong user name or password. Try again.</p>' : ''}
+${reason === undefined ? '' : `<p role="alert" class="alert">${reason}</p>`}
 <form method="post" action="auth">
 <label>User <input name="username" autocomplete="username" autocapitalize="none" spellcheck="false" required autofocus></label>
 <label>Password <input name="password" type="password" autocomplete="current-password" required></label>
@@ -74,5 +84,6 @@ ${isRefused ? '<p role="alert" class="alert">Wrong user name or password. Try ag
 <p><small><code>npm start</code> printed the logins in the terminal.</small></p>
 </article>
 </main>
+<script type="module" src="page/login.js"></script>
 </body>`
 }

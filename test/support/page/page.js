@@ -1,43 +1,33 @@
-import { nothing, render } from './lit-html.js'
-import { dialogView, pageView } from './views.js'
-import { DAY } from './time.js'
+import { dialogView } from './dialogs.js'
+import { createHost } from './host.js'
+import { render } from './lit-html.js'
+import { arrange, EVERYTHING, pageOf, viewOn } from './list.js'
+import { createLogin } from './login-again.js'
+import { createModal } from './modal.js'
+import { DAY, toLocalField } from './time.js'
+import { pageView } from './views.js'
 
 const page = document.querySelector('#page')
 const dialog = document.querySelector('#dialog')
+const showDialog = createModal(dialog, content => dialogView(content, actions), () => actions.close())
+const askForLogin = createLogin(document.querySelector('#login'), async (username, password) => {
+  await host.logIn(username, password)
+  state.user = await host.profile()
+  draw()
+})
+const host = createHost(() => askForLogin(state.user?.username ?? ''))
 
 /** Counts requests and changes of the list, so that an outdated response is not shown. */
 let turn = 0
+let silence
 /** What the page shows. `list` is "loading", "ready" or an error; `dialog` is the open dialog. */
-const state = { user: null, list: 'loading', tokens: [], newest: null, message: '', dialog: null }
-
-function draw () {
-  const kind = state.dialog?.kind
-  render(pageView(state, actions), page)
-  render(state.dialog === null ? nothing : dialogView(state.dialog, actions), dialog)
-  if (kind === undefined) dialog.close()
-  else if (!dialog.open) dialog.showModal()
-  if (kind !== undefined && kind !== dialog.dataset.kind) dialog.querySelector('[data-focus]').focus()
-  dialog.dataset.kind = kind ?? ''
+const state = {
+  user: null, list: 'loading', loaded: 0, tokens: [], view: EVERYTHING, newest: null, message: '', dialog: null
 }
 
-/** Calls the host. Errors have a message for people. */
-async function ask (path, method = 'GET', body = undefined) {
-  const headers = { accept: 'application/json;version=1', ...body !== undefined && { 'content-type': 'application/json' } }
-  let response
-  let answer
-  try {
-    response = await fetch(path, { method, headers, body: JSON.stringify(body) })
-    answer = await response.json()
-  } catch {
-    throw Object.assign(new Error('Could not reach the host.'), { status: 0 })
-  }
-  if (response.ok) return answer
-  if (answer.data?.session === false) {
-    window.location.assign('login')
-    // The page is left.
-    await new Promise(() => {})
-  }
-  throw Object.assign(new Error(answer.message), { status: response.status })
+function draw () {
+  render(pageView(state, actions), page)
+  showDialog(state.dialog)
 }
 
 const actions = {
@@ -45,8 +35,12 @@ const actions = {
     const mine = ++turn
     let found
     try {
-      state.user ??= await ask('api/profile')
-      found = { tokens: await ask('api/tokens'), list: 'ready' }
+      state.user ??= await host.profile()
+      const tokens = await host.tokens(loaded => {
+        state.loaded = loaded
+        if (state.list === 'loading') draw()
+      })
+      found = { tokens, list: 'ready' }
     } catch ({ status, message }) {
       found = { list: { status, message } }
     }
@@ -55,36 +49,61 @@ const actions = {
     draw()
   },
 
+  /** Changes search, filters or order. */
+  look (change) {
+    state.view = { ...state.view, page: 0, ...change }
+    draw()
+  },
+  turnTo (number, isFromBelow) {
+    actions.look({ page: number })
+    if (isFromBelow) document.querySelector('#results').focus()
+  },
+  showAll () {
+    actions.look(EVERYTHING)
+    document.querySelector('#results').focus()
+  },
+
   startCreation () {
-    state.dialog = { kind: 'create', error: '', isBusy: false, isCustom: false }
+    const now = Date.now()
+    state.dialog = { kind: 'create', error: null, isBusy: false, role: 'viewer', now, days: '90', until: toLocalField(now + 90 * DAY) }
     draw()
   },
-  chooseExpiry (value) {
-    state.dialog.isCustom = value === 'custom'
+  choose (change) {
+    Object.assign(state.dialog, change)
     draw()
   },
-  async create (form) {
-    const { name, role, days, until } = Object.fromEntries(new FormData(form))
-    const validUntil = new Date(days === 'custom' ? until : Date.now() + days * DAY).toISOString()
+  async create (name, role, validUntil) {
     await attempt(async () => {
-      const { token, ...record } = await ask('api/tokens', 'POST', { name, role, validUntil })
+      const { token, ...record } = await host.create({ name, role, validUntil: validUntil.toISOString() })
       state.tokens = [...state.tokens, record]
       state.newest = record.hash
       state.dialog = { kind: 'secret', name: record.name, token, curl: curlFor(token), copied: '', isLeaving: false }
     })
+    dialog.querySelector('[aria-invalid=true]')?.focus()
   },
 
-  startRevocation (token) {
-    state.dialog = { kind: 'revoke', token, error: '', isBusy: false }
+  startRemoval (tokens) {
+    state.dialog = { kind: 'remove', tokens, done: 0, error: null, isBusy: false }
     draw()
   },
-  async revoke ({ name, hash }) {
+  /** Revokes tokens, or removes those that have expired. */
+  async remove ({ tokens }, message) {
+    const row = tokens.length === 1 ? rowOf(tokens[0].hash) : -1
+    const gone = new Set()
     await attempt(async () => {
-      state.tokens = await ask(`api/tokens/${hash}`, 'DELETE')
-      state.message = `Revoked “${name}”.`
+      try {
+        for (const { hash } of tokens) {
+          await host.remove(hash)
+          actions.choose({ done: gone.add(hash).size })
+        }
+      } finally {
+        state.tokens = state.tokens.filter(({ hash }) => !gone.has(hash))
+        actions.choose({ tokens: tokens.filter(({ hash }) => !gone.has(hash)), done: 0 })
+      }
       state.dialog = null
+      announce(message)
     })
-    if (state.dialog === null) document.querySelector('h1').focus()
+    if (state.dialog === null) focusRow(row)
   },
 
   async copy (what) {
@@ -99,21 +118,26 @@ const actions = {
     }
   },
   noteCopy (what) {
-    Object.assign(state.dialog, { copied: what, isLeaving: false })
-    draw()
+    actions.choose({ copied: what, isLeaving: false })
   },
 
   /** Closes the dialog; asks again if it shows a secret that was not copied. */
   close () {
     if (state.dialog.isBusy) return
     if (!isUncopied()) return actions.leave()
-    state.dialog.isLeaving = true
-    draw()
-    document.getElementById('leave').focus()
+    actions.choose({ isLeaving: true })
+    // Enter must not lose the secret.
+    document.getElementById('stay').focus()
   },
   leave () {
+    const { kind, name } = state.dialog
     state.dialog = null
+    if (kind === 'secret') {
+      state.view = viewOn(state.newest, state.tokens, state.view, Date.now())
+      announce(`Created “${name}”.`)
+    }
     draw()
+    if (kind === 'secret') focusRow(rowOf(state.newest), 'th')
     // The token may have been used since.
     actions.load()
   }
@@ -127,34 +151,43 @@ function isUncopied () {
 async function attempt (action) {
   const { dialog } = state
   if (dialog.isBusy) return
-  Object.assign(dialog, { error: '', isBusy: true })
-  state.message = ''
+  Object.assign(dialog, { error: null, isBusy: true })
   draw()
   turn++
   try {
     await action()
-  } catch ({ message }) {
-    dialog.error = message
+  } catch (error) {
+    dialog.error = error
   }
   dialog.isBusy = false
   draw()
+}
+
+/** Says what was done, for a while. */
+function announce (message) {
+  clearTimeout(silence)
+  silence = setTimeout(announce, 10_000, '')
+  state.message = message
+  draw()
+}
+
+/** Where on its page a token is, or -1. */
+function rowOf (hash) {
+  const now = Date.now()
+  return pageOf(arrange(state.tokens, state.view, now), state.view).rows.findIndex(token => token.hash === hash)
+}
+
+/** Keeps the place: the row that is there now gets the focus, and the last one where there are fewer. */
+function focusRow (index, part = 'button') {
+  const parts = [...document.querySelectorAll(`tbody ${part}`)]
+  const place = index === -1 ? undefined : parts[index] ?? parts.at(-1);
+  (place ?? document.querySelector('#results') ?? document.querySelector('h1')).focus()
 }
 
 function curlFor (token) {
   return `curl -H 'authorization: Bearer ${token}' '${new URL('api/profile', document.baseURI)}'`
 }
 
-// The second Escape would close a dialog without a cancel event.
-dialog.addEventListener('keydown', event => {
-  if (event.key !== 'Escape') return
-  event.preventDefault()
-  actions.close()
-})
-dialog.addEventListener('cancel', event => {
-  event.preventDefault()
-  actions.close()
-})
-dialog.addEventListener('close', () => { if (state.dialog !== null) draw() })
 window.addEventListener('beforeunload', event => {
   if (isUncopied()) event.preventDefault()
 })

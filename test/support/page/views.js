@@ -1,62 +1,99 @@
+import { headerView } from './header.js'
 import { html, nothing } from './lit-html.js'
-import { DAY, fromNow, inFull, stateOf, toLocalField } from './time.js'
+import { arrange, pageOf } from './list.js'
+import { nameOf, roles } from './roles.js'
+import { fromNow, inFull, stateOf } from './time.js'
 
-const ROLES = ['viewer', 'editor', 'admin', 'connectionManager', 'monitoringViewer']
-const EXPIRIES = [[7, '7 days'], [30, '30 days'], [90, '90 days'], [365, '1 year'], ['custom', 'Custom …']]
+const count = new Intl.NumberFormat('en')
+const STATES = [['', 'All states'], ['active', 'Active'], ['expires soon', 'Expiring soon'], ['expired', 'Expired']]
+const ORDERS = [['newest', 'Newest first'], ['oldest', 'Oldest first'], ['name', 'By name'], ['expiry', 'Expires first'], ['unused', 'Unused longest']]
 
 export function pageView (state, actions) {
-  const { user, list, tokens, newest, message } = state
+  const { user, list, loaded, tokens, message } = state
   return html`
-    <header class="container">
-      <nav aria-label="Main">
-        <ul>
-          <li><strong>MMC demo host</strong></li>
-          <li><a href="" aria-current="page">Tokens</a></li>
-          <li><a href="api-docs/">API reference</a></li>
-        </ul>
-        <ul>
-          ${user === null ? nothing : html`<li class="user"><bdi>${user.username}</bdi> (${user.roles.join(', ')})</li>`}
-          <li><a href="logout">Log out</a></li>
-        </ul>
-      </nav>
-    </header>
+    ${headerView(user, 'Tokens')}
     <main class="container">
       <div class="title">
         <div>
           <h1 tabindex="-1">Tokens</h1>
           <p>A token lets a program do what its role allows, until the token expires or is revoked.</p>
         </div>
-        ${list === 'ready' ? html`<button @click=${actions.startCreation}>Create token</button>` : nothing}
+        ${list === 'ready' && tokens.length > 0 ? html`<button @click=${actions.startCreation}>Create token</button>` : nothing}
       </div>
-      <p role="status" class="status">${message}</p>
-      ${list === 'loading' ? html`<p aria-busy="true">Loading the tokens …</p>` : list === 'ready' ? listView(tokens, newest, actions) : troubleView(list, actions)}
-    </main>`
+      ${list === 'loading'
+        ? html`<p aria-busy="true">Loading the tokens …${loaded === 0 ? nothing : ` ${count.format(loaded)} so far`}</p>`
+        : list === 'ready' ? listView(state, actions) : troubleView(list, actions)}
+    </main>
+    <p role="status" class="toast">${message}</p>`
 }
 
-function listView (tokens, newest, actions) {
+function listView ({ tokens, view, newest }, actions) {
   if (tokens.length === 0) {
-    return html`<article class="note"><h2>No tokens yet</h2><p>Create one for a script, a dashboard or a CI job.</p></article>`
+    return html`<article class="note"><h2>No tokens yet</h2><p>Create one for a script, a dashboard or a CI job.</p><button @click=${actions.startCreation}>Create token</button></article>`
   }
   const now = Date.now()
+  const found = arrange(tokens, view, now)
+  const shown = pageOf(found, view)
+  const expired = tokens.filter(token => stateOf(token, now) === 'expired')
   return html`
-    <table>
-      <thead><tr>${['Name', 'Role', 'State', 'Expires', 'Last used', 'Created'].map(title => html`<th scope="col">${title}</th>`)}<th scope="col"><span class="hidden">Actions</span></th></tr></thead>
-      <tbody>${tokens.map(token => rowView(token, token.hash === newest, now, actions))}</tbody>
-    </table>`
+    ${toolbarView(view, actions)}
+    <div class="results">
+      <p id="results" tabindex="-1" aria-live="polite">${summaryOf(shown, found.length, tokens.length)}</p>
+      ${expired.length > 1 ? html`<button class="outline danger" @click=${() => actions.startRemoval(expired)}>Remove ${expired.length} expired</button>` : nothing}
+      ${pagerView(shown, actions, false)}
+    </div>
+    ${found.length === 0
+      ? html`<article class="note"><h2>No token matches</h2><button class="outline" @click=${actions.showAll}>Show all tokens</button></article>`
+      : html`<table>
+          <thead><tr>${['Name', 'Role', 'State', 'Expires', 'Last used', 'Created'].map(title => html`<th scope="col">${title}</th>`)}<th scope="col"><span class="hidden">Actions</span></th></tr></thead>
+          <tbody>${shown.rows.map(token => rowView(token, token.hash === newest, now, actions))}</tbody>
+        </table>`}
+    ${pagerView(shown, actions, true)}`
+}
+
+function toolbarView ({ search, state, role, sort }, actions) {
+  const choice = (label, property, value, options) => html`
+    <select aria-label=${label} @change=${event => actions.look({ [property]: event.target.value })}>
+      ${options.map(([option, text]) => html`<option value=${option} .selected=${option === value}>${text}</option>`)}
+    </select>`
+  return html`
+    <search class="toolbar">
+      <input type="search" aria-label="Search" placeholder="Search by name" autocomplete="off" spellcheck="false" .value=${search} @input=${event => actions.look({ search: event.target.value })}>
+      ${choice('State', 'state', state, STATES)}
+      ${choice('Role', 'role', role, [['', 'All roles'], ...roles.map(each => [each, nameOf(each)])])}
+      ${choice('Order', 'sort', sort, ORDERS)}
+    </search>`
+}
+
+/** Such as "51–100 of 258 tokens". */
+function summaryOf ({ first, rows, pages }, found, all) {
+  const range = pages > 1 ? `${count.format(first + 1)}–${count.format(first + rows.length)} of ` : ''
+  return `${range}${count.format(found)} ${found === 1 ? 'token' : 'tokens'}${found < all ? `, ${count.format(all)} in all` : ''}`
+}
+
+function pagerView ({ page, pages }, actions, isBelow) {
+  if (pages === 1) return nothing
+  const button = (title, target) => html`
+    <button class="outline secondary" aria-disabled=${target < 0 || target >= pages} @click=${() => { if (target >= 0 && target < pages) actions.turnTo(target, isBelow) }}>${title}</button>`
+  return html`
+    <nav class="pager" aria-label=${isBelow ? 'Pages, below the list' : 'Pages'}>
+      ${button('Previous', page - 1)} <span>Page ${page + 1} of ${pages}</span> ${button('Next', page + 1)}
+    </nav>`
 }
 
 function rowView (token, isNewest, now, actions) {
   const { name, role, requestedBy, issueDate, lastUsed, validUntil } = token
   const state = stateOf(token, now)
+  const verb = state === 'expired' ? 'Remove' : 'Revoke'
   return html`
     <tr class=${isNewest ? 'newest' : nothing}>
-      <th scope="row"><bdi>${name}</bdi></th>
-      <td data-label="Role">${role}</td>
-      <td data-label="State"><span class="state ${state.replace(' ', '-')}">${state}</span></td>
-      <td data-label="Expires">${timeView(validUntil, now)}<small>${inFull(validUntil)}</small></td>
+      <th scope="row" tabindex="-1"><bdi class="name" title=${name}>${name}</bdi></th>
+      <td>${nameOf(role)}</td>
+      <td><span class="state ${state.replace(' ', '-')}">${state}</span></td>
+      <td data-label=${state === 'expired' ? 'Expired' : 'Expires'}>${timeView(validUntil, now)}<small>${inFull(validUntil)}</small></td>
       <td data-label="Last used">${lastUsed === issueDate ? 'never' : timeView(lastUsed, now)}</td>
-      <td data-label="Created">${timeView(issueDate, now)}<small>by <bdi>${requestedBy}</bdi></small></td>
-      <td><button class="outline danger" aria-label="Revoke ${name}" @click=${() => actions.startRevocation(token)}>Revoke</button></td>
+      <td data-label="Created">${timeView(issueDate, now)}<small title=${requestedBy}>by <bdi>${requestedBy}</bdi></small></td>
+      <td><button class="outline danger" aria-label="${verb} ${name}" @click=${() => actions.startRemoval([token])}>${verb}</button></td>
     </tr>`
 }
 
@@ -72,78 +109,8 @@ function troubleView ({ status, message }, actions) {
   if (status === 403) {
     return html`<article class="note"><h2>Admins only</h2><p>Your role may not manage tokens. <a href="logout">Log in as an admin</a> to see them.</p></article>`
   }
-  return html`<article class="note"><div role="alert"><h2>Could not load the tokens</h2><p>${message}${status === 500 ? ': see the log of the host.' : ''}</p></div><button @click=${actions.load}>Try again</button></article>`
-}
-
-export function dialogView (dialog, actions) {
-  return { create: createView, secret: secretView, revoke: revokeView }[dialog.kind](dialog, actions)
-}
-
-function createView ({ error, isBusy, isCustom }, actions) {
-  const submit = event => {
-    event.preventDefault()
-    actions.create(event.target)
+  if (status === 401) {
+    return html`<article class="note"><h2>${message}</h2><button @click=${actions.load}>Log in</button></article>`
   }
-  return html`
-    <article>
-      <h2 id="dialog-title">Create token</h2>
-      <form @submit=${submit}>
-        ${errorView(error)}
-        <label>Name <input name="name" data-focus required autocomplete="off" spellcheck="false" aria-describedby="name-help">
-          <small id="name-help">What the token is for, such as “nightly backup”</small></label>
-        <label>Role <select name="role">${ROLES.map(role => html`<option>${role}</option>`)}</select></label>
-        <label>Expires in <select name="days" @change=${event => actions.chooseExpiry(event.target.value)}>
-          ${EXPIRIES.map(([value, text]) => html`<option value=${value} ?selected=${value === 90}>${text}</option>`)}</select></label>
-        ${isCustom ? html`<label>Expires at <input name="until" type="datetime-local" required min=${toLocalField(Date.now())} value=${toLocalField(Date.now() + 90 * DAY)}></label>` : nothing}
-        <footer>
-          <button type="button" class="outline secondary" @click=${actions.close}>Cancel</button>
-          <button aria-busy=${isBusy}>Create</button>
-        </footer>
-      </form>
-    </article>`
-}
-
-function secretView ({ name, token, curl, copied, isLeaving }, actions) {
-  const field = (id, label, value) => html`
-    <label for=${id}>${label}</label>
-    <div class="copy">
-      <textarea id=${id} readonly spellcheck="false" rows="6" .value=${value} @focus=${event => event.target.select()} @copy=${event => { if (isWhole(event.target)) actions.noteCopy(id) }}></textarea>
-      <button type="button" ?data-focus=${id === 'secret'} class=${id === 'secret' ? nothing : 'outline'} @click=${() => actions.copy(id)}>${copied === id ? 'Copied' : 'Copy'}<span class="hidden"> ${label}</span></button>
-    </div>`
-  return html`
-    <article>
-      <h2 id="dialog-title">“<bdi>${name}</bdi>” is ready</h2>
-      <p class="alert warning"><strong>Copy the token now.</strong> It is shown only once: the host stores only its hash.</p>
-      ${field('secret', 'The token', token)}
-      ${field('curl', 'Try it in a terminal', curl)}
-      <p role="status" class="status">${copied === '' ? '' : 'Copied to the clipboard.'}</p>
-      <footer>
-        ${isLeaving
-          ? html`<p role="alert">You have not copied the token. It can't be shown again after you close this dialog.</p>
-            <button type="button" id="leave" class="outline secondary" @click=${actions.leave}>Close without copying</button>
-            <button type="button" @click=${() => actions.copy('secret')}>Copy the token</button>`
-          : html`<button type="button" @click=${actions.close}>Done</button>`}
-      </footer>
-    </article>`
-}
-
-function isWhole ({ selectionStart, selectionEnd, value }) {
-  return selectionStart === 0 && selectionEnd === value.length
-}
-
-function revokeView ({ token, error, isBusy }, actions) {
-  return html`
-    <article>
-      <h2 id="dialog-title">Revoke “<bdi>${token.name}</bdi>”?</h2>
-      ${errorView(error)}
-      <p>Programs that use this token will be refused immediately. This can't be undone.</p>
-      <footer>
-        <button class="outline secondary" data-focus @click=${actions.close}>Cancel</button>
-        <button class="danger" aria-busy=${isBusy} @click=${() => actions.revoke(token)}>Revoke</button>
-      </footer>
-    </article>`
-}
-
-function errorView (error) {
-  return error === '' ? nothing : html`<p role="alert" class="alert">${error}</p>`
+  return html`<article class="note"><div role="alert"><h2>Could not load the tokens</h2><p>${message}${status === 500 ? ': see the log of the host.' : ''}</p></div><button @click=${actions.load}>Try again</button></article>`
 }
