@@ -116,16 +116,16 @@ for (const [language, file] of [['js', 'host.mjs'], ['cjs', 'host.cjs']] as cons
   })
 }
 
-t.test('the command of docs/operations.md mints a token and its bootstrap entry with the installed package, without a database', async t => {
-  const [, line = ''] = /```sh\n(node -e .*)\n```/.exec(await readFile('docs/operations.md', 'utf8')) ?? []
-  const { stdout } = await run('sh', ['-ec', line], { cwd: consumer, env: { ...env, TOKENS_SECRET: SECRET } })
+t.test('npx fastify-mmc-tokens mint, as docs/operations.md has it, prints a token and its bootstrap entry, without a database', async t => {
+  const [, command = ''] = /```sh\n(npx fastify-mmc-tokens mint .*)\n```/.exec(await readFile('docs/operations.md', 'utf8')) ?? []
+  const { stdout, stderr } = await run('sh', ['-ec', command], { cwd: consumer, env: { ...env, TOKENS_SECRET: SECRET } })
   const { token, entry } = JSON.parse(stdout) as { token: string, entry: object }
-  t.strictSame(entry, {
+  t.strictSame([entry, stderr], [{
     name: 'ci',
     role: 'viewer',
     validUntil: '2099-01-01T00:00:00.000Z',
     hash: createHash('sha256').update(token).digest('hex')
-  })
+  }, ''])
 })
 
 for (const neighbour of ['@fastify/jwt', '@fastify/passport']) {
