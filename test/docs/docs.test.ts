@@ -142,7 +142,7 @@ t.test("docs/host-integration.md: the harness for a host's tests builds isolated
   t.equal(await count(), 0)
 })
 
-t.test('docs/host-integration.md: the privileges on the page are enough for an owner that migrates, and for a node with migrate: false', async t => {
+t.test('docs/postgres.md: the privileges on the page are enough for an owner that migrates, and for a node with migrate: false', async t => {
   const [owner, node] = ['owner', 'node'].map(name => `${name}_${randomUUID().replaceAll('-', '')}`) as [string, string]
   const server = new pg.Client(await databaseUrl())
   await server.connect()
@@ -151,8 +151,8 @@ t.test('docs/host-integration.md: the privileges on the page are enough for an o
     await server.end()
   })
   const { url, query } = await createSeparateDatabase(t)
-  const [forOwner = '', forNode = '', ...more] = await blocksOf('docs/host-integration.md', 'sql')
-  const [, migrate = '', ...others] = await blocksOf('docs/host-integration.md', 'js')
+  const [forOwner = '', forNode = '', ...more] = await blocksOf('docs/postgres.md', 'sql')
+  const [migrate = '', ...others] = await blocksOf('docs/postgres.md', 'js')
   t.strictSame([more, others], [[], []], 'every block is known to a test')
   const named = (sql: string): string => sql.replaceAll('mmc_owner', owner).replaceAll(
     'DATABASE mmc', `DATABASE ${new URL(url).pathname.slice(1)}`
