@@ -31,7 +31,7 @@ t.test('docs/host-integration.md: the code blocks make a host that works as the 
   const handler = async (request: { url: string }): Promise<object> => ({ url: request.url })
 
   const { buildApp = async () => Fastify() } = await runBlock(
-    `export async function buildApp () {${malformed}; return app}`, { Fastify }
+    `export async function buildApp () {${malformed.replace(/^import .*$/m, '')}; return app}`, { Fastify }
   ) as { buildApp?: () => Promise<FastifyInstance> }
   const app = await buildApp()
   t.teardown(() => app.close())
@@ -142,7 +142,7 @@ t.test("docs/host-integration.md: the harness for a host's tests builds isolated
   t.equal(await count(), 0)
 })
 
-t.test('docs/host-integration.md: the privileges on the page are enough for an owner that migrates, and for a node with migrate: false', async t => {
+t.test('docs/postgres.md: the privileges on the page are enough for an owner that migrates, and for a node with migrate: false', async t => {
   const [owner, node] = ['owner', 'node'].map(name => `${name}_${randomUUID().replaceAll('-', '')}`) as [string, string]
   const server = new pg.Client(await databaseUrl())
   await server.connect()
@@ -151,8 +151,8 @@ t.test('docs/host-integration.md: the privileges on the page are enough for an o
     await server.end()
   })
   const { url, query } = await createSeparateDatabase(t)
-  const [forOwner = '', forNode = '', ...more] = await blocksOf('docs/host-integration.md', 'sql')
-  const [, migrate = '', ...others] = await blocksOf('docs/host-integration.md', 'js')
+  const [forOwner = '', forNode = '', ...more] = await blocksOf('docs/postgres.md', 'sql')
+  const [migrate = '', ...others] = await blocksOf('docs/postgres.md', 'js')
   t.strictSame([more, others], [[], []], 'every block is known to a test')
   const named = (sql: string): string => sql.replaceAll('mmc_owner', owner).replaceAll(
     'DATABASE mmc', `DATABASE ${new URL(url).pathname.slice(1)}`
@@ -231,13 +231,22 @@ t.test('docs/http-api.md: the commands, run one after another, return what the p
   }
 })
 
-t.test('README.md names all members of app.tokens, and no others', async t => {
+t.test('docs/host-integration.md names all members of app.tokens, and no others', async t => {
   const { app } = await buildHost(t, { tokens: { enabled: false } })
-  const section = /## In the host's code\n([^]*?)\n## /.exec(await readFile('README.md', 'utf8'))?.[1] ?? ''
-  const named = [...(/^`app.tokens` has ([^;]*);/.exec(section.trim())?.[1] ??
-    '').matchAll(/`(\w+)`/g)].map(([, name]) => name)
-  const called = [...section.matchAll(/`[^`]*app\.tokens\.(\w+)\(/g)].map(([, name]) => name)
-  t.strictSame([...named, ...called].sort(), Object.keys(app.tokens).sort())
+  const section = /## `app.tokens`\n([^]*?)\n## /.exec(await readFile('docs/host-integration.md', 'utf8'))?.[1] ?? ''
+  const named = [...section.matchAll(/`app\.tokens\.(\w+)/g)].map(([, name]) => name)
+  t.strictSame(named.sort(), Object.keys(app.tokens).sort())
+})
+
+t.test('README.md names the versions of Node.js and Fastify that .ci/run tests', async t => {
+  const readme = await readFile('README.md', 'utf8')
+  const gate = await readFile('.ci/run', 'utf8')
+  const [, oldest = '', others = ''] = /OLDEST_NODE=(\S+) OTHER_NODES='([^']+)'/.exec(gate) ?? []
+  const { peerDependencies, devDependencies, engines } = JSON.parse(await readFile('package.json', 'utf8')) as
+    Record<'peerDependencies' | 'devDependencies', { fastify: string }> & { engines: { node: string } }
+  t.equal(engines.node, `>=${oldest}`)
+  t.match(readme, `| Node.js | ${oldest} or later | ${[oldest, ...others.split(' ')].join(', ')} |`)
+  t.match(readme, `| Fastify | 5 | ${peerDependencies.fastify.slice(1)} and ${devDependencies.fastify} |`)
 })
 
 t.test('docs/security.md: every test that it names exists', async t => {

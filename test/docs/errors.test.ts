@@ -13,7 +13,7 @@ import { startPostgres } from '../support/postgres.js'
 const page = await readFile('docs/errors.md', 'utf8')
 const mistakes = /## Mistakes[^]*/.exec(page)?.[0] ?? ''
 /** What the page says that one sees, by the mistake; and the texts in it, `…` for what varies. */
-const seen = new Map([...mistakes.matchAll(/^\| (.*?) \| (.*?) \|/gm)].slice(1).map(
+const seen = new Map([...mistakes.matchAll(/^- \*\*(.*?)\*\*: (.*)$/gm)].map(
   ([, mistake = '', answer = '']) => [mistake.replaceAll('`', ''), answer]
 ))
 const texts = (cell: string): string[] => [...cell.matchAll(/`([^`]+)`/g)].map(([, text = '']) => text)

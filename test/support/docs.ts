@@ -47,11 +47,16 @@ export async function findDeadLinks (page: string, text: string, folder = '.'): 
 
 const withoutCode = (text: string): string => text.replace(/^```[^]*?^```/gm, '').replace(/`[^`\n]*`/g, '')
 
-/** What GitHub makes of the headings, the same ones numbered. */
+/** What GitHub makes of a heading. */
+export function anchorOf (heading: string): string {
+  return heading.toLowerCase().replace(/\]\([^)]*\)/g, '').replace(/[^\p{L}\p{N}\p{M}_ -]/gu, '').replaceAll(' ', '-')
+}
+
+/** Those of all headings, the same ones numbered. */
 function anchorsOf (text: string): string[] {
   const seen = new Map<string, number>()
   return [...text.replace(/^```[^]*?^```/gm, '').matchAll(/^#{1,6} +(.*?) *#*$/gm)].map(([, heading = '']) => {
-    const slug = heading.toLowerCase().replace(/\]\([^)]*\)/g, '').replace(/[^\p{L}\p{N}\p{M}_ -]/gu, '').replaceAll(' ', '-')
+    const slug = anchorOf(heading)
     const count = seen.get(slug) ?? 0
     seen.set(slug, count + 1)
     return count === 0 ? slug : `${slug}-${count}`

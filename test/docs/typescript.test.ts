@@ -1,0 +1,102 @@
+import { execFile } from 'node:child_process'
+import { readdir, readFile, rm } from 'node:fs/promises'
+import { resolve } from 'node:path'
+import { promisify } from 'node:util'
+import t from 'tap'
+import ts from 'typescript'
+import { blocksOf } from '../support/docs.js'
+
+// The blocks of docs/recipes.md run in test/hosts, with packages that are not installed here.
+const names = (await readdir('docs')).filter(name => name.endsWith('.md') && name !== 'recipes.md')
+const PAGES = await Promise.all(names.map(async name => ({ name, blocks: await blocksOf(`docs/${name}`, 'ts') })))
+
+/** What a block may use without declaring it: the reader's host, which has sessions and WebSockets, and its parts. */
+const HOST = `
+import type { FastifyInstance, FastifyRequest } from 'fastify'
+import type { TokensPluginOptions } from 'fastify-mmc-tokens'
+import type { EventEmitter } from 'node:events'
+import '@fastify/secure-session'
+import '@fastify/websocket'
+
+declare global {
+  const app: FastifyInstance
+  const options: TokensPluginOptions
+  const handler: (request: FastifyRequest) => Promise<object>
+  const bus: EventEmitter
+  const audit: { write: (line: string) => Promise<void> }
+}`
+
+/** The file \`./app.js\` of the reader. */
+const APP = `
+import Fastify, { type FastifyInstance } from 'fastify'
+import tokensPlugin, { type TokensPluginOptions } from 'fastify-mmc-tokens'
+
+export async function buildApp (options: TokensPluginOptions): Promise<FastifyInstance> {
+  const app = Fastify()
+  await app.register(tokensPlugin, options)
+  return app
+}`
+
+// The declarations that are published: the sources declare more, by what they import.
+const types = `.data/types-${process.pid}`
+t.teardown(() => rm(types, { recursive: true }))
+await promisify(execFile)('npx', ['tsc', '-p', 'lib', '--emitDeclarationOnly', '--outDir', types], {
+  env: { ...process.env, NODE_OPTIONS: '' }
+})
+
+const OPTIONS: ts.CompilerOptions = {
+  target: ts.ScriptTarget.ES2023,
+  module: ts.ModuleKind.NodeNext,
+  strict: true,
+  skipLibCheck: true,
+  noEmit: true,
+  types: ['node'],
+  baseUrl: process.cwd(),
+  paths: {
+    'fastify-mmc-tokens': [`${types}/lib/index.d.ts`], 'fastify-mmc-tokens/schemas': [`${types}/schemas/index.d.ts`]
+  }
+}
+
+const parsed = new Map<string, ts.SourceFile | undefined>()
+
+/** What the compiler says of blocks, each a module of the reader's. */
+function compile (blocks: string[], host = HOST): string[] {
+  const files = new Map([host, APP, ...blocks].map((text, index) =>
+    [resolve('docs', ['host.ts', 'app.ts'][index] ?? `block${index}.ts`), text]))
+  const compiler = ts.createCompilerHost(OPTIONS)
+  const { getSourceFile, fileExists } = compiler
+  compiler.fileExists = name => files.has(name) || fileExists(name)
+  compiler.getSourceFile = (name, settings, ...others) => {
+    const text = files.get(name)
+    // Without an export, a file is no module, and its names are everybody's.
+    if (text !== undefined) return ts.createSourceFile(name, `${text}\nexport {}`, settings)
+    if (!parsed.has(name)) parsed.set(name, getSourceFile(name, settings, ...others))
+    return parsed.get(name)
+  }
+  const program = ts.createProgram([...files.keys()], OPTIONS, compiler)
+  return ts.getPreEmitDiagnostics(program).map(({ file, start, messageText }) => {
+    const line = file?.text.slice(start).split('\n', 1)[0] ?? ''
+    return `${ts.flattenDiagnosticMessageText(messageText, '\n')}: ${line}`
+  })
+}
+
+for (const { name, blocks } of PAGES.filter(({ blocks }) => blocks.length > 0)) {
+  t.test(`docs/${name}: each block of TypeScript compiles with strict`, async t => {
+    // Two ways to declare the reader's types must not meet.
+    const isAlone = (block: string): boolean => block.includes('declare module')
+    t.strictSame(compile(blocks.filter(block => !isAlone(block))), [])
+    for (const block of blocks.filter(isAlone)) t.strictSame(compile([block], ''), [], block)
+  })
+}
+
+t.test("README.md: the example compiles as strict TypeScript, and its token does not outlive the reader's day", async t => {
+  const [example = '', ...more] = await blocksOf('README.md', 'js')
+  t.strictSame([compile([example], ''), more], [[], []])
+  t.notMatch(await readFile('README.md', 'utf8'), /\b20\d\d-\d\d/)
+})
+
+t.test('the check finds a type error, an undeclared name and a missing import', async t => {
+  t.match(compile(["const n: number = 'one'"]), [/not assignable to type 'number'/])
+  t.match(compile(['call()']), [/Cannot find name 'call'/])
+  t.match(compile(['await app.register(tokensPlugin, options)']), [/Cannot find name 'tokensPlugin'/])
+})
