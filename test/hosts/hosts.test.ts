@@ -1,23 +1,15 @@
-import { execFile, spawn } from 'node:child_process'
+import { spawn } from 'node:child_process'
 import { once } from 'node:events'
-import { mkdtemp, readFile, rm, writeFile } from 'node:fs/promises'
-import { tmpdir } from 'node:os'
+import { readFile, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { createInterface } from 'node:readline'
-import { promisify } from 'node:util'
 import t, { type Test } from 'tap'
 import { SECRET } from '../support/build-host.js'
 import { createDatabase } from '../support/database.js'
-
-const run = promisify(execFile)
-const env = { ...process.env, NODE_OPTIONS: '' }
-const NPM = ['--prefer-offline', '--no-audit', '--no-fund', '--ignore-scripts']
+import { createRoot, env, NPM, run } from './folder.js'
 
 t.setTimeout(900_000)
-const root = await mkdtemp(join(tmpdir(), 'mmc-tokens-hosts-'))
-t.teardown(() => rm(root, { recursive: true }))
-const { stdout } = await run('npm', ['pack', '--json', '--pack-destination', root], { env })
-const tarball = join(root, (JSON.parse(stdout.slice(stdout.search(/^\[$/m))) as [{ filename: string }])[0].filename)
+const { root, tarball } = await createRoot(t)
 
 /** What a program prints; the test fails where it fails. */
 async function ask (t: Test, cwd: string, variables: object, file: string, ...args: string[]): Promise<string> {
