@@ -126,3 +126,17 @@ export function createCache (isTrusted: (at: number, date?: number) => boolean, 
 function exists (entry: Entry): entry is Entry & { token: CachedToken } {
   return entry.token !== null
 }
+
+/**
+ * The earlier expiry wins: an operator may shorten the row with SQL. The record is shared by requests, so it is frozen.
+ */
+export function toCachedToken (token: Token, expiry: number): CachedToken {
+  const endsAt = Math.min(expiry, Date.parse(token.validUntil))
+  const known: CachedToken = {
+    token: Object.freeze({ ...token, get lastUsed () { return new Date(known.lastUsed).toISOString() } }),
+    endsAt,
+    expires: new Date(endsAt).toUTCString(),
+    lastUsed: Date.parse(token.lastUsed)
+  }
+  return known
+}

@@ -4,7 +4,7 @@ import { ConflictError } from '../errors.js'
 import type {
   BootstrapEntry, CreateToken, Credential, Filter, IssuedToken, Metrics, Origin, Signer, Store, Token
 } from '../types.js'
-import type { Cache, CachedToken } from './cache.js'
+import { type Cache, type CachedToken, toCachedToken } from './cache.js'
 import { digest, isOurs, parseHash, verify } from './jwt.js'
 import { parseActor, parseName, parseRole, parseValidUntil } from './new-token.js'
 import type { Usage } from './usage.js'
@@ -190,18 +190,4 @@ export function createTokens (parts: Parts): Tokens {
       }
     }
   }
-}
-
-/**
- * The earlier expiry wins: an operator may shorten the row with SQL. The record is shared by requests, so it is frozen.
- */
-function toCachedToken (token: Token, expiry: number): CachedToken {
-  const endsAt = Math.min(expiry, Date.parse(token.validUntil))
-  const known: CachedToken = {
-    token: Object.freeze({ ...token, get lastUsed () { return new Date(known.lastUsed).toISOString() } }),
-    endsAt,
-    expires: new Date(endsAt).toUTCString(),
-    lastUsed: Date.parse(token.lastUsed)
-  }
-  return known
 }
