@@ -221,6 +221,22 @@ t.test(`${ROWS} rows that are deleted at once are an event each, on two nodes, a
   await database.query('DELETE FROM events')
 })
 
+t.test('what happened while every node was away for a week is reported when one is back, claimed by a dead one or not', async t => {
+  const { issue, app, database, events: before } = await createNode(t)
+  const [{ hash }, { hash: other }] = [await issue(), await issue()]
+  await before.until(2, 'token.issued')
+  await app.close()
+  await database.query('DELETE FROM tokens')
+  await database.query("UPDATE events SET at = at - interval '8 days', claimed_until = claimed_until - interval '7 days'")
+  await database.query('UPDATE events SET attempts = 3 WHERE hash = $1', [hash])
+
+  const { events, issue: act } = await createNode(t, database)
+  await act()
+  const told = await events.until(2, 'token.revoked')
+  t.strictSame(told.map(event => event.hash).sort(), [hash, other].sort())
+  t.ok(told.every(({ at }) => Date.parse(at) < Date.now() - 7 * 24 * 60 * 60 * 1000), 'with the time of the act')
+})
+
 t.test('what waits in a backup is reported after it is restored, with the same id', async t => {
   const node = await createNode(t)
   const { database } = node
