@@ -11,13 +11,20 @@ function secretView ({ name, token, curl, copied, isLeaving }, actions) {
   const field = (id, label, value) => html`
     <label for=${id}>${label}</label>
     <div class="copy">
-      <textarea id=${id} readonly spellcheck="false" rows="6" .value=${value} @focus=${event => event.target.select()} @copy=${event => { if (isWhole(event.target)) actions.noteCopy(id) }}></textarea>
-      <button type="button" ?data-focus=${id === 'secret'} class=${id === 'secret' ? nothing : 'outline'} @click=${() => actions.copy(id)}>${copied === id ? 'Copied' : 'Copy'}<span class="hidden"> ${label}</span></button>
+      <textarea id=${id} readonly spellcheck="false" rows="6" .value=${value}
+        @focus=${event => event.target.select()}
+        @copy=${event => { if (isWhole(event.target)) actions.noteCopy(id) }}></textarea>
+      <button type="button" ?data-focus=${id === 'secret'} class=${id === 'secret' ? nothing : 'outline'}
+        @click=${() => actions.copy(id)}>
+        ${copied === id ? 'Copied' : 'Copy'}<span class="hidden"> ${label}</span>
+      </button>
     </div>`
   return html`
     <article>
       <h2 id="dialog-title">“<bdi>${name}</bdi>” is ready</h2>
-      <p class="alert warning"><strong>Copy the token now.</strong> It is shown only once: the host stores only its hash.</p>
+      <p class="alert warning">
+        <strong>Copy the token now.</strong> It is shown only once: the host stores only its hash.
+      </p>
       ${field('secret', 'The token', token)}
       ${field('curl', 'Try it in a terminal', curl)}
       <p role="status" class="done">${copied === '' ? '' : 'Copied to the clipboard.'}</p>
@@ -43,7 +50,9 @@ function removeView (dialog, actions) {
       <h2 id="dialog-title">${title}</h2>
       ${errorView(error?.message)}
       <p>${text}</p>
-      ${isBusy && tokens.length > 1 ? html`<progress value=${done} max=${tokens.length} aria-label="Removed"></progress>` : nothing}
+      ${isBusy && tokens.length > 1
+        ? html`<progress value=${done} max=${tokens.length} aria-label="Removed"></progress>`
+        : nothing}
       <footer>
         <button class="outline secondary" data-focus @click=${actions.close}>Cancel</button>
         <button class="danger" aria-busy=${isBusy} @click=${() => actions.remove(dialog, message)}>${verb}</button>

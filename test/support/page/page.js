@@ -7,10 +7,9 @@ import { createModal } from './modal.js'
 import { DAY, toLocalField } from './time.js'
 import { pageView } from './views.js'
 
-const page = document.querySelector('#page')
-const dialog = document.querySelector('#dialog')
+const [page, dialog, login] = ['#page', '#dialog', '#login'].map(id => document.querySelector(id))
 const showDialog = createModal(dialog, content => dialogView(content, actions), () => actions.close())
-const askForLogin = createLogin(document.querySelector('#login'), async (username, password) => {
+const askForLogin = createLogin(login, async (username, password) => {
   await host.logIn(username, password)
   state.user = await host.profile()
   draw()
@@ -65,7 +64,8 @@ const actions = {
 
   startCreation () {
     const now = Date.now()
-    state.dialog = { kind: 'create', error: null, isBusy: false, role: 'viewer', now, days: '90', until: toLocalField(now + 90 * DAY) }
+    const until = toLocalField(now + 90 * DAY)
+    state.dialog = { kind: 'create', error: null, isBusy: false, role: 'viewer', now, days: '90', until }
     draw()
   },
   choose (change) {
