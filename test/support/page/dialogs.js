@@ -69,13 +69,13 @@ function one (token) {
         title: html`Remove “<bdi>${name}</bdi>”?`,
         text: `It expired on ${inFull(validUntil)}, so no program can use it any more. ${used} This can't be undone.`,
         verb: 'Remove',
-        message: `Removed “${name}”.`
+        message: html`Removed “<bdi>${name}</bdi>”.`
       }
     : {
         title: html`Revoke “<bdi>${name}</bdi>”?`,
         text: `Programs that use this token will be refused immediately. ${used} This can't be undone.`,
         verb: 'Revoke',
-        message: `Revoked “${name}”.`
+        message: html`Revoked “<bdi>${name}</bdi>”.`
       }
 }
 

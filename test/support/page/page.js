@@ -1,6 +1,6 @@
 import { dialogView } from './dialogs.js'
 import { createHost } from './host.js'
-import { render } from './lit-html.js'
+import { html, render } from './lit-html.js'
 import { arrange, EVERYTHING, pageOf, viewOn } from './list.js'
 import { createLogin } from './login-again.js'
 import { createModal } from './modal.js'
@@ -134,7 +134,7 @@ const actions = {
     state.dialog = null
     if (kind === 'secret') {
       state.view = viewOn(state.newest, state.tokens, state.view, Date.now())
-      announce(`Created “${name}”.`)
+      announce(html`Created “<bdi>${name}</bdi>”.`)
     }
     draw()
     if (kind === 'secret') focusRow(rowOf(state.newest), 'th')
