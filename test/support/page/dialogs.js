@@ -7,7 +7,8 @@ export function dialogView (dialog, actions) {
   return { create: createView, secret: secretView, remove: removeView }[dialog.kind](dialog, actions)
 }
 
-function secretView ({ name, token, curl, copied, isLeaving }, actions) {
+function secretView ({ name, token, copied, isLeaving }, actions) {
+  const curl = `curl -H 'authorization: Bearer ${token}' '${new URL('api/profile', document.baseURI)}'`
   const field = (id, label, value) => html`
     <label for=${id}>${label}</label>
     <div class="copy">
@@ -44,7 +45,7 @@ function isWhole ({ selectionStart, selectionEnd, value }) {
 
 function removeView (dialog, actions) {
   const { tokens, done, error, isBusy } = dialog
-  const { title, text, verb, message } = tokens.length === 1 ? one(tokens[0]) : several(tokens.length)
+  const { title, text, verb, announcement } = tokens.length === 1 ? one(tokens[0]) : several(tokens.length)
   return html`
     <article>
       <h2 id="dialog-title">${title}</h2>
@@ -55,7 +56,7 @@ function removeView (dialog, actions) {
         : nothing}
       <footer>
         <button class="outline secondary" data-focus @click=${actions.close}>Cancel</button>
-        <button class="danger" aria-busy=${isBusy} @click=${() => actions.remove(dialog, message)}>${verb}</button>
+        <button class="danger" aria-busy=${isBusy} @click=${() => actions.remove(dialog, announcement)}>${verb}</button>
       </footer>
     </article>`
 }
@@ -69,13 +70,13 @@ function one (token) {
         title: html`Remove “<bdi>${name}</bdi>”?`,
         text: `It expired on ${inFull(validUntil)}, so no program can use it any more. ${used} This can't be undone.`,
         verb: 'Remove',
-        message: html`Removed “<bdi>${name}</bdi>”.`
+        announcement: () => html`Removed “<bdi>${name}</bdi>”.`
       }
     : {
         title: html`Revoke “<bdi>${name}</bdi>”?`,
         text: `Programs that use this token will be refused immediately. ${used} This can't be undone.`,
         verb: 'Revoke',
-        message: html`Revoked “<bdi>${name}</bdi>”.`
+        announcement: () => html`Revoked “<bdi>${name}</bdi>”.`
       }
 }
 
@@ -84,6 +85,6 @@ function several (count) {
     title: `Remove ${count} expired tokens?`,
     text: "No program can use them any more. This can't be undone.",
     verb: 'Remove all',
-    message: `Removed ${count} expired tokens.`
+    announcement: removed => `Removed ${removed} expired ${removed === 1 ? 'token' : 'tokens'}.`
   }
 }
