@@ -181,6 +181,11 @@ t.test('the page and the API reference work under a base path and without a clip
   await page.getByRole('link', { name: 'API reference' }).click()
   await page.getByText('Revoke the token with this hash').waitFor()
   t.strictSame(await page.locator('.opblock-summary-method').allTextContents(), ['GET', 'POST', 'GET', 'DELETE'])
+  t.match(await page.locator('.opblock-summary-path').last().getAttribute('data-path'), '/mmc/api/tokens/{hash}')
+  await page.getByRole('banner').filter({ hasText: 'cedalo (admin)' }).waitFor()
+  t.equal(
+    await page.getByRole('banner').getByRole('link', { name: 'Tokens' }).getAttribute('href'), address, 'the same header'
+  )
   await page.getByText('List all tokens').click()
   await page.getByRole('button', { name: 'Try it out' }).click()
   await page.getByRole('button', { name: 'Execute' }).click()

@@ -4,8 +4,8 @@ import type { FastifyInstance, FastifyReply } from 'fastify'
 const LIBRARIES = { 'lit-html.js': 'lit-html/lit-html.js', 'pico.min.css': '@picocss/pico/css/pico.min.css' }
 const FILES = new Map([
   ...[
-    'create.js', 'dialogs.js', 'header.css', 'header.js', 'host.js', 'icon.svg', 'list.js', 'login-again.js', 'login.js',
-    'modal.js', 'page.css', 'page.js', 'reference.js', 'roles.js', 'time.js', 'views.js'
+    'create.js', 'dialogs.js', 'header.css', 'header.js', 'host.js', 'icon.svg', 'list.css', 'list.js',
+    'login-again.js', 'login.js', 'modal.js', 'page.css', 'page.js', 'reference.js', 'roles.js', 'time.js', 'views.js'
   ].map(name => [name, new URL(`page/${name}`, import.meta.url)] as const),
   ...Object.entries(LIBRARIES).map(
     ([name, path]) => [name, new URL(`../../node_modules/${path}`, import.meta.url)] as const
@@ -39,6 +39,7 @@ export async function addPage (app: FastifyInstance, basePath: string): Promise<
 <link rel="icon" href="page/icon.svg">
 <link rel="stylesheet" href="page/pico.min.css">
 <link rel="stylesheet" href="page/page.css">
+<link rel="stylesheet" href="page/list.css">
 <link rel="stylesheet" href="page/header.css">
 </head>
 ${body}

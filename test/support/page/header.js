@@ -9,9 +9,12 @@ export function headerView (user, current) {
     <header class="top">
       <nav aria-label="Main">
         <strong>MMC demo host</strong>
-        ${PAGES.map(([path, title]) => html`<a href=${new URL(path, root)} aria-current=${title === current ? 'page' : nothing}>${title}</a>`)}
+        ${PAGES.map(([path, title]) => html`
+          <a href=${new URL(path, root)} aria-current=${title === current ? 'page' : nothing}>${title}</a>`)}
         <span class="session">
-          ${user === null ? nothing : html`<span class="user"><bdi>${user.username}</bdi> (${user.roles.join(', ')})</span>`}
+          ${user === null
+            ? nothing
+            : html`<span class="user"><bdi>${user.username}</bdi> (${user.roles.join(', ')})</span>`}
           <a href=${new URL('logout', root)}>Log out</a>
         </span>
       </nav>

@@ -18,22 +18,30 @@ export function createHost (logIn) {
     throw Object.assign(new Error(answer.message), { status: response.status })
   }
 
+  /** All tokens, or those that the API's filter selects, page by page: one request where there are few. */
+  async function tokens (onPage, filter = {}) {
+    const found = []
+    for (let query = new URLSearchParams({ limit: PAGE, ...filter }); query !== null;) {
+      const { answer, link } = await ask(`api/tokens?${query}`)
+      found.push(...answer)
+      onPage(found.length)
+      query = nextOf(link)
+    }
+    return found
+  }
+
   return {
     profile: async () => (await ask('api/profile')).answer,
 
     logIn: (username, password) =>
       ask('auth?json=true', { method: 'POST', body: new URLSearchParams({ username, password }) }),
 
-    /** All tokens, page by page: one request where there are few, and few where there are many. */
-    async tokens (onPage) {
-      const tokens = []
-      for (let query = new URLSearchParams({ limit: PAGE }); query !== null;) {
-        const { answer, link } = await ask(`api/tokens?${query}`)
-        tokens.push(...answer)
-        onPage(tokens.length)
-        query = nextOf(link)
-      }
-      return tokens
+    tokens,
+
+    /** Those of them that have expired by the host's clock; the browser's may be wrong. */
+    async expiredOf (some) {
+      const expired = new Set((await tokens(() => {}, { state: 'expired' })).map(({ hash }) => hash))
+      return some.filter(({ hash }) => expired.has(hash))
     },
 
     create: async token => (await ask('api/tokens', {

@@ -55,8 +55,14 @@ function loginView ({ username, error, isBusy }, submit, cancel) {
       <form @submit=${onSubmit}>
         <p>Log in to go on. What you entered is kept.</p>
         ${errorView(error)}
-        <label>User <input name="username" autocomplete="username" autocapitalize="none" spellcheck="false" required ?data-focus=${username === ''} value=${username}></label>
-        <label>Password <input name="password" type="password" autocomplete="current-password" required ?data-focus=${username !== ''}></label>
+        <label>User
+          <input name="username" autocomplete="username" autocapitalize="none" spellcheck="false" required
+            ?data-focus=${username === ''} value=${username}>
+        </label>
+        <label>Password
+          <input name="password" type="password" autocomplete="current-password" required
+            ?data-focus=${username !== ''}>
+        </label>
         <footer>
           <button type="button" class="outline secondary" @click=${cancel}>Cancel</button>
           <button aria-busy=${isBusy}>Log in</button>

@@ -1,16 +1,15 @@
 import { dialogView } from './dialogs.js'
 import { createHost } from './host.js'
-import { render } from './lit-html.js'
+import { html, render } from './lit-html.js'
 import { arrange, EVERYTHING, pageOf, viewOn } from './list.js'
 import { createLogin } from './login-again.js'
 import { createModal } from './modal.js'
 import { DAY, toLocalField } from './time.js'
 import { pageView } from './views.js'
 
-const page = document.querySelector('#page')
-const dialog = document.querySelector('#dialog')
+const [page, dialog, login] = ['#page', '#dialog', '#login'].map(id => document.querySelector(id))
 const showDialog = createModal(dialog, content => dialogView(content, actions), () => actions.close())
-const askForLogin = createLogin(document.querySelector('#login'), async (username, password) => {
+const askForLogin = createLogin(login, async (username, password) => {
   await host.logIn(username, password)
   state.user = await host.profile()
   draw()
@@ -65,7 +64,8 @@ const actions = {
 
   startCreation () {
     const now = Date.now()
-    state.dialog = { kind: 'create', error: null, isBusy: false, role: 'viewer', now, days: '90', until: toLocalField(now + 90 * DAY) }
+    const until = toLocalField(now + 90 * DAY)
+    state.dialog = { kind: 'create', error: null, isBusy: false, role: 'viewer', now, days: '90', until }
     draw()
   },
   choose (change) {
@@ -77,7 +77,7 @@ const actions = {
       const { token, ...record } = await host.create({ name, role, validUntil: validUntil.toISOString() })
       state.tokens = [...state.tokens, record]
       state.newest = record.hash
-      state.dialog = { kind: 'secret', name: record.name, token, curl: curlFor(token), copied: '', isLeaving: false }
+      state.dialog = { kind: 'secret', name: record.name, token, copied: '', isLeaving: false }
     })
     dialog.querySelector('[aria-invalid=true]')?.focus()
   },
@@ -86,13 +86,13 @@ const actions = {
     state.dialog = { kind: 'remove', tokens, done: 0, error: null, isBusy: false }
     draw()
   },
-  /** Revokes tokens, or removes those that have expired. */
-  async remove ({ tokens }, message) {
+  /** Revokes or removes a token, or removes those of several that have expired. */
+  async remove ({ tokens }, announcement) {
     const row = tokens.length === 1 ? rowOf(tokens[0].hash) : -1
     const gone = new Set()
     await attempt(async () => {
       try {
-        for (const { hash } of tokens) {
+        for (const { hash } of tokens.length === 1 ? tokens : await host.expiredOf(tokens)) {
           await host.remove(hash)
           actions.choose({ done: gone.add(hash).size })
         }
@@ -101,9 +101,11 @@ const actions = {
         actions.choose({ tokens: tokens.filter(({ hash }) => !gone.has(hash)), done: 0 })
       }
       state.dialog = null
-      announce(message)
+      announce(announcement(gone.size))
     })
-    if (state.dialog === null) focusRow(row)
+    if (state.dialog !== null) return
+    focusRow(row)
+    if (tokens.length > 1) actions.load()
   },
 
   async copy (what) {
@@ -134,7 +136,7 @@ const actions = {
     state.dialog = null
     if (kind === 'secret') {
       state.view = viewOn(state.newest, state.tokens, state.view, Date.now())
-      announce(`Created “${name}”.`)
+      announce(html`Created “<bdi>${name}</bdi>”.`)
     }
     draw()
     if (kind === 'secret') focusRow(rowOf(state.newest), 'th')
@@ -182,10 +184,6 @@ function focusRow (index, part = 'button') {
   const parts = [...document.querySelectorAll(`tbody ${part}`)]
   const place = index === -1 ? undefined : parts[index] ?? parts.at(-1);
   (place ?? document.querySelector('#results') ?? document.querySelector('h1')).focus()
-}
-
-function curlFor (token) {
-  return `curl -H 'authorization: Bearer ${token}' '${new URL('api/profile', document.baseURI)}'`
 }
 
 window.addEventListener('beforeunload', event => {

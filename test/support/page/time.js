@@ -3,11 +3,19 @@ const MINUTE = 60 * SECOND
 const HOUR = 60 * MINUTE
 export const DAY = 24 * HOUR
 
-const UNITS = [['year', 365 * DAY], ['month', 30 * DAY], ['day', DAY], ['hour', HOUR], ['minute', MINUTE], ['second', SECOND]]
+const UNITS = [
+  ['year', 365 * DAY], ['month', 30 * DAY], ['day', DAY], ['hour', HOUR], ['minute', MINUTE], ['second', SECOND]
+]
 const relative = new Intl.RelativeTimeFormat('en')
 const absolute = new Intl.DateTimeFormat('en-GB', { dateStyle: 'medium', timeStyle: 'short' })
 const zoned = new Intl.DateTimeFormat('en-GB', {
-  weekday: 'long', day: 'numeric', month: 'long', year: 'numeric', hour: '2-digit', minute: '2-digit', timeZoneName: 'short'
+  weekday: 'long',
+  day: 'numeric',
+  month: 'long',
+  year: 'numeric',
+  hour: '2-digit',
+  minute: '2-digit',
+  timeZoneName: 'short'
 })
 
 /** A time as people say it, such as "in 3 months". */
@@ -23,7 +31,7 @@ export function inFull (time) {
   return absolute.format(new Date(time))
 }
 
-/** A time in full with the reader's zone, such as "25 February 2027 at 05:40 CET (Europe/Berlin)"; nothing for what is no time. */
+/** A time with the reader's zone, such as "… at 05:40 CET (Europe/Berlin)"; nothing for what is no time. */
 export function withZone (time) {
   if (Number.isNaN(Number(time))) return ''
   const { timeZone } = zoned.resolvedOptions()
