@@ -75,7 +75,7 @@ export function addAuthentication (app: FastifyInstance, parts: Parts): void {
     state.isJudged = true
     const { credential } = state
     const outcome = credential === 'several' ? SEVERAL : tokens.authenticate(credential, Date.now())
-    whenKnown(outcome, known => { settle(request, reply, known, done) }, done)
+    settleOrFail(outcome, known => { settle(request, reply, known, done) }, done)
   })
 
   // The client may have sent the body as slowly as it liked.
@@ -87,7 +87,7 @@ export function addAuthentication (app: FastifyInstance, parts: Parts): void {
         return
       }
       const outcome = isEnabled() ? tokens.authenticate(credential, Date.now(), true) : DISABLED
-      whenKnown(outcome, known => { settleAgain(request, reply, known, done) }, done)
+      settleOrFail(outcome, known => { settleAgain(request, reply, known, done) }, done)
     })
   }
 
@@ -166,8 +166,8 @@ export function addAuthentication (app: FastifyInstance, parts: Parts): void {
   }
 }
 
-/** Continues with the outcome, without a promise where it is known. A lookup that fails is a `Failure`. */
-function whenKnown (
+/** Settles at once where the outcome is known. A lookup that fails is a 500. */
+function settleOrFail (
   outcome: Outcome | Promise<Outcome>, settle: (verdict: Verdict) => void, done: Done
 ): void {
   if (!(outcome instanceof Promise)) settle(outcome)

@@ -53,7 +53,7 @@ interface Parts {
  */
 export function createConnections ({ isEnabled, isCurrent, isTrusted, findAll }: Parts): Connections {
   const entries = new Map<string, Entry>()
-  /** Those to look up. */
+  /** Hashes of tokens to look up: a change was notified, or may have been missed. */
   const doubtful = new Set<string>()
   let retry: NodeJS.Timeout | undefined
   let asking: Promise<void> | undefined

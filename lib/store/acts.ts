@@ -4,7 +4,7 @@ import { nameKey, ORIGIN } from './migrations.js'
 import { LOCK_TIMEOUT, type Statement, TRANSIENT } from './statement.js'
 
 /** How many tokens are purged in one statement. */
-const PURGED = 500
+const PURGE_BATCH = 500
 
 /** Postgres's code where a UNIQUE is violated. */
 const UNIQUE_VIOLATION = '23505'
@@ -17,7 +17,7 @@ const SEPARATOR = '\u001f'
 
 const COLUMNS = 'hash, name, role, requested_by, issue_date, valid_until, last_used'
 
-/** Who acts, for the triggers, which no name of a user or request may fail. */
+/** Encodes who acts, for the triggers. No user name and no request id may make a trigger fail. */
 function encode ({ actor, address, requestId }: Origin): string {
   const parts = ['node', actor, address, requestId].map(part => (part ?? '').slice(0, LONGEST))
   return parts.map(part => part.replace(/\p{Cc}/gu, '\ufffd')).join(SEPARATOR)
@@ -70,7 +70,7 @@ export function createActs (schema: string, statement: Statement, timeToStart: (
   const purgeTokens = statement('purge', `
     WITH turn AS MATERIALIZED (SELECT pg_try_advisory_xact_lock(hashtext('${schema} purge')) AS is_alone)
     DELETE FROM ${schema}.tokens USING turn WHERE is_alone AND ${LOCK_TIMEOUT}
-      AND hash IN (SELECT hash FROM ${schema}.tokens WHERE valid_until < $1 ORDER BY valid_until LIMIT ${PURGED})
+      AND hash IN (SELECT hash FROM ${schema}.tokens WHERE valid_until < $1 ORDER BY valid_until LIMIT ${PURGE_BATCH})
     RETURNING hash::text, ${setOrigin("'purge'")}`)
 
   return {

@@ -11,8 +11,8 @@ export const FIRST_BEAT = 250
 
 interface Question { xmax: bigint, sent: number, sentDate: number }
 
-/** A connection that listens, for what the lease needs of it. */
-interface Line {
+/** What the lease needs of a connection that listens. */
+interface LeaseConnection {
   /** The `xmax` of a snapshot: no transaction with this id or a higher one has ended yet. */
   ask: () => Promise<bigint>
   /** Notifies all nodes of the id of the transaction that does so. */
@@ -24,9 +24,9 @@ interface Line {
 }
 
 export interface Lease {
-  /** Whether every change that was committed two seconds ago was heard, by both clocks. */
+  /** Whether every change that was committed two seconds ago was received. `at` and `date` are now, by either clock. */
   isHeld: (at?: number, date?: number) => boolean
-  /** Whether the last beat was its own: of all nodes this is so on one. */
+  /** Whether the last beat was its own: true on exactly one node. */
   isBeater: () => boolean
   start: () => void
   /** A beat arrived. */
@@ -40,7 +40,7 @@ export interface Lease {
  * notifications arrive in the order of commits: so whatever was committed before the question was sent has been heard
  * when the beat arrives.
  */
-export function createLease ({ ask, beat, onHeld, onDead }: Line): Lease {
+export function createLease ({ ask, beat, onHeld, onDead }: LeaseConnection): Lease {
   /** Questions that wait for a beat, a few: a connection that hears none is dead within four seconds. */
   const open: Question[] = []
   let last = -1n
@@ -97,7 +97,7 @@ export function createLease ({ ask, beat, onHeld, onDead }: Line): Lease {
     isBeater: () => isBeater,
     start () {
       run(question)
-      sendAfter(FIRST_BEAT * draw())
+      sendAfter(FIRST_BEAT * randomFraction())
     },
     hear (payload, isOwn) {
       if (isEnded || !/^\d{1,20}$/.test(payload)) return
@@ -107,7 +107,7 @@ export function createLease ({ ask, beat, onHeld, onDead }: Line): Lease {
       last = id
       isHeard = true
       isBeater = isOwn
-      sendAfter(isOwn ? BEAT.own : BEAT.other + BEAT.spread * draw())
+      sendAfter(isOwn ? BEAT.own : BEAT.other + BEAT.spread * randomFraction())
       prove()
     },
     end () {
@@ -119,7 +119,7 @@ export function createLease ({ ask, beat, onHeld, onDead }: Line): Lease {
   }
 }
 
-/** A share of the longest wait, for each node another: whatever their number, about one goes first. */
-export function draw (): number {
+/** A random fraction of the longest wait, so that about one node goes first, whatever their number. */
+export function randomFraction (): number {
   return Math.max(0, 1 + Math.log(Math.random()) / Math.log(10_000))
 }

@@ -3,8 +3,8 @@ import { DatabaseError } from '../errors.js'
 import type { RefreshableCache, ChangeListener, Log, Token } from '../types.js'
 import { closeByDeadline, codeOf, type Connection, type Run } from './connection.js'
 import type { KeyCheck } from './key-check.js'
-import { draw, FIRST_BEAT, SILENCE } from './lease.js'
-import { createLine, type Line } from './line.js'
+import { randomFraction, FIRST_BEAT, SILENCE } from './lease.js'
+import { createListeningConnection, type ListeningConnection } from './listening-connection.js'
 import { CHANNEL, ACTED } from './migrations.js'
 
 /** Milliseconds from one refresh of the cache to the next. */
@@ -17,7 +17,7 @@ const SOUND = 2000
 const SILENT = 'no notification arrives: does the listening connection reach the same database, without a pooler?'
 
 /** `serverId` is known once it listens. */
-interface Current { line: Line, serverId?: string, heldAt?: number, timer?: NodeJS.Timeout }
+interface Current { line: ListeningConnection, serverId?: string, heldAt?: number, timer?: NodeJS.Timeout }
 
 /** Of a connection that works: its server, and the longest pause before the next. */
 interface Silence { serverId?: string | undefined, longest?: number }
@@ -29,7 +29,7 @@ interface Parts {
   beats: readonly string[]
   keys: KeyCheck
   /** SQL that identifies the server, database and table. */
-  serverId: string
+  serverIdSql: string
   /** The same of the pool. */
   askPool: () => Promise<string>
   /** Tokens by their hashes, on a given connection. */
@@ -62,7 +62,7 @@ export interface Listener {
  * @param Client handed in by tests that need a client to fail
  */
 export function createListener (parts: Parts, Client = pg.Client): Listener {
-  const { connection, beats, keys, serverId, askPool, findAll, changes, cache, onActed, log } = parts
+  const { connection, beats, keys, serverIdSql, askPool, findAll, changes, cache, onActed, log } = parts
   let current: Current | undefined
   /** The server of the connection before `current`, if that worked. */
   let previousServer: string | undefined
@@ -72,37 +72,38 @@ export function createListener (parts: Parts, Client = pg.Client): Listener {
   let canRefresh = true
 
   async function connect (): Promise<void> {
-    const line = createLine({
+    const line = createListeningConnection({
       config: connection.config,
       Client,
-      serverId,
+      serverIdSql,
       channels: [CHANNEL, keys.channel],
       beats,
       onNotification: hear,
       onHearing () {
         clearTimeout(fresh.timer)
-        lookLater(fresh)
+        refreshLater(fresh)
       },
-      onHeld: () => { hold(fresh) },
-      onDead: error => { lose(fresh, error) }
+      onHeld: () => { acquire(fresh) },
+      onDead: error => { replace(fresh, error) }
     })
     const fresh: Current = current = { line }
     try {
       const connected = await line.connect()
       if (fresh !== current) return
       fresh.serverId = connected
-      // Nobody heard of what changed before.
+      // What changed before was not received.
       hear(CHANNEL, '*')
-      fresh.timer = setTimeout(greet, acquisitions === 0 ? 0 : FIRST_BEAT * draw(), fresh).unref()
+      const wait = acquisitions === 0 ? 0 : FIRST_BEAT * randomFraction()
+      fresh.timer = setTimeout(requestNotification, wait, fresh).unref()
     } catch (error) {
-      lose(fresh, error as Error)
+      replace(fresh, error as Error)
     }
   }
 
   /** Something to receive, where nothing else is sent. */
-  function greet (fresh: Current): void {
+  function requestNotification (fresh: Current): void {
     keys.ask()
-    fresh.timer = setTimeout(lose, SILENCE, fresh, new Error(SILENT), { serverId: fresh.serverId }).unref()
+    fresh.timer = setTimeout(replace, SILENCE, fresh, new Error(SILENT), { serverId: fresh.serverId }).unref()
   }
 
   function hear (channel: string, payload: string): void {
@@ -116,9 +117,9 @@ export function createListener (parts: Parts, Client = pg.Client): Listener {
     if (current?.line.isBeater() === true) onActed()
   }
 
-  function hold (held: Current): void {
+  function acquire (held: Current): void {
     acquisitions++
-    // What was loaded before this connection first heard a beat may have changed unheard.
+    // What was loaded before the first beat of this connection may have changed without a notification.
     if (held.heldAt === undefined) hear(CHANNEL, '*')
     held.heldAt ??= performance.now()
     const consequence = 'accepting known tokens from memory'
@@ -126,7 +127,7 @@ export function createListener (parts: Parts, Client = pg.Client): Listener {
     isHealthy = true
   }
 
-  async function look (looking: Current): Promise<void> {
+  async function refresh (looking: Current): Promise<void> {
     // No answer ends nothing: the pool of the host may be exhausted.
     if (cache.wasUsed()) askPool().then(check).catch(() => {})
     try {
@@ -138,26 +139,27 @@ export function createListener (parts: Parts, Client = pg.Client): Listener {
       for (const hash of ended) hear(CHANNEL, hash)
     } catch (err) {
       // Only what Postgres answered leaves the connection sound.
-      if (codeOf(err) === '') lose(looking, err as Error)
+      if (codeOf(err) === '') replace(looking, err as Error)
       else if (canRefresh) log.warn({ err }, 'could not refresh known tokens: looking up each after a minute')
       canRefresh = false
     }
-    if (looking === current) lookLater(looking)
+    if (looking === current) refreshLater(looking)
   }
 
-  function lookLater (looking: Current): void {
-    looking.timer = setTimeout(() => { void look(looking) }, LOOK).unref()
+  function refreshLater (looking: Current): void {
+    looking.timer = setTimeout(() => { void refresh(looking) }, LOOK).unref()
   }
 
   function check (answered: string): void {
     const expected = current?.serverId ?? previousServer
     if (expected === undefined || answered === expected) return
     const error = new DatabaseError(`the pool and the listener at ${connection.target} must reach one primary`)
-    if (current?.serverId !== undefined) lose(current, error, { serverId: current.serverId, longest: PAUSE.elsewhere })
+    const { serverId } = current ?? {}
+    if (current && serverId !== undefined) replace(current, error, { serverId, longest: PAUSE.elsewhere })
     throw error
   }
 
-  function lose (lost: Current, error: Error, { serverId, longest = PAUSE.longest }: Silence = {}): void {
+  function replace (lost: Current, error: Error, { serverId, longest = PAUSE.longest }: Silence = {}): void {
     if (lost !== current) return
     stop()?.close().catch(() => {})
     previousServer = serverId
@@ -171,7 +173,7 @@ export function createListener (parts: Parts, Client = pg.Client): Listener {
     timer = setTimeout(() => { void connect() }, pause * (0.5 + Math.random() / 2)).unref()
   }
 
-  function stop (): Line | undefined {
+  function stop (): ListeningConnection | undefined {
     const line = current?.line
     clearTimeout(timer)
     clearTimeout(current?.timer)

@@ -71,7 +71,9 @@ export async function bringUpToDate (
   async function checkRights (run: Run): Promise<void> {
     const [{ role, missing }] = await run({
       text: `SELECT quote_ident(current_user)::text AS role, string_agg(name, ', ')::text AS missing
-        FROM unnest(ARRAY['SELECT', 'UPDATE', 'DELETE']) AS name WHERE NOT has_table_privilege($1::text, name)`,
+        FROM (VALUES ('SELECT', has_table_privilege($1, 'SELECT')), ('DELETE', has_table_privilege($1, 'DELETE')),
+          ('UPDATE (attempts, claimed_until)', has_column_privilege($1, 'attempts', 'UPDATE')
+            AND has_column_privilege($1, 'claimed_until', 'UPDATE'))) AS needed (name, is_there) WHERE NOT is_there`,
       values: [`${quoted}.events`]
     }) as [{ role: string, missing: string | null }]
     if (missing === null) return

@@ -1,10 +1,10 @@
-/** On `CHANNEL`: somebody else than a node acted, and the event waits in the outbox. */
+/** On `CHANNEL`: someone other than a node acted, and the event waits in the outbox. */
 export const ACTED = '!'
 
 /** A setting of a transaction: who acts in it, as `acts.ts` writes it. */
 export const ORIGIN = 'mmc_tokens.origin'
 
-/** Hears of ended and changed tokens; one for all schemas, since a hash of another schema means nothing to us. */
+/** The channel of changes; one for all schemas, since a hash of another schema has no effect. */
 export const CHANNEL = 'mmc_tokens'
 
 /**
@@ -31,11 +31,10 @@ const record = (schema: string, type: string, token: string): string => `
  * that replicated changes are reported, too. They ignore INSERT and `last_used`, which invalidate nothing.
  *
  * `events` is the outbox: each act until it is reported. Triggers write it in the act's own transaction, with the
- * rights of the owner, so that whoever acts needs none on it. A node that acts says who asked in `ORIGIN`; of all
- * others the channel hears by `ACTED`. Nothing in it may fail, or the act would: texts are cut, and `seq` is not
- * unique, since a sequence may lie behind replicated rows. Its policy lets grants alone decide where row level security
- * is turned on; that of `tokens` shows a TRUNCATE what it ends. What replication inserts is not issued here; what it
- * deletes ends here.
+ * rights of the owner, so that the role that acts needs none on it. What fails in it would fail the act, so texts are
+ * cut, and `seq` is not unique: a sequence may be behind replicated rows. A node says who asked in `ORIGIN`; acts of
+ * others are notified as `ACTED`. The policy on `events` leaves access to grants where row level security is on; the
+ * one on `tokens` lets a TRUNCATE see what it ends. Replicated inserts are not reported, replicated deletes are.
  *
  * A trigger sets `name_key`, so that it is right for inserts by nodes of the previous version and for names that SQL
  * changes. Existing rows keep their names, and get a key only if it differs from the name: writing all rows would take

@@ -44,23 +44,23 @@ export function createPostgresStore (given: PostgresStoreOptions): Store {
     requested_by::text AS "requestedBy", ${time('issue_date')} AS "issueDate", ${time('last_used')} AS "lastUsed"`
 
   /** Identifies what answers: the start of the server, the database and the table. */
-  const serverId = `to_char(pg_postmaster_start_time() AT TIME ZONE 'UTC', 'YYYYMMDDHH24MISSUS')
+  const serverIdSql = `to_char(pg_postmaster_start_time() AT TIME ZONE 'UTC', 'YYYYMMDDHH24MISSUS')
     || ' ' || current_database() || ' ' || ${pg.escapeLiteral(`${schema}.tokens`)}::regclass::oid::text`
 
   // The name prepares the statement once per connection, which poolers may not support. It contains the schema, since
-  // two plugins may share a pool. Postgres takes 63 letters, so six are left for the name of the statement.
+  // two plugins may share a pool. Postgres takes 63 bytes, so six are left for the name of the statement.
   const send = createSend(connection, listen === undefined)
   const statement: Statement = (name, text, more) => async (...values) =>
     await send({ name: `mmc_tokens.${options.schema}.${name}`, text, values }, more?.())
 
   // Always one row, so that "no such token" differs from a server that can't know: a standby may lag behind.
   const findWhere = (condition: string): string => `
-    SELECT pg_is_in_recovery()::text AS is_standby, ${serverId} AS server_id, token.*
+    SELECT pg_is_in_recovery()::text AS is_standby, ${serverIdSql} AS server_id, token.*
     FROM (VALUES (1)) AS always LEFT JOIN (SELECT ${columns} FROM ${schema}.tokens WHERE ${condition}) AS token ON true`
   const findOne = statement<FindRow>('find', findWhere('hash = $1'))
   const many = findWhere('hash = ANY ($1)')
   const findMany = statement<FindRow>('finds', many)
-  const askServerId = statement<{ server_id: string }>('server', `SELECT ${serverId} AS server_id`)
+  const askServerId = statement<{ server_id: string }>('server', `SELECT ${serverIdSql} AS server_id`)
   const page = statement<Token>('page', `
     SELECT ${columns} FROM ${schema}.tokens AS token WHERE (token.issue_date, token.hash) > ($1, $2)
       AND ($4::boolean IS NULL OR (token.valid_until > $5) = $4) AND ($6::timestamptz IS NULL OR token.last_used < $6)
@@ -99,7 +99,7 @@ export function createPostgresStore (given: PostgresStoreOptions): Store {
         connection: direct,
         beats,
         keys: createKeyCheck(options.schema, fingerprints, notify, log),
-        serverId,
+        serverIdSql,
         askPool: async () => String((await askServerId())[0]?.server_id),
         findAll: async (run, hashes) => toTokens(await run<FindRow>({ text: many, values: [hashes] })),
         changes: [cache, ...others],

@@ -5,7 +5,7 @@ import { codeOf, type Connection, type Query } from './connection.js'
 const NOT_PREPARED = new Set(['26000', '42P05', '0A000'])
 /** Its codes after which a retry may help: serialization failure, deadlock, lock and statement time-out. */
 export const TRANSIENT: readonly string[] = ['40001', '40P01', '55P03', '57014']
-/** The longest pause before a retry, in milliseconds; random, so that two that conflict part. */
+/** The longest pause before a retry, in milliseconds; random, so that conflicting statements do not retry in step. */
 const PAUSE = 10
 
 /**

@@ -144,7 +144,7 @@ export function createTokens (parts: Parts): Tokens {
       }
       const expiry = expiryOf(secret, hash)
       if (typeof expiry === 'string') return { refused: 'invalid', reason: expiry }
-      // Also if it is no number.
+      // Also refuses NaN.
       if (!(now < expiry)) return EXPIRED
       return cache.load(hash, async () => await find(hash, expiry)).then(loaded => judge(loaded, now, isAgain))
     },
@@ -177,11 +177,11 @@ export function createTokens (parts: Parts): Tokens {
     async revoke (given, origin = UNKNOWN_ORIGIN) {
       const hash = parseHash(given)
       try {
-        const isEnded = await store.remove(hash, origin)
+        const wasRemoved = await store.remove(hash, origin)
         cache.forget(hash)
         connections.end(hash)
-        if (isEnded) audit.report()
-        return isEnded
+        if (wasRemoved) audit.report()
+        return wasRemoved
       } catch (error) {
         // The outcome is unknown.
         cache.forget(hash)

@@ -140,13 +140,15 @@ t.test('who may delete tokens says who did it and how, but each deletion is an e
   t.notOk(ends.some(({ name, role }) => name === 'forged' || role === 'forged'))
 })
 
-t.test("the nodes' role can take an event out, but not make one up", async t => {
+t.test("the nodes' role can delay an event and take it out, but neither make one up nor change one", async t => {
   const world = await createWorld(t)
   const { query } = await connectAs(
     t,
     world,
-    'GRANT USAGE ON SCHEMA TO ROLE; GRANT SELECT, INSERT, UPDATE, DELETE ON tokens TO ROLE; GRANT SELECT, UPDATE, DELETE ON events TO ROLE'
+    'GRANT USAGE ON SCHEMA TO ROLE; GRANT SELECT, INSERT, UPDATE, DELETE ON tokens TO ROLE; GRANT SELECT, DELETE, UPDATE (attempts, claimed_until) ON events TO ROLE'
   )
   await t.rejects(query(`INSERT INTO SCHEMA.events ${EVENT}`), { code: '42501' })
+  await t.rejects(query("UPDATE SCHEMA.events SET actor = 'nobody'"), { code: '42501' })
+  await query('UPDATE SCHEMA.events SET attempts = 0')
   await query('DELETE FROM SCHEMA.events')
 })

@@ -5,7 +5,7 @@ export type Bug = ReadonlyArray<readonly [file: string, from: string, to: string
 
 const listener = 'lib/store/listener.ts'
 const lease = 'lib/store/lease.ts'
-const line = 'lib/store/line.ts'
+const line = 'lib/store/listening-connection.ts'
 const postgres = 'lib/store/postgres.ts'
 const connection = 'lib/store/connection.ts'
 const rules = 'lib/tokens/tokens.ts'
@@ -21,9 +21,9 @@ export const BUGS = {
   ],
   'the answer to the question is taken for a proof': [
     [lease, 'open.findLastIndex(({ xmax }) => last >= xmax)', 'open.length - 1'], [
-      lease, '      sendAfter(FIRST_BEAT * draw())\n', ''
+      lease, '      sendAfter(FIRST_BEAT * randomFraction())\n', ''
     ],
-    [lease, '      sendAfter(isOwn ? BEAT.own : BEAT.other + BEAT.spread * draw())\n', '']
+    [lease, '      sendAfter(isOwn ? BEAT.own : BEAT.other + BEAT.spread * randomFraction())\n', '']
   ],
   'the answer of the pool is taken for a proof': [
     [postgres, 'listener?.check(first.server_id)', 'Reflect.set(globalThis, "answered", performance.now())'],
@@ -37,10 +37,10 @@ export const BUGS = {
     "state = 'hearing'\n      lease.start()\n      setTimeout(onHearing, 500)"
   ]],
   'a node never steps in': [
-    [lease, 'sendAfter(isOwn ? BEAT.own : BEAT.other + BEAT.spread * draw())', 'sendAfter(isOwn ? BEAT.own : 2 ** 30)']
+    [lease, 'sendAfter(isOwn ? BEAT.own : BEAT.other + BEAT.spread * randomFraction())', 'sendAfter(isOwn ? BEAT.own : 2 ** 30)']
   ],
   'every node beats': [
-    [lease, 'sendAfter(isOwn ? BEAT.own : BEAT.other + BEAT.spread * draw())', 'if (isOwn) sendAfter(BEAT.own)']
+    [lease, 'sendAfter(isOwn ? BEAT.own : BEAT.other + BEAT.spread * randomFraction())', 'if (isOwn) sendAfter(BEAT.own)']
   ],
   'the cache is kept when the connection is replaced': [
     [listener, "      hear(CHANNEL, '*')\n", ''], [
@@ -74,8 +74,8 @@ export const BUGS = {
     'setTimeout(() => { store.insert(token, origin).catch(() => {}) }, 1000)'
   ]],
   'a revocation is answered first, and stored afterwards': [[
-    rules, 'const isEnded = await store.remove(hash, origin)',
-    'setTimeout(() => { store.remove(hash, origin).catch(() => {}) }, 1000)\n        const isEnded = true'
+    rules, 'const wasRemoved = await store.remove(hash, origin)',
+    'setTimeout(() => { store.remove(hash, origin).catch(() => {}) }, 1000)\n        const wasRemoved = true'
   ]],
   'a request without a credential asks Postgres': [[
     'lib/http/authenticate.ts', 'if (!state?.credential) {\n      done()',

@@ -1,6 +1,6 @@
 import { setImmediate as turn } from 'node:timers/promises'
 import t, { type Test } from 'tap'
-import { type Lease, createLease, draw } from '../../lib/store/lease.js'
+import { type Lease, createLease, randomFraction } from '../../lib/store/lease.js'
 import { holdTimers } from '../support/timers.js'
 
 interface Scripted {
@@ -24,7 +24,7 @@ interface Scripted {
 
 interface Waiting { resolve: (xmax: bigint) => void, reject: (error: Error) => void }
 
-/** A lease on a connection in our hands. Each draw is the longest wait. */
+/** A lease on a connection in our hands. Each wait is the longest. */
 function createScripted (t: Test): Scripted {
   const clock = { now: 10_000, date: 1_000_000 }
   t.intercept(performance, 'now', { value: () => clock.now })
@@ -281,7 +281,7 @@ t.test('of any number of nodes that step in, few go first', t => {
   for (const nodes of [1, 10, 100, 1000]) {
     let [total, longest] = [0, 0]
     for (let run = 0; run < 100; run++) {
-      const waits = Array.from({ length: nodes }, () => draw() * 500).sort((a, b) => a - b)
+      const waits = Array.from({ length: nodes }, () => randomFraction() * 500).sort((a, b) => a - b)
       // Within the time that a beat takes to be heard.
       total += waits.filter(wait => wait < (waits[0] ?? 0) + 10).length
       longest = Math.max(longest, ...waits)
@@ -290,6 +290,6 @@ t.test('of any number of nodes that step in, few go first', t => {
     t.ok(longest <= 500)
   }
   t.intercept(Math, 'random', { value: () => 0 })
-  t.equal(draw(), 0)
+  t.equal(randomFraction(), 0)
   t.end()
 })

@@ -74,7 +74,7 @@ async function createListening (t: Test, {
     keys: {
       channel: 'keys', ask () { heard.push('ask') }, hear (payload: string) { heard.push(`key ${payload}`) }
     },
-    serverId: "'here'",
+    serverIdSql: "'here'",
     askPool,
     findAll: async (_run, hashes) => await findAll(hashes),
     changes: ['first', 'second'].map(name => ({

@@ -12,7 +12,7 @@ interface Parts {
   config: PostgresConfig
   Client: typeof pg.Client
   /** SQL that identifies the server, database and table. */
-  serverId: string
+  serverIdSql: string
   channels: readonly string[]
   /** Channels for beats: all are listened to, the first is beaten on. */
   beats: readonly string[]
@@ -25,7 +25,7 @@ interface Parts {
 }
 
 /** One connection that listens. All that it knows ends with it. */
-export interface Line {
+export interface ListeningConnection {
   run: Run
   isHeld: Lease['isHeld']
   isBeater: Lease['isBeater']
@@ -34,8 +34,8 @@ export interface Line {
   close: () => Promise<void>
 }
 
-export function createLine (parts: Parts): Line {
-  const { config, Client, serverId, channels, beats, onNotification, onHearing, onHeld, onDead } = parts
+export function createListeningConnection (parts: Parts): ListeningConnection {
+  const { config, Client, serverIdSql, channels, beats, onNotification, onHearing, onHeld, onDead } = parts
   const client = new Client({
     ...config,
     application_name: 'fastify-mmc-tokens listener',
@@ -83,7 +83,7 @@ export function createLine (parts: Parts): Line {
     isBeater: lease.isBeater,
     async connect () {
       await client.connect()
-      const hello = { text: `SELECT ${serverId} AS server_id, pg_backend_pid()::text AS pid` }
+      const hello = { text: `SELECT ${serverIdSql} AS server_id, pg_backend_pid()::text AS pid` }
       const [row] = await run(hello) as [{ server_id: string, pid: string }]
       pid = row.pid
       const listen = [...channels, ...beats].map(channel => `LISTEN ${pg.escapeIdentifier(channel)}`)
