@@ -182,7 +182,7 @@ t.test('the tarball has what users need, without demo and tests', async t => {
   const paths = files.map(({ path }) => path)
   t.ok(paths.includes('dist/lib/index.js') && paths.includes('dist/lib/index.d.ts') && paths.includes('LICENSE'))
   t.strictSame(paths.filter(path =>
-    !/^(dist\/(lib|schemas)\/|docs\/[\w-]+\.(md|json)$|LICENSE$|[A-Z]+\.md$|package\.json$)/.test(path)), [])
+    !/^(dist\/(lib|schemas)\/|docs\/[\w-]+\.(md|json|png)$|LICENSE$|[A-Z]+\.md$|package\.json$)/.test(path)), [])
 })
 
 t.test('its README and documents link only to files in it', async t => {

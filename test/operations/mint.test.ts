@@ -1,4 +1,4 @@
-import { rm, writeFile } from 'node:fs/promises'
+import { mkdir, rm, writeFile } from 'node:fs/promises'
 import t, { type Test } from 'tap'
 import { OptionsSchema } from '../../schemas/options.js'
 import { bearer, buildHost, SECRET } from '../support/build-host.js'
@@ -26,6 +26,7 @@ t.test('a token that the command mints works in a host that is given its entry',
   t.equal(code, 0)
   const bootstrap = `.data/mint-${process.pid}.json`
   t.teardown(() => rm(bootstrap))
+  await mkdir('.data', { recursive: true })
   await writeFile(bootstrap, JSON.stringify([entry]))
   const { app } = await buildHost(t, { tokens: { bootstrap, bootstrapStrict: true } })
   t.equal((await app.inject({ url: '/api/viewer', headers: bearer(token) })).statusCode, 200)
