@@ -17,7 +17,7 @@ const SOUND = 2000
 const SILENT = 'no notification arrives: does the listening connection reach the same database, without a pooler?'
 
 /** `where` it listens is known once it does. */
-interface Current { line: Line, where?: string, heldAt?: number, timer?: NodeJS.Timeout }
+interface Current { line: Line, where?: string, isHearing?: boolean, heldAt?: number, timer?: NodeJS.Timeout }
 
 /** Of a connection that works: where it listens, and the longest pause before the next. */
 interface Silence { where?: string | undefined, longest?: number }
@@ -47,6 +47,8 @@ export interface Listener {
   isTrusted: (at?: number) => boolean
   /** How often it became so. */
   gains: () => number
+  /** Queries on the connection that listens, once notifications arrive: an earlier one would disturb their proof. */
+  run: () => Run | undefined
   /**
    * Compares where the pool answered with where this listens.
    * @throws DatabaseError where that is another place, which also ends the lease
@@ -80,6 +82,7 @@ export function createListener (parts: Parts, Client = pg.Client): Listener {
       beats,
       onNotification: hear,
       onHearing () {
+        fresh.isHearing = true
         clearTimeout(fresh.timer)
         lookLater(fresh)
       },
@@ -181,6 +184,7 @@ export function createListener (parts: Parts, Client = pg.Client): Listener {
   return {
     isTrusted: at => current?.line.isHeld(at) === true,
     gains: () => gains,
+    run: () => current?.isHearing === true ? current.line.run : undefined,
     check,
     start () {
       if (current === undefined && timer === undefined) void connect()
