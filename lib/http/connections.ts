@@ -8,7 +8,7 @@ const GRACE = 900
 const RETRY = 1000
 /** The longest timer, in milliseconds: the clock may be set. */
 const LONGEST = 60_000
-/** Tokens that are ended in one turn of the event loop. */
+/** Tokens that are ended, and sockets that are destroyed, in one turn of the event loop. */
 const BATCH = 20
 
 const REASONS = { revoked: TokenRevokedError, expired: TokenExpiredError, disabled: TokensDisabledError }
@@ -57,6 +57,8 @@ export function createConnections ({ isEnabled, isCurrent, isTrusted, findAll }:
   const doubtful = new Set<string>()
   let retry: NodeJS.Timeout | undefined
   let asking: Promise<void> | undefined
+  /** The sockets to destroy; there are no more than the server has connections. */
+  const due: Array<() => void> = []
 
   function open (accepted: CachedToken, closable: Closable, end: (reason: Reason) => void): void {
     // It would never be released.
@@ -153,6 +155,12 @@ export function createConnections ({ isEnabled, isCurrent, isTrusted, findAll }:
     }
   }
 
+  /** Thousands may be due in one turn. */
+  function destroyDue (): void {
+    for (const destroy of due.splice(0, BATCH)) destroy()
+    if (due.length > 0) setImmediate(destroyDue)
+  }
+
   return {
     signal (accepted, closable) {
       const controller = new AbortController()
@@ -161,7 +169,7 @@ export function createConnections ({ isEnabled, isCurrent, isTrusted, findAll }:
     },
     cut (accepted, closable, destroy) {
       open(accepted, closable, () => {
-        const timer = setTimeout(destroy, GRACE).unref()
+        const timer = setTimeout(() => { if (due.push(destroy) === 1) setImmediate(destroyDue) }, GRACE).unref()
         closable.once('close', () => { clearTimeout(timer) })
       })
     },

@@ -17,7 +17,13 @@ const SOUND = 2000
 const SILENT = 'no notification arrives: does the listening connection reach the same database, without a pooler?'
 
 /** `serverId` is known once it listens. */
-interface Current { line: ListeningConnection, serverId?: string, heldAt?: number, timer?: NodeJS.Timeout }
+interface Current {
+  line: ListeningConnection
+  serverId?: string
+  isHearing?: boolean
+  heldAt?: number
+  timer?: NodeJS.Timeout
+}
 
 /** Of a connection that works: its server, and the longest pause before the next. */
 interface Silence { serverId?: string | undefined, longest?: number }
@@ -47,6 +53,8 @@ export interface Listener {
   isTrusted: (at?: number, date?: number) => boolean
   /** How often the lease was acquired. */
   acquisitions: () => number
+  /** Queries on the connection that listens, once notifications arrive: an earlier one would disturb their proof. */
+  run: () => Run | undefined
   /**
    * Compares the server that answered the pool with the one that this listens to.
    * @throws DatabaseError if it is another one, which also ends the lease
@@ -80,6 +88,7 @@ export function createListener (parts: Parts, Client = pg.Client): Listener {
       beats,
       onNotification: hear,
       onHearing () {
+        fresh.isHearing = true
         clearTimeout(fresh.timer)
         refreshLater(fresh)
       },
@@ -184,6 +193,7 @@ export function createListener (parts: Parts, Client = pg.Client): Listener {
   return {
     isTrusted: (at, date) => current?.line.isHeld(at, date) === true,
     acquisitions: () => acquisitions,
+    run: () => current?.isHearing === true ? current.line.run : undefined,
     check,
     start () {
       if (current === undefined && timer === undefined) void connect()

@@ -118,7 +118,9 @@ export function createPostgresStore (given: PostgresStoreOptions): Store {
       return toTokens(await findOne(hash))[0] ?? null
     },
     async findAll (hashes) {
-      return toTokens(await findMany(hashes))
+      // The pool may be exhausted, or hold connections that are dead.
+      const run = listener?.run()
+      return toTokens(run === undefined ? await findMany(hashes) : await run<FindRow>({ text: many, values: [hashes] }))
     },
     async * list ({ after, pageSize = PAGE, state, unusedSince }, now) {
       const isActive = state && state === 'active'

@@ -182,7 +182,7 @@ const FORGED = [
 ].map(part => Buffer.from(part).toString('base64url')).join('.')
 
 /** Headers of an admin's session; nodes share their sessions. */
-export async function login ({ address }: Target): Promise<Record<string, string>> {
+export async function login ({ address }: Pick<Target, 'address'>): Promise<Record<string, string>> {
   const response = await fetch(`${address}/auth?json=true`, {
     method: 'POST', body: new URLSearchParams({ username: 'cedalo', password: 'secret' })
   })

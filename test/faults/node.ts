@@ -2,7 +2,9 @@ import { createHook } from 'node:async_hooks'
 import { appendFileSync, mkdirSync } from 'node:fs'
 import type { IncomingMessage, ServerResponse } from 'node:http'
 import { join } from 'node:path'
+import { monitorEventLoopDelay } from 'node:perf_hooks'
 import { setTimeout as pause } from 'node:timers/promises'
+import '@fastify/websocket'
 import pg from 'pg'
 import type { TokenEvent } from '../../lib/index.js'
 import { createHost } from '../support/host.js'
@@ -55,6 +57,36 @@ const app = await createHost({
   }
 })
 app.get('/health', async () => ({ ...app.tokens.health(), now: Date.now() }))
+
+// A WebSocket that says when its token ends; it may be told to send more than its client reads.
+await app.register(async routes => {
+  routes.get('/live', { websocket: true }, (socket, request) => {
+    app.tokens.signal(request)?.addEventListener('abort', () => { socket.send('ended') })
+    socket.on('message', () => { socket.send(Buffer.alloc(32 * 1024 * 1024)) })
+    socket.send('open')
+  })
+})
+
+// How late the event loop was since it was asked last, and how long this process computed at a stretch, in
+// milliseconds: a busy machine makes the first longer, and not the second. And how many WebSockets are open.
+const delay = monitorEventLoopDelay({ resolution: 1 })
+let stretch = 0
+let watch: NodeJS.Timeout | undefined
+app.get('/loop', async () => {
+  delay.disable()
+  const [p99, max] = [delay.percentile(99), delay.max].map(nanoseconds => Math.round(nanoseconds / 1e6))
+  const loop = { p99, max, stretch: Math.round(stretch), open: app.websocketServer.clients.size }
+  delay.reset()
+  delay.enable()
+  stretch = 0
+  let before = process.cpuUsage()
+  watch ??= setInterval(() => {
+    const { user, system } = process.cpuUsage(before)
+    before = process.cpuUsage()
+    stretch = Math.max(stretch, (user + system) / 1000)
+  }, 2)
+  return loop
+})
 
 // What runs from a request's arrival on, and after each await, is a step; at the one that the request names, the
 // process dies.

@@ -41,7 +41,7 @@ export async function createProxy (t: Test, url: string): Promise<Proxy> {
   let fault: Fault = 'none'
   let delay = 0
 
-  const server = createServer({ allowHalfOpen: true }, client => {
+  const server = createServer({ allowHalfOpen: true, noDelay: true }, client => {
     if (fault === 'refuse') {
       client.destroy()
       return
@@ -54,6 +54,8 @@ export async function createProxy (t: Test, url: string): Promise<Proxy> {
         if (!halved.has(socket)) other.destroy()
       })
     }
+    // Small messages would wait 40 ms for each other.
+    upstream.setNoDelay(true)
     upstreams.add(upstream)
     upstream.on('close', () => { upstreams.delete(upstream) })
     client.on('data', chunk => {
