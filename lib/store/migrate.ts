@@ -49,7 +49,11 @@ export async function bringUpToDate (
     if (encoding !== 'UTF8') {
       throw new Error(`the database has the encoding ${encoding}: create one with ENCODING 'UTF8' TEMPLATE template0`)
     }
-    return isMigrated === 'true' ? (await run({ text: `SELECT number::text FROM ${quoted}.migrations` })).length : 0
+    if (isMigrated !== 'true') return 0
+    const done = (await run({ text: `SELECT number::text FROM ${quoted}.migrations` })).length
+    if (done <= steps.length) return done
+    const state = `schema "${schema}" is at migration ${done}, and this version knows ${steps.length}`
+    throw new Error(`${state}: use a later one`)
   }
 
   async function apply (run: Run): Promise<void> {

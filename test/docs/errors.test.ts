@@ -148,6 +148,11 @@ const walk: Record<string, (t: Test, host: Host) => Promise<string>> = {
     return await startWith(t, { postgres: url.href })
   },
   'migrate: false before the tables exist': async t => await startWith(t, { migrate: false }),
+  async 'tables of a later version' (t) {
+    const { database: { url: postgres, schema, query } } = await buildHost(t)
+    await query('INSERT INTO migrations (number) VALUES (4)')
+    return await startWith(t, { schema, postgres })
+  },
   async 'a database with another encoding than UTF8' (t) {
     const { url, query } = await createDatabase(t)
     const name = `test_${process.pid}_latin1`

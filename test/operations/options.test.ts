@@ -288,6 +288,19 @@ t.test('with migrate: false the tables are not changed, and outdated ones reject
   t.ok(await issue())
 })
 
+for (const migrate of [true, false]) {
+  t.test(`tables of a later version reject the start, with migrate: ${migrate}; a node that runs goes on`, async t => {
+    const { database, issue } = await buildHost(t)
+    await database.query('INSERT INTO migrations (number) VALUES (4)')
+    await t.rejects(buildHost(t, { database, tokens: { migrate } }), {
+      code: 'MMC_TOKENS_DATABASE',
+      message: new RegExp(`schema "${database.schema}" is at migration 4, and this version knows 3: use a later one$`)
+    })
+    t.strictSame(await database.query('SELECT max(number) FROM migrations'), [{ max: 4 }])
+    t.ok(await issue())
+  })
+}
+
 t.test('with listen, the tables must also exist behind the pooler and are not created there; both connections close with the host', async t => {
   const [direct, pooled] = [await createSeparateDatabase(t), await createSeparateDatabase(t)]
   const app = Fastify()
