@@ -17,13 +17,7 @@ const SOUND = 2000
 const SILENT = 'no notification arrives: does the listening connection reach the same database, without a pooler?'
 
 /** `serverId` is known once it listens. */
-interface Current {
-  line: ListeningConnection
-  serverId?: string
-  isHearing?: boolean
-  heldAt?: number
-  timer?: NodeJS.Timeout
-}
+interface Current { line: ListeningConnection, serverId?: string, heldAt?: number, timer?: NodeJS.Timeout }
 
 /** Of a connection that works: its server, and the longest pause before the next. */
 interface Silence { serverId?: string | undefined, longest?: number }
@@ -88,7 +82,6 @@ export function createListener (parts: Parts, Client = pg.Client): Listener {
       beats,
       onNotification: hear,
       onHearing () {
-        fresh.isHearing = true
         clearTimeout(fresh.timer)
         refreshLater(fresh)
       },
@@ -97,9 +90,8 @@ export function createListener (parts: Parts, Client = pg.Client): Listener {
     })
     const fresh: Current = current = { line }
     try {
-      const connected = await line.connect()
+      fresh.serverId = await line.connect()
       if (fresh !== current) return
-      fresh.serverId = connected
       // What changed before was not received.
       hear(CHANNEL, '*')
       const wait = acquisitions === 0 ? 0 : FIRST_BEAT * randomFraction()
@@ -193,7 +185,7 @@ export function createListener (parts: Parts, Client = pg.Client): Listener {
   return {
     isTrusted: (at, date) => current?.line.isHeld(at, date) === true,
     acquisitions: () => acquisitions,
-    run: () => current?.isHearing === true ? current.line.run : undefined,
+    run: () => current?.line.isHearing() === true ? current.line.run : undefined,
     check,
     start () {
       if (current === undefined && timer === undefined) void connect()

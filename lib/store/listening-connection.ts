@@ -29,6 +29,8 @@ export interface ListeningConnection {
   run: Run
   isHeld: Lease['isHeld']
   isBeater: Lease['isBeater']
+  /** Whether notifications arrive. */
+  isHearing: () => boolean
   /** Resolves with the identity of the server once it listens. */
   connect: () => Promise<string>
   close: () => Promise<void>
@@ -81,6 +83,7 @@ export function createListeningConnection (parts: Parts): ListeningConnection {
     run,
     isHeld: lease.isHeld,
     isBeater: lease.isBeater,
+    isHearing: () => state === 'hearing',
     async connect () {
       await client.connect()
       const hello = { text: `SELECT ${serverIdSql} AS server_id, pg_backend_pid()::text AS pid` }
