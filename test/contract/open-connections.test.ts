@@ -155,6 +155,15 @@ t.test('on the node that answers the DELETE the signal has aborted before the an
   }
 })
 
+t.test('all WebSockets of a token are cut, however many', async t => {
+  const node = await startNode(t, await createDatabase(t))
+  const { token, hash } = await issue(node)
+  const sockets = await Promise.all(Array.from({ length: 50 }, async () => await connect(node, token)))
+  const closed = Promise.all(sockets.map(async socket => await once(socket, 'close')))
+  await node.app.tokens.revoke(hash)
+  t.strictSame(new Set((await closed).map(([code]) => code as number)), new Set([1006]))
+})
+
 t.test('a token that expires ends what it opened', async t => {
   const node = await startNode(t, await createDatabase(t))
   const { token, validUntil } = await issue(node, { validUntil: new Date(Date.now() + 6000).toISOString() })
@@ -241,6 +250,25 @@ t.test('while the pool is exhausted, changes are looked up on the connection tha
   await turn()
   t.notOk(signal.aborted, 'it was not revoked')
   await database.query("UPDATE tokens SET role = 'editor' WHERE hash = $1", [hash])
+  await ended
+  t.equal(codeOf(signal), 'MMC_TOKENS_REVOKED')
+})
+
+t.test('a token that can not be looked up, since the table is locked, is looked up once it can', async t => {
+  const database = await createDatabase(t)
+  const node = await startNode(t, database)
+  await held(node)
+  const { token, hash } = await issue(node)
+  const { signal, ended } = await stream(node, token)
+  const client = new pg.Client({ connectionString: database.url, options: `-c search_path=${database.schema}` })
+  await client.connect()
+  t.teardown(() => client.end())
+  await client.query('BEGIN; LOCK TABLE tokens IN ACCESS EXCLUSIVE MODE')
+  await t.rejects(node.app.tokens.revoke(hash), 'nobody knows whether it was revoked')
+  await sleep(1700) // longer than a lookup waits for a lock, and the pause after it
+  t.notOk(signal.aborted)
+  // Nobody is notified.
+  await client.query('ALTER TABLE tokens DISABLE TRIGGER USER; DELETE FROM tokens; COMMIT')
   await ended
   t.equal(codeOf(signal), 'MMC_TOKENS_REVOKED')
 })

@@ -1,15 +1,21 @@
 import { spawn } from 'node:child_process'
 import { once } from 'node:events'
-import { readFile, writeFile } from 'node:fs/promises'
+import { mkdir, readFile, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { createInterface } from 'node:readline'
 import t, { type Test } from 'tap'
 import { SECRET } from '../support/build-host.js'
 import { createDatabase } from '../support/database.js'
+import { blocksOf } from '../support/docs.js'
 import { createRoot, env, NPM, run } from './folder.js'
 
 t.setTimeout(900_000)
 const { root, tarball } = await createRoot(t)
+
+const NEST_PACKAGES = [
+  '@nestjs/common@11.2.8', '@nestjs/core@11.2.8', '@nestjs/platform-fastify@11.2.8', 'reflect-metadata@0.2.2',
+  'rxjs@7.8.2', 'typescript@5.9.3', '@types/node@20.19.43', 'jest@30.5.2', 'ts-jest@29.4.15'
+]
 
 /** What a program prints; the test fails where it fails. */
 async function ask (t: Test, cwd: string, variables: object, file: string, ...args: string[]): Promise<string> {
@@ -26,83 +32,101 @@ async function variablesFor (t: Test): Promise<{ DATABASE_URL: string, TOKENS_SE
   return { DATABASE_URL: url, TOKENS_SECRET: SECRET, TOKENS_SCHEMA: schema }
 }
 
-const NEST = `
-import 'reflect-metadata'
-import test from 'node:test'
-import assert from 'node:assert'
-import { Controller, Get, Module, Req } from '@nestjs/common'
-import { NestFactory } from '@nestjs/core'
-import { FastifyAdapter, type NestFastifyApplication } from '@nestjs/platform-fastify'
+const APP_MODULE = `
+import { Controller, Get, type MiddlewareConsumer, Module, type NestModule, Req, UseGuards } from '@nestjs/common'
 import type { FastifyRequest } from 'fastify'
-import tokensPlugin from 'fastify-mmc-tokens'
+import type { IncomingMessage } from 'node:http'
+import { Roles, RolesGuard } from './roles.guard'
 
 @Controller()
 class AppController {
   @Get('who')
   who (@Req() request: FastifyRequest) { return { name: request.applicationToken?.name ?? null } }
+
+  @Get('admin') @Roles(['admin']) @UseGuards(RolesGuard)
+  admin () { return 'admin' }
 }
 
+export const seen: unknown[] = []
+
 @Module({ controllers: [AppController] })
-class AppModule {}
+export class AppModule implements NestModule {
+  configure (consumer: MiddlewareConsumer) {
+    consumer.apply((request: IncomingMessage & { originalUrl?: string }, _response: object, next: () => void) => {
+      seen.push(request.url, request.originalUrl)
+      next()
+    }).forRoutes('{*path}')
+  }
+}
+`
+
+const NEST = `
+import 'reflect-metadata'
+import { seen } from './app.module'
+import { createApp } from './create-app'
+
+const { DATABASE_URL: postgres = '', TOKENS_SECRET: secret = '', TOKENS_SCHEMA: schema = '' } = process.env
 
 test('a token comes in, a bad one does not', async () => {
-  const { DATABASE_URL: postgres = '', TOKENS_SECRET: secret = '', TOKENS_SCHEMA: schema = '' } = process.env
-  const adapter = new FastifyAdapter()
-  const fastify = adapter.getInstance()
-  await fastify.register(tokensPlugin, { postgres, secret, schema })
-  const app = await NestFactory.create<NestFastifyApplication>(AppModule, adapter, { logger: false })
-  await app.listen(0)
-  const url = await app.getUrl()
-  const { token } = await fastify.tokens.issue({ name: 'ci', role: 'admin', validUntil: '2099-01-01T00:00:00Z', requestedBy: 'test' })
-  const headers = { authorization: 'Bearer ' + token }
-  assert.deepEqual(await (await fetch(url + '/who', { headers })).json(), { name: 'ci' })
-  assert.deepEqual(await (await fetch(url + '/who')).json(), { name: null })
-  assert.equal((await fetch(url + '/who', { headers: { authorization: headers.authorization.slice(0, -9) } })).status, 401)
-  assert.equal((await fetch(url + '/api/tokens', { headers })).status, 200)
+  const app = await createApp({ postgres, secret, schema })
+  await app.init()
+  const { tokens } = app.getHttpAdapter().getInstance()
+  const issue = async (role: string) => {
+    const token = { name: role, role, validUntil: '2099-01-01T00:00:00Z', requestedBy: 'test' }
+    return { authorization: 'Bearer ' + (await tokens.issue(token)).token }
+  }
+  const [admin, viewer] = [await issue('admin'), await issue('viewer')]
+  const ask = async (url: string, headers = {}) => {
+    const { statusCode, body } = await app.inject({ url, headers })
+    return statusCode === 200 ? body : statusCode
+  }
+  const answers = [
+    await ask('/who?token=' + viewer.authorization.slice(7)), await ask('/who', viewer), await ask('/who'), await ask('/who', { authorization: viewer.authorization.slice(0, -9) }),
+    await ask('/admin', admin), await ask('/admin', viewer), await ask('/admin'), await ask('/api/tokens', viewer)
+  ]
   await app.close()
+  if (!seen.includes('/who') || seen.join().includes('token=')) throw new Error(seen.join())
+  const expected = ['{"name":"viewer"}', '{"name":"viewer"}', '{"name":null}', 401, 'admin', 403, 401, 403]
+  if (JSON.stringify(answers) !== JSON.stringify(expected)) throw new Error(JSON.stringify(answers))
 })
 `
 
-t.test('a Nest application that has its own Fastify compiles, starts and passes its test, without a second copy', async t => {
+t.test('a Nest application of the recipe compiles and passes its test, in Node and in Jest, without a second Fastify', async t => {
   const folder = join(root, 'nest')
-  await run('mkdir', [folder])
+  await mkdir(folder)
   await writeFile(join(folder, 'package.json'), '{ "private": true }')
-  await ask(
-    t,
-    folder,
-    {},
-    'npm',
-    'install',
-    ...NPM,
-    '--save-exact',
-    '@nestjs/common@11.2.8',
-    '@nestjs/core@11.2.8',
-    '@nestjs/platform-fastify@11.2.8',
-    'reflect-metadata@0.2.2',
-    'rxjs@7.8.2',
-    'typescript@5.9.3',
-    '@types/node@20.19.43'
-  )
+  await ask(t, folder, {}, 'npm', 'install', ...NPM, '--save-exact', ...NEST_PACKAGES)
   await ask(t, folder, {}, 'npm', 'install', ...NPM, tarball)
   const copies = await ask(t, folder, {}, 'find', '.', '-path', '*/node_modules/fastify/package.json')
   t.strictSame(copies.trim().split('\n'), ['./node_modules/fastify/package.json'])
   t.equal((JSON.parse(
     await readFile(join(folder, 'node_modules/fastify/package.json'), 'utf8')
   ) as { version: string }).version, '5.11.3')
-  await writeFile(join(folder, 'app.test.ts'), NEST)
+  const [createApp = '', guard = ''] = await blocksOf('docs/recipes.md', 'ts')
+  const [jest = '', tsconfig = ''] = await blocksOf('docs/recipes.md', 'json')
+  await writeFile(join(folder, 'create-app.ts'), createApp)
+  await writeFile(join(folder, 'roles.guard.ts'), guard)
+  await writeFile(join(folder, 'app.module.ts'), APP_MODULE)
+  await writeFile(join(folder, 'app.test.ts'), `import test from 'node:test'\n${NEST}`)
+  await writeFile(join(folder, 'app.spec.ts'), NEST)
+  await writeFile(join(folder, 'jest.config.json'), jest)
+  await writeFile(join(folder, 'tsconfig.jest.json'), tsconfig)
   await writeFile(join(folder, 'tsconfig.json'), JSON.stringify({
     compilerOptions: {
       target: 'es2022',
       module: 'nodenext',
+      outDir: 'dist',
       strict: true,
       experimentalDecorators: true,
       emitDecoratorMetadata: true,
       skipLibCheck: true,
       types: ['node']
-    }
+    },
+    exclude: ['**/*.spec.ts']
   }))
   await ask(t, folder, {}, 'node_modules/.bin/tsc')
-  await ask(t, folder, await variablesFor(t), process.execPath, '--test', 'app.test.js')
+  await ask(t, folder, await variablesFor(t), process.execPath, '--test', 'dist/app.test.js')
+  await ask(t, folder, await variablesFor(t), 'node_modules/.bin/jest', '--silent')
 })
 
 const PLUGIN = `
