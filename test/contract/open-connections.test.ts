@@ -8,6 +8,7 @@ import Fastify, { type FastifyInstance, type FastifyRequest } from 'fastify'
 import pg from 'pg'
 import t, { type Test } from 'tap'
 import { WebSocket } from 'ws'
+import { createConnections } from '../../lib/http/connections.js'
 import tokensPlugin, { type IssuedToken } from '../../lib/index.js'
 import { bearer, issueInOrder, SECRET } from '../support/build-host.js'
 import { createDatabase, type Database } from '../support/database.js'
@@ -270,6 +271,31 @@ t.test('a token that can not be looked up, since the table is locked, is looked 
   // Nobody is notified.
   await client.query('ALTER TABLE tokens DISABLE TRIGGER USER; DELETE FROM tokens; COMMIT')
   await ended
+  t.equal(codeOf(signal), 'MMC_TOKENS_REVOKED')
+})
+
+t.test('a lookup that fails, while changes are received, is repeated until it succeeds', async t => {
+  // A real one fails under a lease only for as long as a lock lasts.
+  let lookups = 0
+  const connections = createConnections({
+    isEnabled: () => true,
+    isCurrent: () => true,
+    isTrusted: () => true,
+    async findAll () {
+      if (++lookups < 3) throw new Error('locked')
+      return []
+    }
+  })
+  const times = { validUntil: '2999-01-01T00:00:00.000Z', issueDate: '2026-01-01T00:00:00.000Z' }
+  const token = { ...times, name: 'a', hash: 'h', role: 'viewer', requestedBy: 'b', lastUsed: times.issueDate }
+  const cached = { token, endsAt: Infinity, expires: '', lastUsed: 0 }
+  const signal = connections.signal(cached, new EventEmitter())
+  connections.forget(token.hash)
+  // The plugin's timers keep no process alive.
+  const alive = setInterval(() => {}, 1000)
+  await until(() => signal.aborted)
+  clearInterval(alive)
+  t.equal(lookups, 3)
   t.equal(codeOf(signal), 'MMC_TOKENS_REVOKED')
 })
 
