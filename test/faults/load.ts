@@ -25,6 +25,8 @@ interface Token { name: string, hash: string, token: string }
 
 export interface Load {
   history: Call[]
+  /** Asks every node for its lease, but for these. */
+  askHealth: (frozen: readonly string[]) => void
   /** Ends when every request is answered. */
   stop: () => Promise<void>
 }
@@ -104,8 +106,7 @@ export async function startLoad (nodes: readonly [Target, ...Target[]], random: 
     }
   }
 
-  async function plain (target: Target): Promise<void> {
-    const path = pick(random, ['/login', '/api/viewer', '/health']) ?? ''
+  async function plain (target: Target, path = pick(random, ['/login', '/api/viewer', '/health']) ?? ''): Promise<void> {
     const { call: answer, text } = await call(target, 'plain', { path, headers: path === '/api/viewer' ? session : {} })
     if (path !== '/health' || answer.status !== 200) return
     const { lease, now } = JSON.parse(text) as { lease: string, now: number }
@@ -133,6 +134,7 @@ export async function startLoad (nodes: readonly [Target, ...Target[]], random: 
 
   return {
     history,
+    askHealth (frozen) { for (const node of nodes) if (!frozen.includes(node.name)) follow(plain(node, '/health')) },
     async stop () {
       clearInterval(timer)
       for (const timer of timers) clearTimeout(timer)

@@ -24,6 +24,8 @@ export async function runFault (
     const heal = await strike(world)
     full = performance.now()
     await setTimeout(struck + LASTS - full)
+    // The others ask by chance, and may miss it.
+    load.askHealth(frozen)
     await heal()
     healed = performance.now()
     await setTimeout(after)
