@@ -15,7 +15,8 @@ import { createSeparateDatabase } from '../support/database.js'
 import { blocksOf, findDeadLinks } from '../support/docs.js'
 
 const run = promisify(execFile)
-const env = { ...process.env, NODE_OPTIONS: '' }
+// npm says now and then that there is a later one.
+const env = { ...process.env, NODE_OPTIONS: '', npm_config_update_notifier: 'false' }
 
 interface Lock {
   packages: Record<string, {
