@@ -179,7 +179,11 @@ t.test('a frozen server: 500 within a second, and back when it thaws', async t =
   t.equal((await app.inject({ url: '/api/viewer', headers: bearer(token) })).statusCode, 200)
 })
 
-t.test('a DELETE that a synchronous standby holds up stops notifications: no lease, no backend left waiting for a lock, and back when it goes on', async t => {
+/** The signal handler of Postgres meets the real clock while it waits, and decides that its time has not come. */
+const skip = process.env.FAKETIME !== undefined &&
+  'NO TIMEOUTS: under libfaketime those of Postgres never come while it waits for a lock'
+
+t.test('a DELETE that a synchronous standby holds up stops notifications: no lease, no backend left waiting for a lock, and back when it goes on', { skip }, async t => {
   const postgres = await startPostgres()
   t.teardown(() => postgres.end())
   const database = { url: postgres.url, schema: 'mmc_tokens', query: async () => [] }
@@ -612,10 +616,6 @@ t.test('a node waits its turn to migrate, however short the timeouts of its role
   await other.query('SELECT pg_advisory_unlock_all()')
   t.ok((await booting).app.tokens.enabled)
 })
-
-/** Its signal handler meets the real clock while it waits, and decides that its time has not come. */
-const skip = process.env.FAKETIME !== undefined &&
-  'NO TIMEOUTS: under libfaketime those of Postgres never come while it waits for a lock'
 
 t.test('a row that is locked for longer than the timeouts of the role is waited for within the deadline', { skip }, async t => {
   for (const setting of ['lock_timeout', 'statement_timeout']) {
