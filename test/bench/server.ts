@@ -5,7 +5,7 @@ import type { Setting } from './contender.js'
 import { contenders } from './contenders.js'
 
 /**
- * What a server tells of itself: CPU in microseconds since it started, bytes of memory, queries sent to Postgres, the
+ * What a server reports of itself: CPU in microseconds since it started, bytes of memory, queries sent to Postgres, the
  * listener's aside, and how many of them write.
  */
 export interface Stats { cpu: number, rss: number, queries: number, writes: number }

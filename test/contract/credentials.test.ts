@@ -398,7 +398,7 @@ interface Hooked {
   enable: (yes: boolean) => void
   /** What was refused, each an error. */
   refused: TokensError[]
-  /** What the audit is told of refusals. */
+  /** What the audit gets of refusals. */
   rejections: unknown[]
   counts: Record<string, number>
   lines: string[]

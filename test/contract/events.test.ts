@@ -54,7 +54,7 @@ t.test('who issues and who revokes a token over the routes is told with address 
   ])
 })
 
-t.test('what a token does is told of it, and what the host does of whom it names', async t => {
+t.test('an event names the token that acted, or whom the host names', async t => {
   const events = collectEvents()
   const { app, issue } = await buildHost(t, { tokens: { onEvent: events.onEvent } })
   const { token } = await issue({ name: 'robot', role: 'admin' })
@@ -504,7 +504,7 @@ t.test('what happens while a node looks is not forgotten', async t => {
   store.claimEvents = async limit => {
     const events = await claimEvents(limit)
     if (store.calls.length === 1) {
-      // It finds nothing, and hears of more before it has said so.
+      // It finds nothing, and more is reported before it has returned.
       store.waiting.push({ ...EVENT, attempts: 0 })
       audit.report()
     }

@@ -590,7 +590,7 @@ async function createListeningNode (
   return { ...host, ear: listening[0]?.pid as number }
 }
 
-t.test('a Postgres that is frozen before a node hears of a revocation: the token is accepted from memory for 2 s at most, and never when it thaws', { buffered: true }, async t => {
+t.test('a Postgres that is frozen before a node receives a revocation: the token is accepted from memory for 2 s at most, and never when it thaws', { buffered: true }, async t => {
   const server = await createServer(t)
   const [other, node] = [await createListeningNode(t, server), await createListeningNode(t, server)]
   const { token, hash } = await other.issue()
@@ -664,7 +664,7 @@ t.test('a node process that is stopped while a token is revoked lets nobody in b
   await other.revoke(hash)
   // The bound is one of wall time.
   await sleep(2000)
-  // They wait at its socket: it meets them before it hears of anything.
+  // They wait at its socket: it meets them before it receives anything.
   const waiting = Array.from({ length: 10 }, async () => (await node.use(token)).status)
   await sleep(100)
   node.kill('SIGCONT')

@@ -665,7 +665,7 @@ async function deleteBlocked (
   }
 }
 
-t.test('a server that ends idle sessions does not end the one that listens, and nobody is told of those of the pool', async t => {
+t.test('a server that ends idle sessions does not end the one that listens, and those of the pool are not logged', async t => {
   const lines: string[] = []
   const database = await createWith(t, { idle_session_timeout: '200ms' })
   const { app } = await buildHost(t, {

@@ -56,7 +56,7 @@ export const BUGS = {
   'a lookup stores what it read before the revocation': [
     ['lib/tokens/cache.ts', 'if (!isStale) entries.set', 'entries.set']
   ],
-  'the node that revokes waits to hear of it': [
+  'the node that revokes waits for its notification': [
     [rules, 'cache.forget(hash)\n        connections.end(hash)', 'connections.end(hash)']
   ],
   'a call may take 5 s': [[connection, 'const DEADLINE = 900', 'const DEADLINE = 5000']],

@@ -40,7 +40,7 @@ export const NETWORK_FAULTS: readonly Fault[] = [
       return () => { proxy.set('none') }
     },
     isFelt: losesLease,
-    bug: 'the node that revokes waits to hear of it',
+    bug: 'the node that revokes waits for its notification',
     caught: /accepted by the node that had answered/
   },
   {
