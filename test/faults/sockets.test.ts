@@ -20,7 +20,7 @@ const RECOVERY = 2000
 /** A connection that held the lease for so long is connected again without a longer pause. */
 const SOUND = 2100
 /** What a busy machine adds. */
-const SLACK = 1500
+const SLACK = 500
 
 const world = await createWorld(t, await startServer(t))
 const { near, far, apart, nodes } = world
