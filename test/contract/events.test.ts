@@ -8,7 +8,7 @@ import { UNKNOWN_ORIGIN } from '../../lib/tokens/tokens.js'
 import type { Store, StoredEvent } from '../../lib/types.js'
 import { FORGED, NEW_TOKEN } from '../support/bare-host.js'
 import { bearer, buildHost } from '../support/build-host.js'
-import { createDatabase, databaseUrl } from '../support/database.js'
+import { createSeparateDatabase, databaseUrl } from '../support/database.js'
 import { collectEvents } from '../support/events.js'
 import { holdTimers } from '../support/timers.js'
 import { until } from '../support/until.js'
@@ -277,7 +277,7 @@ t.test('an INSERT that outlives its deadline is reported all the same', async t 
 })
 
 t.test('while the listener works no transaction is open, and no client of the pool is held', async t => {
-  const { url, schema, query } = await createDatabase(t)
+  const { url, schema, query } = await createSeparateDatabase(t)
   const pool = new pg.Pool({ connectionString: url, max: 1 })
   t.teardown(() => pool.end())
   const seen: unknown[] = []
@@ -288,7 +288,7 @@ t.test('while the listener works no transaction is open, and no client of the po
       async onEvent () {
         seen.push(
           (await pool.query(
-            "SELECT count(*)::int FROM pg_stat_activity WHERE application_name LIKE 'fastify-mmc-tokens%' AND state LIKE 'idle in transaction%'"
+            "SELECT count(*)::int FROM pg_stat_activity WHERE datname = current_database() AND state LIKE 'idle in transaction%'"
           )).rows[0]
         )
       }

@@ -609,7 +609,7 @@ t.test('a node waits its turn to migrate, however short the timeouts of its role
   const booting = buildHost(t, { database }).finally(() => { boot.isOver = true })
   booting.catch(() => {})
   const hasWaited = async (): Promise<boolean> => (await database.query(
-    "SELECT 1 FROM pg_stat_activity WHERE wait_event = 'advisory' AND query_start < clock_timestamp() - interval '200 ms'"
+    "SELECT 1 FROM pg_stat_activity WHERE datname = current_database() AND wait_event = 'advisory' AND query_start < clock_timestamp() - interval '200 ms'"
   )).length > 0
   await until(async () => boot.isOver || await hasWaited())
   t.equal(boot.isOver, false)

@@ -1,6 +1,10 @@
 import { setTimeout } from 'node:timers/promises'
 import { type Fault, isAccepted, isSlow, losesLease } from './fault.js'
 
+/** RowDescription and NotificationResponse of Postgres's protocol. */
+const isQuestion = (message: Buffer): boolean => message[0] === 0x54 && message.includes('xmax')
+const isBeat = (message: Buffer): boolean => message[0] === 0x41 && /\0\d+\0$/.test(message.toString('latin1'))
+
 /** A proxy stands before two of the three nodes. */
 export const NETWORK_FAULTS: readonly Fault[] = [
   {
@@ -78,7 +82,10 @@ export const NETWORK_FAULTS: readonly Fault[] = [
     name: 'what Postgres sends is 700 ms late, then nothing comes',
     strike: async ({ proxy }) => {
       proxy.delay(700)
-      await setTimeout(1200)
+      await setTimeout(700)
+      // In the moment of a proof: the answer to a question, and a beat after it.
+      await proxy.arrived(isQuestion)
+      await proxy.arrived(isBeat)
       proxy.set('swallow down')
       return () => {
         proxy.delay(0)

@@ -22,6 +22,8 @@ export interface Proxy {
   halve: () => void
   /** The next answer to what contains this text is lost, with its connection, though it was done; resolves then. */
   lose: (text: string) => Promise<void>
+  /** Resolves when a message of Postgres for which this is true has arrived. */
+  arrived: (is: (message: Buffer) => boolean) => Promise<void>
   /** Where new connections lead from now on. */
   lead: (url: string) => void
   /** Ends every connection. */
@@ -38,6 +40,7 @@ export async function createProxy (t: Test, url: string): Promise<Proxy> {
   const ended = new Set<Socket>()
   const doomed = new Map<Socket, () => void>()
   const losing = new Map<string, () => void>()
+  const awaited = new Map<(message: Buffer) => boolean, () => void>()
   let fault: Fault = 'none'
   let delay = 0
 
@@ -72,15 +75,23 @@ export async function createProxy (t: Test, url: string): Promise<Proxy> {
       else if (!halved.has(upstream)) client.end()
     })
     let due = 0
+    const write = (message: Buffer): void => {
+      client.write(message)
+      for (const [is, resolve] of awaited) {
+        if (!is(message)) continue
+        awaited.delete(is)
+        resolve()
+      }
+    }
     const send = (message: Buffer): void => {
       const now = performance.now()
       if (delay === 0 && due <= now) {
-        client.write(message)
+        write(message)
         return
       }
       // What was sent later does not arrive earlier.
       due = Math.max(due, now + delay)
-      setTimeout(() => { if (client.writable && fault !== 'swallow down') client.write(message) }, due - now).unref()
+      setTimeout(() => { if (client.writable && fault !== 'swallow down') write(message) }, due - now).unref()
     }
     let rest: Buffer = Buffer.alloc(0)
     upstream.on('data', chunk => {
@@ -125,6 +136,7 @@ export async function createProxy (t: Test, url: string): Promise<Proxy> {
       }
     },
     lose: async text => { await new Promise<void>(resolve => { losing.set(text, resolve) }) },
+    arrived: async is => { await new Promise<void>(resolve => { awaited.set(is, resolve) }) },
     lead (url) { ({ host, port } = new pg.Client(url)) },
     cut
   }
