@@ -1,6 +1,7 @@
 import t from 'tap'
 import { judge, openPage, readClipboard, skip } from '../support/browser.js'
 import { create, listen, logIn } from '../support/token-page.js'
+import { until } from '../support/until.js'
 
 t.test('nobody in a hurry loses the secret: Escape and then Enter copy it, and a double click on "Done" keeps it', { skip }, async t => {
   const { address } = await listen(t)
@@ -145,23 +146,25 @@ t.test('after a wrong login the user name stays; an expired session is named', {
 t.test('on a slow network the page says that it loads, and a second Enter sends nothing more', { skip }, async t => {
   const { app, address } = await listen(t)
   const page = await openPage(t)
-  let proceed = (): void => {}
+  const held: Array<() => void> = []
   await page.route('**/api/tokens*', async route => {
-    await new Promise<void>(resolve => { proceed = resolve })
+    await new Promise<void>(resolve => { held.push(resolve) })
     await route.continue()
   })
+  const proceed = async (): Promise<void> => {
+    await until(() => held.length > 0)
+    held.shift()?.()
+  }
   await logIn(page, address)
   await page.getByText('Loading the tokens …').waitFor()
   await judge(t, page, 'loading')
-  proceed()
+  await proceed()
   await page.getByRole('button', { name: 'Create token' }).click()
   await page.getByLabel('Name').fill('once')
   const posts: string[] = []
   page.on('request', request => { if (request.method() === 'POST') posts.push(request.url()) })
-  const waiting = page.waitForRequest(request => request.method() === 'POST')
   for (const key of ['Enter', 'Enter', 'Escape']) await page.keyboard.press(key)
-  await waiting
-  proceed()
+  await proceed()
   await page.getByRole('heading', { name: '“once” is ready' }).waitFor()
   t.equal(posts.length, 1)
   t.match(await app.tokens.list(), [{ name: 'once' }])
