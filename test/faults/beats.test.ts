@@ -33,7 +33,7 @@ const STRIKES: Record<string, (member: Member) => Promise<unknown>> = {
 interface Seen {
   /** Beats a second while nothing happens. */
   rate: number
-  /** How often the beats that took over were more than one within 50 ms. */
+  /** How often the beats that took over were more than one within 100 ms. */
   crowds: number[]
   /** For each strike, the other nodes that lost the lease. */
   lost: Record<string, string[]>
@@ -83,7 +83,7 @@ async function observe (t: Test, bug?: BugName): Promise<Seen> {
     }
     await striking
     const first = beats[0]?.at ?? NaN
-    seen.crowds.push(beats.filter(({ at }) => at < first + 50).length)
+    seen.crowds.push(beats.filter(({ at }) => at < first + 100).length)
     seen.lost[what] = [...lost]
     if (what !== 'is killed') members.set(name, struck)
   }
@@ -94,13 +94,19 @@ t.test('one node at a time beats; when it freezes, can not hear or dies another 
   const { rate, crowds, lost } = await observe(t)
   t.comment(JSON.stringify({ rate, crowds, lost }))
   t.ok(rate > 1.5 && rate < 2.7, `${rate} beats a second`)
-  t.ok(crowds.every(count => count <= 3), crowds.join())
+  // One may be large on a busy machine, where a beat arrives late.
+  t.ok(crowds.filter(count => count > 2).length <= 1, crowds.join())
   t.strictSame(Object.values(lost).flat(), [])
 })
 
 t.test('a planted bug is found: a node never steps in', async t => {
   const { lost } = await observe(t, 'a node never steps in')
   t.ok(Object.values(lost).flat().length > 0, JSON.stringify(lost))
+})
+
+t.test('a planted bug is found: all nodes step in at once', async t => {
+  const { crowds } = await observe(t, 'all nodes step in at once')
+  t.ok(crowds.filter(count => count > 2).length > 1, crowds.join())
 })
 
 t.test('a planted bug is found: every node beats', async t => {

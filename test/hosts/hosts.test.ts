@@ -2,11 +2,11 @@ import { spawn } from 'node:child_process'
 import { once } from 'node:events'
 import { mkdir, readFile, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
-import { createInterface } from 'node:readline'
 import t, { type Test } from 'tap'
 import { SECRET } from '../support/build-host.js'
 import { createDatabase } from '../support/database.js'
 import { blocksOf } from '../support/docs.js'
+import { until } from '../support/until.js'
 import { createRoot, env, NPM, run } from './folder.js'
 
 t.setTimeout(900_000)
@@ -164,9 +164,13 @@ t.test("an application of fastify-cli's template passes its tests; it starts wit
     ['start', '-l', 'info', '-p', '0', ...args, 'app.js'],
     { cwd: folder, env: { ...env, ...variables }, stdio: ['ignore', 'pipe', 'pipe'] }
   )
-  const child = start()
   let said = ''
-  for (const stream of [child.stdout, child.stderr]) stream.on('data', chunk => { said += String(chunk) })
+  const listen = (child: ReturnType<typeof start>): void => {
+    said = ''
+    for (const stream of [child.stdout, child.stderr]) stream.on('data', chunk => { said += String(chunk) })
+  }
+  const child = start()
+  listen(child)
   await once(child, 'close')
   t.match(said, /fastify-mmc-tokens is registered in a child.*fp\(app\).*-o and skipOverride/)
 
@@ -175,14 +179,11 @@ t.test("an application of fastify-cli's template passes its tests; it starts wit
     'const options = {}', 'const options = { skipOverride: true, bodyLimit: 100000 }'
   ))
   const host = start('-o')
-  host.stderr.resume()
-  let address = ''
-  for await (const line of createInterface(host.stdout)) {
-    address = /Server listening at (http:\/\/127\.0\.0\.1:\d+)/.exec(line)?.[1] ?? address
-    if (address !== '') break
-  }
-  t.equal((await fetch(`${address}/api/tokens`)).status, 401)
+  listen(host)
   const ended = once(host, 'exit')
+  const addressOf = (): string | undefined => /Server listening at (http:\/\/127\.0\.0\.1:\d+)/.exec(said)?.[1]
+  await until(() => addressOf() !== undefined || host.exitCode !== null)
+  t.equal((await fetch(`${addressOf()}/api/tokens`).catch(() => ({ status: said }))).status, 401)
   host.kill()
   await ended
 })
