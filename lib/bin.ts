@@ -32,12 +32,14 @@ async function run (): Promise<void> {
   })
   if (values.help) return console.log(USAGE)
   if (command !== 'mint') throw new Error('There is one command: mint')
+  // Not an argument, which other users of the machine could see.
+  const { TOKENS_SECRET: secret } = process.env
+  if (!secret) throw new Error('Set the environment variable TOKENS_SECRET to the signing secret of the host')
   const app = Fastify()
   await app.register(plugin, {
     postgres: 'postgres://none',
     enabled: false,
-    // Not an argument, which other users of the machine could see.
-    secret: process.env.TOKENS_SECRET ?? '',
+    secret,
     issuer: values.issuer,
     roles: values.roles.split(',')
   })

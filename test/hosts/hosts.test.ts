@@ -45,11 +45,20 @@ class AppController {
 
   @Get('admin') @Roles(['admin']) @UseGuards(RolesGuard)
   admin () { return 'admin' }
+
+  @Get('anybody') @UseGuards(RolesGuard)
+  anybody () { return 'anybody' }
+}
+
+@Controller('controlled') @Roles(['admin']) @UseGuards(RolesGuard)
+class ControlledController {
+  @Get()
+  controlled () { return 'controlled' }
 }
 
 export const seen: unknown[] = []
 
-@Module({ controllers: [AppController] })
+@Module({ controllers: [AppController, ControlledController] })
 export class AppModule implements NestModule {
   configure (consumer: MiddlewareConsumer) {
     consumer.apply((request: IncomingMessage & { originalUrl?: string }, _response: object, next: () => void) => {
@@ -82,11 +91,12 @@ test('a token comes in, a bad one does not', async () => {
   }
   const answers = [
     await ask('/who?token=' + viewer.authorization.slice(7)), await ask('/who', viewer), await ask('/who'), await ask('/who', { authorization: viewer.authorization.slice(0, -9) }),
-    await ask('/admin', admin), await ask('/admin', viewer), await ask('/admin'), await ask('/api/tokens', viewer)
+    await ask('/admin', admin), await ask('/admin', viewer), await ask('/admin'), await ask('/api/tokens', viewer),
+    await ask('/anybody', viewer), await ask('/anybody'), await ask('/controlled', admin), await ask('/controlled', viewer)
   ]
   await app.close()
   if (!seen.includes('/who') || seen.join().includes('token=')) throw new Error(seen.join())
-  const expected = ['{"name":"viewer"}', '{"name":"viewer"}', '{"name":null}', 401, 'admin', 403, 401, 403]
+  const expected = ['{"name":"viewer"}', '{"name":"viewer"}', '{"name":null}', 401, 'admin', 403, 401, 403, 'anybody', 401, 'controlled', 403]
   if (JSON.stringify(answers) !== JSON.stringify(expected)) throw new Error(JSON.stringify(answers))
 })
 `
@@ -102,9 +112,10 @@ t.test('a Nest application of the recipe compiles and passes its test, in Node a
   t.equal((JSON.parse(
     await readFile(join(folder, 'node_modules/fastify/package.json'), 'utf8')
   ) as { version: string }).version, '5.11.3')
-  const [createApp = '', guard = ''] = await blocksOf('docs/recipes.md', 'ts')
+  const [createApp = '', main = '', guard = ''] = await blocksOf('docs/recipes.md', 'ts')
   const [jest = '', tsconfig = ''] = await blocksOf('docs/recipes.md', 'json')
   await writeFile(join(folder, 'create-app.ts'), createApp)
+  await writeFile(join(folder, 'main.ts'), main)
   await writeFile(join(folder, 'roles.guard.ts'), guard)
   await writeFile(join(folder, 'app.module.ts'), APP_MODULE)
   await writeFile(join(folder, 'app.test.ts'), `import test from 'node:test'\n${NEST}`)

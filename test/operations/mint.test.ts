@@ -45,7 +45,7 @@ t.test('it takes the secret from TOKENS_SECRET alone, and never shows it', async
   const given = await run(t, [...VIEWER, `--secret=${SECRET}`], null)
   t.match(given, { said: '', complaint: /Unknown option '--secret'[^]*environment variable TOKENS_SECRET/, code: 1 })
   t.notMatch(given.complaint, SECRET)
-  t.match(await run(t, VIEWER, null), { said: '', complaint: /^option "secret" must be/, code: 1 })
+  t.match(await run(t, VIEWER, null), { said: '', complaint: /^Set the environment variable TOKENS_SECRET/, code: 1 })
   const weak = await run(t, VIEWER, 'changeme-changeme-changeme-changeme')
   t.match(weak, { said: '', complaint: /^option "secret" must be .*a placeholder/, code: 1 })
   t.notMatch(weak.complaint, 'changeme-')
