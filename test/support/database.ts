@@ -1,15 +1,16 @@
 import { randomBytes } from 'node:crypto'
 import pg from 'pg'
-import type { Test } from 'tap'
+import t, { type Test } from 'tap'
 import { startPostgres } from './postgres.js'
 
 let url: Promise<string> | undefined
 
-/** The server of `DATABASE_URL`, else one of this process's own. */
+/**
+ * A database of this process's own, since files that run beside it notify of changes and hold transactions open. It is
+ * on the server of `DATABASE_URL`, else on one of this process's own.
+ */
 export function databaseUrl (): Promise<string> {
-  url ??= process.env.DATABASE_URL === undefined
-    ? startPostgres().then(postgres => postgres.url)
-    : Promise.resolve(process.env.DATABASE_URL)
+  url ??= (async () => await addDatabase(t, process.env.DATABASE_URL ?? (await startPostgres()).url))()
   return url
 }
 
@@ -29,10 +30,13 @@ export async function createDatabase (t: Test): Promise<Database> {
   )
 }
 
-/** A database of its own, for a test that no other's notifications may reach, or that ends connections. */
+/** A database of its own, for a test that looks at all connections to it, or ends them. */
 export async function createSeparateDatabase (t: Test): Promise<Database> {
+  return openSchema(t, await addDatabase(t, await databaseUrl()), 'mmc_tokens')
+}
+
+async function addDatabase (t: Pick<Test, 'teardown'>, server: string): Promise<string> {
   const name = `test_${randomBytes(6).toString('hex')}`
-  const server = await databaseUrl()
   const ask = async (statement: string): Promise<void> => {
     const client = new pg.Client(server)
     await client.connect()
@@ -40,7 +44,7 @@ export async function createSeparateDatabase (t: Test): Promise<Database> {
   }
   await ask(`CREATE DATABASE ${name}`)
   t.teardown(() => ask(`DROP DATABASE ${name} WITH (FORCE)`))
-  return openSchema(t, Object.assign(new URL(server), { pathname: `/${name}` }).href, 'mmc_tokens')
+  return Object.assign(new URL(server), { pathname: `/${name}` }).href
 }
 
 /** The schema at `url`, until the test ends. */
