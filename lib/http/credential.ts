@@ -89,14 +89,12 @@ function takeFromQuery (
   request: FastifyRequest, parameter: string, value: unknown, recognize: Recognize, found: Credential[]
 ): RequestState['original'] {
   const values = typeof value === 'string' ? [value] : [value].flat().filter(given => typeof given === 'string')
-  const secrets = new Set<string>()
-  for (const secret of values) {
+  const taken = values.filter(secret => {
     const credential = recognize(secret)
-    if (credential === null) continue
-    found.push(credential)
-    secrets.add(secret)
-  }
-  if (secrets.size === 0) return null
+    if (credential !== null) found.push(credential)
+    return credential !== null
+  })
+  if (taken.length === 0) return null
 
   const { url, originalUrl } = request.raw as { url: string, originalUrl?: string }
   const rest = typeof value === 'string' && originalUrl === undefined ? urlWithoutPair(url, parameter, value) : null
@@ -105,6 +103,7 @@ function takeFromQuery (
     setUrls(request, rest, undefined)
     return { members: { [parameter]: value }, url, originalUrl }
   }
+  const secrets = new Set(taken)
   const { [parameter]: _taken, ...others } = request.query as Query
   const [first, ...more] = values.filter(given => !secrets.has(given))
   if (first !== undefined) others[parameter] = more.length > 0 ? [first, ...more] : first
@@ -115,11 +114,11 @@ function takeFromQuery (
 }
 
 function setUrls (request: FastifyRequest, url: string, originalUrl: string | undefined): void {
-  const raw: { url?: string | undefined, originalUrl?: string, headers: Record<string, unknown> } = request.raw
+  const raw: { url?: string | undefined, originalUrl?: string } = request.raw
   raw.url = url
   if (originalUrl !== undefined) raw.originalUrl = originalUrl
-  // HTTP/2 has it as a header, too.
-  if (raw.headers[':path'] !== undefined) raw.headers[':path'] = url
+  // HTTP/2 has it as a header, too. Reading them makes Node.js build the whole object.
+  if (request.raw.httpVersionMajor === 2) request.raw.headers[':path'] = url
   // Fastify keeps what an earlier hook has read.
   const value = originalUrl ?? url
   if (request.originalUrl === value) return

@@ -3,9 +3,21 @@ import type { FastifyReply } from 'fastify'
 /** A URL with a token in it must not be cached, nor sent to others as a referrer (RFC 6750 §2.3). */
 const PRIVATE = Object.entries({ 'cache-control': 'no-store', 'referrer-policy': 'no-referrer' })
 
-/** For handlers that write the response themselves, as after `reply.hijack()`. Their own headers replace these. */
-export function keepRawPrivate (raw: FastifyReply['raw']): void {
-  for (const [name, value] of PRIVATE) raw.setHeader(name, value)
+type WriteHead = (...args: unknown[]) => unknown
+
+/**
+ * For handlers that write the response themselves, as after `reply.hijack()`. Their own headers replace these. Headers
+ * that are set on a response before `writeHead` would double the cost of those that Fastify writes.
+ */
+export function keepRawPrivate (response: FastifyReply['raw']): void {
+  const raw = response as unknown as { writeHead: WriteHead }
+  const { writeHead } = raw
+  raw.writeHead = (...args) => {
+    const headers = args.at(-1)
+    const isPrivate = typeof headers === 'object' && headers !== null && PRIVATE.every(([name]) => name in headers)
+    if (!isPrivate) for (const [name, value] of PRIVATE) if (!response.hasHeader(name)) response.setHeader(name, value)
+    return writeHead.apply(response, args)
+  }
 }
 
 /** For what Fastify sends; returns the payload to send. */
