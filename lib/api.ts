@@ -44,7 +44,7 @@ export interface PostgresConfig {
 export interface TokensPluginOptions
   extends Pick<Options, 'postgres' | 'secret'>, Partial<Omit<Options, 'postgres' | 'secret'>> {}
 
-/** Who requested something, as far as it is known. */
+/** Who made a request or a change; `null` is unknown. */
 export interface Origin {
   /** A user name, or `token:<name>`. */
   actor: string | null
@@ -58,7 +58,7 @@ export interface TokenEvent extends Origin {
   /** A UUID; the same when the event is reported again. */
   id: string
   /**
-   * `token.issued` includes `bootstrap`, `token.revoked` includes SQL; `token.expired-purged` is `purgeExpiredAfter`.
+   * `token.issued`: `bootstrap` included. `token.revoked`: SQL included. `token.expired-purged`: `purgeExpiredAfter`.
    */
   type: 'token.issued' | 'token.revoked' | 'token.expired-purged' | 'authentication.rejected'
   /** The time, UTC, ISO 8601. */
@@ -66,11 +66,11 @@ export interface TokenEvent extends Origin {
   name: string | null
   hash: string | null
   role: string | null
-  /** Who acted, as Postgres says: nobody can choose it. `actor`, `address` and `requestId` are what that user says. */
+  /** The Postgres user that made the change, as Postgres knows it. That user sets `actor`, `address`, `requestId`. */
   databaseUser: string | null
-  /** Of a rejection: why. The client does not learn it. */
+  /** For `authentication.rejected`: why. The client does not see it. */
   reason?: string
-  /** Of a rejection: rejections dropped by the rate limit since the previous event. */
+  /** For `authentication.rejected`: how many of them the rate limit has dropped since the previous one. */
   suppressed?: number
 }
 
@@ -82,7 +82,7 @@ export interface Metrics {
   cacheHits: number
   /** Lookups of tokens in Postgres. */
   lookups: number
-  /** Whether the process holds the lease, 1 or 0, and how often it lost it. */
+  /** `held`: 1 while the process holds the lease, otherwise 0. `losses`: how often it has lost it. */
   lease: { held: number, losses: number }
   /** Uses not yet written as `lastUsed`, and the age of the oldest in seconds. */
   usage: { waiting: number, lagSeconds: number }
@@ -100,7 +100,7 @@ export interface Health {
 /** A token that was authenticated without a request. */
 export interface Authenticated { user: TokenPrincipal, token: Token }
 
-/** What emits `close` when a connection is over, such as a socket or a response. */
+/** Emits `close` when a connection ends, such as a socket or a response. */
 export interface Closable {
   once: (event: 'close', listener: () => void) => unknown
   off: (event: 'close', listener: () => void) => unknown
@@ -132,17 +132,17 @@ export interface ApplicationTokens {
    */
   revoke: (hash: string, by?: { revokedBy: string }) => Promise<boolean>
   /**
-   * Authenticates a token that came without a Fastify request, such as in the first message of a socket. `null` for
-   * what is not valid, or not the plugin's, or while disabled. Counts as a use of the token.
-   * @param from for the event of a rejection
-   * @throws if Postgres can't be asked
+   * Authenticates a token that arrived outside a Fastify request, such as in the first message of a socket. Resolves
+   * with `null` if it is invalid or not the plugin's, or while disabled. Counts as a use of the token.
+   * @param from the client, for the event if the token is refused
+   * @throws if Postgres can't be queried
    */
   authenticate: (secret: string, from?: { address?: string, requestId?: string }) => Promise<Authenticated | null>
   /**
    * A signal that aborts when the token of a request, or of a result of `authenticate`, is revoked, expires, or gets
    * another role or name, or when tokens are disabled. Its `reason` is an error with the `code` `MMC_TOKENS_REVOKED`,
-   * `MMC_TOKENS_EXPIRED` or `MMC_TOKENS_DISABLED`. `null` for a request without a token; the same for each call.
-   * @param closable what emits `close` when the signal is not needed any more; a request has its response
+   * `MMC_TOKENS_EXPIRED` or `MMC_TOKENS_DISABLED`. `null` for a request without a token. A request has one signal.
+   * @param closable emits `close` when the signal is no longer needed; for a request, its response does
    * @throws `MMC_TOKENS_SIGNAL` for a result of `authenticate` without `closable`
    */
   signal: (of: FastifyRequest | Authenticated, closable?: Closable) => AbortSignal | null

@@ -90,7 +90,7 @@ export const TokenExpiredError = operatorError<[]>('MMC_TOKENS_EXPIRED', 'The to
 /** The reason of a signal: tokens were disabled. */
 export const TokensDisabledError = operatorError<[]>('MMC_TOKENS_DISABLED', 'Tokens were disabled')
 
-/** `signal` was called without what emits `close`. */
+/** `signal` was called without an emitter of `close`. */
 export const SignalError = operatorError('MMC_TOKENS_SIGNAL')
 
 /** The plugin can't work where or how it was registered. */

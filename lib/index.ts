@@ -77,7 +77,7 @@ const register: FastifyPluginAsync<TokensPluginOptions> = async (app, options) =
   try {
     await lifecycle.enable()
   } catch (error) {
-    // A host that lives on without the plugin keeps no connection of it.
+    // A host that continues without the plugin must not keep the plugin's connections.
     await lifecycle.close()
     throw error
   }
@@ -86,5 +86,5 @@ const register: FastifyPluginAsync<TokensPluginOptions> = async (app, options) =
 const plugin = fp(register, { name: 'fastify-mmc-tokens', fastify: '5.x' })
 
 export default plugin
-/** @internal For `require()`. A declaration of it is TS18057 to hosts with `module: es2020`, so tsc leaves it out. */
+/** @internal For `require()`. tsc omits its declaration, which is error TS18057 in hosts with `module: es2020`. */
 export { plugin as 'module.exports' }

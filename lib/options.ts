@@ -9,8 +9,8 @@ import { weaknessOf } from './weak-secret.js'
 export type Settings = Omit<Options, 'secret'> & { secrets: string[] }
 
 /**
- * Other keys of the same object: those of Fastify's `register`, and the server options and `skipOverride` that
- * fastify-cli passes to each plugin, unless `initialConfig` has them.
+ * Keys of the same object that are not the plugin's: those of Fastify's `register`, and `skipOverride` and the server
+ * options that fastify-cli passes to each plugin. Further server options are in `initialConfig`.
  */
 const OTHERS_KEYS = new Set(['logLevel', 'logSerializers', 'skipOverride', 'logger', 'loggerInstance', 'logController',
   'childLoggerFactory', 'genReqId', 'trustProxy', 'http', 'https', 'http2', 'serverFactory', 'serializerOpts',
@@ -51,7 +51,7 @@ export function checkOptions (
   const [weakness, ...weaknesses] = secrets.map(weaknessOf)
   if (weakness) refuse('secret', `, and the first ${weakness}`)
   for (const [index, weakness] of weaknesses.entries()) {
-    // Refusing them would make a weak secret irreplaceable.
+    // If they were rejected, a weak secret could not be replaced.
     if (weakness === null) continue
     log.warn(`secret ${index + 2} of the option "secret" ${weakness} and may be guessed: ` +
       'remove it once the tokens that it signed are replaced')

@@ -10,8 +10,8 @@ const REQUIRED_CLAIMS = ['role', 'iat', 'exp', 'iss', 'jti']
  *
  * Each is a registration of `@fastify/jwt` in a child of the host, with its own namespace, so that the host can
  * register `@fastify/jwt`, too, before or after. One registration per key: an array of secrets does not work, a
- * function breaks `sign`, and options at `verify` build a new verifier per call. Expiry is left to the rules, which
- * take time as an argument.
+ * function breaks `sign`, and options at `verify` build a new verifier per call. Expiry is checked in lib/tokens, where
+ * time is an argument.
  */
 export async function createSigners (
   app: FastifyInstance, keys: Buffer[], issuer: string

@@ -31,17 +31,17 @@ export interface Signer {
   verify: (secret: string) => Claims | null
 }
 
-/** An event of the outbox, and how often it could not be reported. */
+/** An event of the outbox, and how many attempts to report it have failed. */
 export interface StoredEvent extends TokenEvent { attempts: number }
 
-/** The filter of a list. Times are as in a token. */
+/** The filter of a list. Times have the format of those in a token. */
 export interface Filter {
-  /** Those after this token, in the order of the list. */
+  /** Only tokens after this one, in the order of the list. */
   after?: Pick<Token, 'issueDate' | 'hash'> | undefined
   /** Tokens per page, up to 500. */
   pageSize?: number | undefined
   state?: 'active' | 'expired' | undefined
-  /** Those last used before. */
+  /** Only tokens last used before this time. */
   unusedSince?: string | undefined
 }
 
@@ -49,7 +49,7 @@ export interface Filter {
 export interface ChangeListener {
   /** A token ended or changed. */
   forget: (hash: string) => void
-  /** Any token may have. */
+  /** Any token may have ended or changed. */
   clear: () => void
 }
 
@@ -64,45 +64,45 @@ export interface RefreshableCache extends ChangeListener {
   refresh: (find: (hashes: string[]) => Promise<Token[]>) => Promise<string[]>
 }
 
-/** `taken`: another token has its name, as it looks; `twin`: one before it in the same list has. */
+/** `taken`: an existing token has a name that looks the same; `twin`: an earlier one in the same list has. */
 export type BootstrapOutcome = 'stored' | 'taken' | 'twin'
 
 /** Where tokens are kept. Every call ends within a second. */
 export interface Store {
   /**
    * Connects, migrates (any number of nodes may do so concurrently), and reports changes from then on.
-   * @param onActed called when there may be events that no node will report
+   * @param onActed called when someone other than a node has changed tokens, so that events wait in the outbox
    */
   start: (cache: RefreshableCache, onActed: () => void, others?: readonly ChangeListener[]) => Promise<void>
-  /** Whether every change reaches the cache within two seconds. `at` and `date` are now, by either clock. */
+  /** Whether every change reaches the cache within two seconds. `at` and `date`: now, by monotonic and wall clock. */
   isTrusted: (at?: number, date?: number) => boolean
   /** Whether the lease is held, and how often it was lost. */
   lease: () => { isHeld: boolean, losses: number }
-  /** Whether it was stored: not if the name is taken. */
+  /** Resolves with whether the token was stored: `false` if its name is taken. */
   insert: (token: Token, origin: Origin) => Promise<boolean>
   /**
-   * Stores tokens, each unless its hash is there, or once was stored so: then it has no outcome. Any number of nodes
-   * may do so at once.
+   * Stores tokens. One whose hash exists, or was bootstrapped before, is skipped and has no outcome. Any number of
+   * nodes may call this concurrently.
    */
   bootstrap: (tokens: readonly Token[], origin: Origin) => Promise<ReadonlyMap<string, BootstrapOutcome>>
   find: (hash: string) => Promise<Token | null>
-  /** Those of these tokens that exist. */
+  /** The existing tokens with these hashes. */
   findAll: (hashes: readonly string[]) => Promise<Token[]>
   /** Tokens, oldest first, in pages; nothing is held between them. `now` decides what has expired. */
   list: (filter: Filter, now: number) => AsyncIterable<Token[]>
-  /** Whether there was one. */
+  /** Resolves with whether a token had this hash. */
   remove: (hash: string, origin: Origin) => Promise<boolean>
-  /** Removes some of what expired before this time; resolves with how many. One node at a time: 0 on the others. */
+  /** Deletes a batch of tokens that expired before this time. Resolves with their number; 0 if another node does so. */
   purge: (before: string) => Promise<number>
-  /** Events of the outbox, oldest first. No other node gets them for a minute from the call on. */
+  /** Claims events of the outbox, oldest first: no other node gets them for a minute. */
   claimEvents: (limit: number) => Promise<StoredEvent[]>
   /** Deletes events from the outbox. */
   dropEvents: (ids: readonly string[]) => Promise<void>
-  /** Returns events to the outbox, to be claimed again in some minutes, after so many more attempts. */
+  /** Returns events to the outbox, to be claimed again after `minutes`; adds `attempts` to theirs. */
   deferEvents: (ids: readonly string[], by: { attempts: number, minutes: number }) => Promise<void>
   /** How many tokens there are of each role, by whether they have expired. */
   count: (now: number) => Promise<NonNullable<Metrics['tokens']>>
-  /** Moves `lastUsed` forward, by hash; tokens that are gone stay gone. */
+  /** Moves `lastUsed` forward, by hash. Ignores tokens that no longer exist. */
   touch: (uses: ReadonlyMap<string, string>) => Promise<void>
   close: () => Promise<void>
 }

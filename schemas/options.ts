@@ -3,7 +3,7 @@ import { type Static, Type } from '@sinclair/typebox'
 import type { PostgresConfig, PostgresPool, TokenEvent, TokenPrincipal } from '../lib/api.js'
 import { ROLES } from './token.js'
 
-/** A hundred years in seconds: more is a number of milliseconds. */
+/** A hundred years in seconds: a larger number is probably in milliseconds. */
 const LONGEST = 100 * 365.25 * 24 * 60 * 60
 
 /**

@@ -17,5 +17,5 @@ export const securitySchemes = {
   }
 } as const
 
-/** Either of them will do, on every route of the host: for `security` of its OpenAPI document. */
+/** Either scheme is enough, on every route: for `security` of the host's OpenAPI document. */
 export const security = Object.keys(securitySchemes).map(name => ({ [name]: [] as string[] }))

@@ -22,7 +22,7 @@ const EXAMPLE = {
 /** A hash, as it is stored. */
 export const HASH = '^[0-9a-f]{64}$'
 
-/** The format `date-time` of JSON Schema, as a pattern: validators without formats refuse to compile that. */
+/** A pattern in place of the JSON Schema format `date-time`, which some validators refuse to compile. */
 export const TIME = '^\\d{4}-\\d{2}-\\d{2}T\\d{2}:\\d{2}:\\d{2}\\.\\d{3}Z$'
 
 const time = (description: string, example: string) => Type.String({

@@ -29,7 +29,7 @@ interface Parts {
   prefix?: string
 }
 
-/** A credential that could not be checked, since Postgres can't be asked: 500, never anonymous. */
+/** A credential that could not be checked, because Postgres can't be queried: 500, never anonymous. */
 interface Failure { refused: 'failed', reason: unknown }
 
 type Verdict = Outcome | Failure
@@ -46,7 +46,7 @@ const CHANGED: Refusal = { refused: 'invalid', reason: 'its name or role changed
 
 /**
  * Adds the hooks that every request of the host passes: credential → principal. An invalid credential is refused even
- * if the request also has a valid session. A request without one continues as it came.
+ * if the request also has a valid session. A request without a credential is not changed.
  */
 export function addAuthentication (app: FastifyInstance, parts: Parts): void {
   const { tokens, isEnabled, hook, queryParameter, audit, expiryHeader, sendError, connections, prefix = '' } = parts
@@ -58,7 +58,7 @@ export function addAuthentication (app: FastifyInstance, parts: Parts): void {
   decorateState(app)
 
   app.addHook('onRequest', (request, _reply, done) => {
-    // Not decorated in a child that the host made before it registered the plugin.
+    // Requests of a child that was created before the plugin was registered lack the decorator.
     request.applicationToken ??= null
     checkLog(request)
     if (isEnabled()) find(request)
@@ -78,7 +78,7 @@ export function addAuthentication (app: FastifyInstance, parts: Parts): void {
     settleOrFail(outcome, known => { settle(request, reply, known, done) }, done)
   })
 
-  // The client may have sent the body as slowly as it liked.
+  // Checks again after the body has arrived: the client may have sent it slowly.
   if (hook === 'onRequest') {
     app.addHook('preHandler', (request, reply, done) => {
       const credential = stateOf(request)?.credential
@@ -143,7 +143,7 @@ export function addAuthentication (app: FastifyInstance, parts: Parts): void {
     request.applicationToken = token
     state.accepted = { cached, response: reply.raw }
     if (expiryHeader) reply.header(EXPIRY_HEADER, expires)
-    // What a handler writes itself, as after `reply.hijack()`, passes no `onSend`.
+    // A response that a handler writes itself, such as after `reply.hijack()`, does not run `onSend`.
     if ((!expiryHeader && !state.original) || reply.raw.headersSent) return
     if (expiryHeader) reply.raw.setHeader(EXPIRY_HEADER, expires)
     if (state.original) keepRawPrivate(reply.raw)
@@ -181,7 +181,7 @@ function endOf ({ applicationToken }: FastifyRequest, outcome: Verdict): Refusal
   return name === applicationToken?.name && role === applicationToken.role ? null : CHANGED
 }
 
-/** Whether this is an upgrade of HTTP/1.1, whose socket serves nobody else. */
+/** Whether this is an HTTP/1.1 upgrade, whose socket serves no other request. */
 function isUpgrade ({ raw }: FastifyRequest): boolean {
   return (raw as { upgrade?: boolean }).upgrade === true
 }

@@ -48,7 +48,7 @@ export function toPrincipal (token: Token): TokenPrincipal {
   return { username: `token:${token.name}`, roles: [token.role] }
 }
 
-// Not decorated in a child that the host made before it registered the plugin.
+// Requests of a child that was created before the plugin was registered lack the decorator.
 function hasToken (request: FastifyRequest): request is FastifyRequest & { applicationToken: Token } {
   return Boolean(request.applicationToken)
 }
@@ -61,12 +61,12 @@ async function principalOf (request: FastifyRequest, session: Session): Promise<
 interface GuardParts {
   session: Session
   realm: string
-  /** Those that tokens can have. */
+  /** The roles that tokens can have. */
   roles: readonly string[]
   log: Log
 }
 
-/** Warnings about roles: a guard may be made for each request. */
+/** The maximum number of warnings about roles: a host may create a guard for each request. */
 const MAX_WARNED = 100
 
 /** Makes guards for the host's routes. Their errors carry what any error handler needs, Fastify's included. */
@@ -76,7 +76,7 @@ export function createRequireRole (parts: GuardParts): ApplicationTokens['requir
 
   return (...given) => {
     const roles = [...new Set(given.flat())]
-    // Where the call was forgotten, Fastify passes a request.
+    // Fastify passes a request if `requireRole` itself is used as the guard.
     if (roles.length === 0 || !roles.every(role => typeof role === 'string' && role !== '')) {
       throw new GuardError('requireRole must be called with one or more roles, each a string, and returns the guard: ' +
         'preHandler: app.tokens.requireRole("editor")')

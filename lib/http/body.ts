@@ -3,7 +3,7 @@ import type { TObject } from '@sinclair/typebox'
 import type { FastifyInstance, FastifyRequest } from 'fastify'
 import { InvalidError, mustBe, type TokensError, UnsupportedMediaTypeError } from '../errors.js'
 
-/** Stands in for an invalid body until its turn comes. */
+/** Replaces an invalid body until the checks that precede the body have passed. */
 class Unreadable {
   constructor (readonly reason: TokensError) {}
 }
@@ -55,7 +55,7 @@ export function checkBody (request: FastifyRequest, schema: TObject): void {
 }
 
 /**
- * Throws what validation found.
+ * Throws the error that validation attached to the request.
  * @throws InvalidError
  */
 export function checkInput ({ validationError }: FastifyRequest, schema: TObject): void {

@@ -2,13 +2,13 @@ import { TokenExpiredError, TokenRevokedError, TokensDisabledError } from '../er
 import type { CachedToken } from '../tokens/cache.js'
 import type { ChangeListener, Closable, Token } from '../types.js'
 
-/** From the signal to the end of the connection, in milliseconds: time for the host to close it politely. */
+/** How long after the signal a connection is cut, in milliseconds, so that the host can close it cleanly. */
 const GRACE = 900
-/** Between two lookups while changes are not reported, in milliseconds. */
+/** The interval between lookups while changes are not received, in milliseconds. */
 const RETRY = 1000
-/** The longest timer, in milliseconds: the clock may be set. */
+/** The longest timer, in milliseconds: the system clock may change. */
 const LONGEST = 60_000
-/** Tokens that are ended, and sockets that are destroyed, in one turn of the event loop. */
+/** Tokens that are checked, and sockets that are destroyed, in one turn of the event loop. */
 const BATCH = 20
 
 const REASONS = { revoked: TokenRevokedError, expired: TokenExpiredError, disabled: TokensDisabledError }
@@ -30,7 +30,7 @@ export interface Connections extends ChangeListener {
   signal: (accepted: CachedToken, closable: Closable) => AbortSignal
   /** Destroys the socket of an upgraded connection when the token ends. */
   cut: (accepted: CachedToken, closable: Closable, destroy: () => void) => void
-  /** This token was revoked here. */
+  /** This node revoked the token. */
   end: (hash: string) => void
   /** Tokens were disabled. */
   endAll: () => void
@@ -39,17 +39,17 @@ export interface Connections extends ChangeListener {
 
 interface Parts {
   isEnabled: () => boolean
-  /** Whether the cache holds this very record, so that its changes are reported. */
+  /** Whether the cache holds this record, so that its changes are received. */
   isCurrent: (accepted: CachedToken) => boolean
-  /** Whether the lease is held, so that changes are reported. */
+  /** Whether the lease is held, so that changes are received. */
   isTrusted: () => boolean
   /** The tokens with these hashes. */
   findAll: (hashes: string[]) => Promise<Token[]>
 }
 
 /**
- * Ends what a token holds open when the token is revoked, changes its name or role, or expires: by a signal where one
- * was requested, and by destroying the socket of an upgraded connection. Other requests cost nothing.
+ * Ends the connections of a token when it is revoked, changes its name or role, or expires: with a signal if one was
+ * requested, and by destroying the socket of an upgraded connection. Other requests cost nothing.
  */
 export function createConnections ({ isEnabled, isCurrent, isTrusted, findAll }: Parts): Connections {
   const entries = new Map<string, Entry>()
@@ -61,7 +61,7 @@ export function createConnections ({ isEnabled, isCurrent, isTrusted, findAll }:
   const due: Array<() => void> = []
 
   function open (accepted: CachedToken, closable: Closable, end: (reason: Reason) => void): void {
-    // It would never be released.
+    // It has emitted `close` already, so the entry would never be released.
     if (closable.closed === true) return
     if (!isEnabled()) {
       end('disabled')
@@ -82,7 +82,7 @@ export function createConnections ({ isEnabled, isCurrent, isTrusted, findAll }:
     closable.once('close', release)
     retry ??= setInterval(askAgain, RETRY).unref()
     expire(entry)
-    // Added before it is asked about, so that no change is missed.
+    // Added before the lookup, so that no change is missed.
     if (!isTrusted() || !isCurrent(accepted)) doubt(hash)
   }
 
@@ -122,9 +122,9 @@ export function createConnections ({ isEnabled, isCurrent, isTrusted, findAll }:
     else for (const hash of doubtful) doubt(hash)
   }
 
-  /** One statement for all, and another for what changes meanwhile. */
+  /** Looks up all in one statement, and those that change meanwhile in another. */
   async function ask (): Promise<void> {
-    // Many may become doubtful in one turn.
+    // Waits for all that become doubtful in this turn.
     await nextTurn()
     while (doubtful.size > 0) {
       const hashes = [...doubtful]
@@ -136,7 +136,7 @@ export function createConnections ({ isEnabled, isCurrent, isTrusted, findAll }:
           judge(entries.get(hash), found.get(hash))
         }
       } catch {
-        // Postgres can't be asked: they stay open until it can.
+        // Postgres can't be queried: the connections stay open until it can.
         for (const hash of hashes) if (entries.has(hash)) doubtful.add(hash)
         return
       }
@@ -155,7 +155,7 @@ export function createConnections ({ isEnabled, isCurrent, isTrusted, findAll }:
     }
   }
 
-  /** Thousands may be due in one turn. */
+  /** In batches: thousands may be due at once. */
   function destroyDue (): void {
     for (const destroy of due.splice(0, BATCH)) destroy()
     if (due.length > 0) setImmediate(destroyDue)

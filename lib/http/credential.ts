@@ -16,7 +16,7 @@ const BEARER = /^[ \t]*bearer +/i
  * URL, so that nothing that runs later sees it.
  */
 export function findCredential (request: FastifyRequest, parameter: string | false, recognize: Recognize): void {
-  // Runs for every request of the host: the route's options are asked last.
+  // Runs for every request of the host, so the route's options are read last.
   const authorizations = authorizationsOf(request)
   const value = parameter === false ? undefined : (request.query as Query)[parameter]
   if (authorizations === NONE && value === undefined) return
@@ -31,10 +31,10 @@ export function findCredential (request: FastifyRequest, parameter: string | fal
   state.original = original
 }
 
-/** All Authorization headers: `headers` has the first alone, and not those of `rawHeaders` that the host deleted. */
+/** All Authorization headers. `headers` has only the first of them, but shows whether the host deleted them. */
 function authorizationsOf ({ raw }: FastifyRequest): readonly string[] {
   const { rawHeaders } = raw
-  // Requests that are made up, such as by `injectWS` of @fastify/websocket, have no raw headers.
+  // Simulated requests, such as those of `injectWS` of @fastify/websocket, have no raw headers.
   if (rawHeaders === undefined) return raw.headers.authorization === undefined ? NONE : [raw.headers.authorization]
   let found: string[] | undefined
   for (let index = 0; index < rawHeaders.length; index += 2) {
@@ -46,19 +46,19 @@ function authorizationsOf ({ raw }: FastifyRequest): readonly string[] {
   return found === undefined || raw.headers.authorization === undefined ? NONE : found
 }
 
-/** Makes the request what it would be without the plugin. */
+/** Restores the request to what it would be without the plugin. */
 export function restoreCredential (request: FastifyRequest): void {
   const original = stateOf(request)?.original
   Object.assign(stateFor(request), { credential: null, original: null })
   if (!original) return
-  // The rest of the query may have been converted by the host's schema since.
+  // Only these: the host's schema may have converted other members of the query since.
   Object.assign(request.query as object, original.members)
   setUrls(request, original.url, original.originalUrl)
 }
 
 /**
- * A proxy joins several headers with commas. One of the plugin's beside any other bearer is several. Other schemes,
- * such as Digest, have commas in their parameters.
+ * A proxy may join headers with commas. A token of the plugin together with any other bearer counts as several. Other
+ * schemes, such as Digest, have commas in their parameters.
  */
 function addBearers (authorizations: readonly string[], recognize: Recognize, found: Credential[]): void {
   let count = 0
@@ -67,7 +67,7 @@ function addBearers (authorizations: readonly string[], recognize: Recognize, fo
       const secret = bearerOf(part)
       if (secret === undefined) continue
       count++
-      // A third changes nothing.
+      // Two are enough to refuse the request.
       const credential = found.length < 2 ? recognize(secret) : null
       if (credential !== null) found.push(credential)
     }
@@ -75,7 +75,7 @@ function addBearers (authorizations: readonly string[], recognize: Recognize, fo
   if (count > 1) found.push(...found.slice(0, 1))
 }
 
-/** The secret; one expression for all of it would cost as much as the rest of a hit. */
+/** The secret of a bearer header. A single regular expression for it would double the cost of a hit. */
 function bearerOf (part: string): string | undefined {
   const scheme = BEARER.exec(part)?.[0]
   if (scheme === undefined) return undefined
@@ -117,9 +117,9 @@ function setUrls (request: FastifyRequest, url: string, originalUrl: string | un
   const raw: { url?: string | undefined, originalUrl?: string } = request.raw
   raw.url = url
   if (originalUrl !== undefined) raw.originalUrl = originalUrl
-  // HTTP/2 has it as a header, too. Reading them makes Node.js build the whole object.
+  // HTTP/2 has the URL as a header, too. For HTTP/1.1, reading `headers` would make Node.js build the whole object.
   if (request.raw.httpVersionMajor === 2) request.raw.headers[':path'] = url
-  // Fastify keeps what an earlier hook has read.
+  // Fastify caches `originalUrl` once a hook has read it.
   const value = originalUrl ?? url
   if (request.originalUrl === value) return
   Object.defineProperty(request, 'originalUrl', { value, configurable: true, enumerable: true })

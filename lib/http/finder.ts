@@ -1,4 +1,4 @@
-/** The characters that may stand at each place of what is searched for. */
+/** For each position of a pattern, the characters that match. */
 export type Pattern = readonly string[]
 
 export interface Finder {
@@ -14,13 +14,13 @@ export interface Finder {
 const SIZE = 65_536
 
 /**
- * Searches text for several patterns at once. The work depends on the length of the text alone: anybody may send text
- * that is made to be slow, and would keep a regular expression busy for five times as long.
+ * Searches text for several patterns at once. The work depends only on the length of the text. With a regular
+ * expression, an attacker could craft text that takes five times as long.
  *
  * The algorithm is shift-and (Baeza-Yates and Gonnet, 1992), two characters per step. A bit of `state` is set while
  * the last characters match a pattern up to that place. Each pattern has one more place, for any character, since it
  * may end with the first of the two. All patterns together have 32 places at most, and no match may lie within another.
- * Characters beyond Latin-1 may cause matches that are none.
+ * Characters beyond Latin-1 may cause false matches.
  */
 export function createFinder (patterns: readonly Pattern[]): Finder {
   const buffer = Buffer.alloc(SIZE)
@@ -36,7 +36,7 @@ export function createFinder (patterns: readonly Pattern[]): Finder {
   const steps = compile()
   let [bytes, halves, length] = [buffer, pairs, 0]
 
-  /** What a pair of characters leaves of `state`. */
+  /** For each pair of characters, a mask of the bits of `state` that it keeps. */
   function compile (): Int32Array {
     const one = new Int32Array(256).fill(any)
     for (const [index, pattern] of patterns.entries()) {
@@ -50,7 +50,7 @@ export function createFinder (patterns: readonly Pattern[]): Finder {
     const two = new Int32Array(65_536)
     for (let first = 0; first < 256; first++) {
       const before = ((one[first] as number) << 1) | start
-      // Through the buffer, in whatever order the machine has the bytes of a number.
+      // Through the buffer, so that the byte order of the machine does not matter.
       buffer[0] = first
       for (let second = 0; second < 256; second++) {
         buffer[1] = second
@@ -60,7 +60,7 @@ export function createFinder (patterns: readonly Pattern[]): Finder {
     return two
   }
 
-  /** Has parameters, since the variables around it would take twice as long. */
+  /** Takes parameters: reading the variables of the closure would take twice as long. */
   function search (
     text: Uint16Array, from: number, to: number, steps: Int32Array, starts: number, end: number
   ): number {
@@ -87,11 +87,11 @@ export function createFinder (patterns: readonly Pattern[]): Finder {
       halves = length > SIZE ? new Uint16Array(Math.ceil(length / 2)) : pairs
       bytes = length > SIZE ? Buffer.from(halves.buffer) : buffer
       bytes.write(text, 'latin1')
-      // The other half of the last pair.
+      // Completes the last pair if the length is odd.
       bytes[length] = 0
     },
     next (from) {
-      // No match begins before it.
+      // Excludes matches that begin before `from`.
       if (from > 0) bytes[from - 1] = 0
       return search(halves, from >> 1, (length + 1) >> 1, steps, starts, end)
     },

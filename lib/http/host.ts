@@ -18,14 +18,14 @@ export function checkHost (app: FastifyInstance): void {
   }
 }
 
-/** The error where the host has one of the four routes itself. */
+/** Explains Fastify's error if the host already has one of the four routes. */
 export function explainRoutes (cause: unknown, prefix: string): unknown {
   if ((cause as { code?: string }).code !== 'FST_ERR_DUPLICATED_ROUTE') return cause
   return new HostError(`the host already has a route at or below ${prefix}/api/tokens: ` +
     'remove it, or move those of the plugin with the option "prefix"', { cause })
 }
 
-/** What guards answer, redirects to a login page included. 301 and 308 add `https:` or a slash, with any token. */
+/** Statuses of guards and of redirects to a login page. Not 301 and 308, which add `https:` or a slash. */
 const GUARD_STATUSES = new Set([401, 403, 302, 303, 307])
 
 /**

@@ -4,7 +4,7 @@ import type { CachedToken } from '../tokens/cache.js'
 import { toPrincipal } from './authorize.js'
 import { type RequestState, stateOf } from './request-state.js'
 
-/** The token acts from now on, whatever user stands beside it. */
+/** Makes the token's principal `request.user`, instead of any user of the host. */
 export function becomePrincipal (request: FastifyRequest, { token }: CachedToken): void {
   const state = stateOf(request) as RequestState
   const before = userOf(request)
@@ -17,7 +17,7 @@ export function becomePrincipal (request: FastifyRequest, { token }: CachedToken
   state.users ??= { before, after: userOf(request) }
 }
 
-/** It does not any more. A session that was restored meanwhile stays. */
+/** Restores the previous `request.user`, unless a session has replaced the token's principal since. */
 export function withdrawPrincipal (request: FastifyRequest): void {
   const state = stateOf(request) as RequestState
   const { users } = state

@@ -1,13 +1,13 @@
 import type { FastifyReply } from 'fastify'
 
-/** A URL with a token in it must not be cached, nor sent to others as a referrer (RFC 6750 §2.3). */
+/** Responses to a URL with a token must not be cached, and the URL must not be sent as a referrer (RFC 6750 §2.3). */
 const PRIVATE = Object.entries({ 'cache-control': 'no-store', 'referrer-policy': 'no-referrer' })
 
 type WriteHead = (...args: unknown[]) => unknown
 
 /**
- * For handlers that write the response themselves, as after `reply.hijack()`. Their own headers replace these. Headers
- * that are set on a response before `writeHead` would double the cost of those that Fastify writes.
+ * For handlers that write the response themselves, such as after `reply.hijack()`. Their own headers take precedence.
+ * Sets the headers in `writeHead`: set earlier, they would double the cost of a response that Fastify writes.
  */
 export function keepRawPrivate (response: FastifyReply['raw']): void {
   const raw = response as unknown as { writeHead: WriteHead }

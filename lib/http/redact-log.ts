@@ -15,10 +15,10 @@ interface Pino {
 }
 
 /**
- * Keeps the value of a query parameter, and tokens, out of the log: out of URLs, messages and error texts, of all
- * loggers made from this one. It is pino's last step before a line is written, for this logger and its children alone;
- * a step of the host's own still runs before it. Pino before 9.6 lacks that step: there the serializers redact, which
- * leaves messages out. Other loggers can't be redacted. Both are warned of.
+ * Keeps the value of a query parameter, and tokens, out of URLs, messages and error texts in the log, for this logger
+ * and its children. It uses pino's hook `streamWrite`, the last step before a line is written; a hook of the host's
+ * runs before it. Pino before 9.6 has no such hook: there serializers redact properties, but not messages. Other
+ * loggers can't be redacted. Both cases log a warning.
  */
 export function redactParameter (log: Log, parameter: string, issuer: string): void {
   const logger = log as Log & Pino
@@ -58,7 +58,7 @@ export function createLogCheck (hostLog: Log, parameter: string | false): (reque
     const log = logs.find(other => other?.[HOOKS] !== hooks)
     if (log === undefined) return
     isDone = true
-    // In the log that it is about: the host's may be off, as Nest's is.
+    // To that logger itself: the host's may be disabled, as in Nest.
     log.warn('this logger was not made from app.log (but by a childLoggerFactory, or pino-http), so that a value of ' +
       `the query parameter "${String(parameter)}" may appear in it: make it from app.log, or set the option ` +
       '"queryParameter" to false')
@@ -70,13 +70,13 @@ function writesThroughHook (version: string | undefined): boolean {
   return major > 9 || (major === 9 && minor >= 6)
 }
 
-/** What a serializer made, redacted in the form that pino gives it. */
+/** The result of a serializer, redacted in the JSON that pino would write. */
 function redactMade (made: unknown, redact: Redact): unknown {
   if (made === undefined) return made
   try {
     return JSON.parse(redact(JSON.stringify(made)))
   } catch {
-    // What JSON can't hold, such as a circle.
+    // JSON can't represent it, such as a circular structure.
     return '[Redacted]'
   }
 }

@@ -5,7 +5,7 @@ import { patternOf, placesOf } from './spelling.js'
 /** Removes secrets from a log line. */
 export type Redact = (line: string) => string
 
-/** The query as an object: where it begins and ends, or -1, and what is to be written of the line before it. */
+/** A query that is logged as an object: where it begins and ends (-1: unknown), and the redacted line before it. */
 interface Query { start: number, end: number, before: string }
 
 const REDACTED = '[Redacted]'
@@ -57,7 +57,7 @@ export function createRedact (parameter: string, issuer: string): Redact {
   const finder = createFinder([
     [MARKS, ...placesOf(parameter, '=').slice(0, 6)],
     ['{,', '"', ...placesOf(parameter, '"').slice(0, 5)],
-    // What the header of no other algorithm has.
+    // Only the header of HS256 contains it.
     [...header.slice(6, 14)],
     // The ends of `query":{` and `rawPacket":{`.
     ['re', 'yt', '"', ':', '{']
@@ -133,14 +133,14 @@ export function createRedact (parameter: string, issuer: string): Redact {
   }
 }
 
-/** Whether the text before is that of an Authorization header, which the host chose to log. */
+/** Whether the token follows `Bearer `, as in an Authorization header, which the host chose to log. */
 function isHeader (text: string, start: number): boolean {
   return text.slice(Math.max(0, start - 7), start).toLowerCase() === 'bearer '
 }
 
 /**
- * A line that had a token, without strings that may have it once more, in escapes that no client needs. Beyond some
- * escapes the line is not examined, and loses the rest of each string that has one.
+ * Redacts further copies of a token, hidden in escapes that no client needs. From the first such escape on, or after
+ * `MANY_ESCAPES` escapes, each string is redacted from its first escape to its end.
  */
 function withoutHidden (line: string): string {
   let count = 0
@@ -151,7 +151,7 @@ function withoutHidden (line: string): string {
   return line
 }
 
-/** Where the value that begins here ends: with the line, if it is not JSON. */
+/** Where the value that begins here ends: at the end of the line if it is not JSON. */
 function endOfJson (line: string, start: number): number {
   let end = endOf(JSON_VALUE, line, start)
   for (let depth = depthOf(line[start]); depth > 0 && end !== -1; depth += depthOf(line[end - 1])) {

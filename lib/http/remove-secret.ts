@@ -6,7 +6,7 @@ const RUN = /%[\da-f]{2}|[\w.-]+/gi
 /** A part of a URL with the delimiter before it. */
 const PART = /[?&;#]?[^?&;#]*/g
 
-/** Removes secrets from text: whatever is next to one, its payload is between dots. */
+/** Removes secrets from text. Each is found by its payload, between dots, whatever text surrounds the secret. */
 type Strip = (text: string) => string
 
 function createStrip (secrets: Iterable<string>): Strip {
@@ -19,8 +19,8 @@ function createStrip (secrets: Iterable<string>): Strip {
 }
 
 /**
- * The same for the usual URL, `/path?token=…`, at a fraction of the cost; `null` where anything about it is unusual,
- * such as an escape, or a secret that may stand elsewhere, too.
+ * A fast form of `urlWithout` for the usual URL, `/path?token=…`. Returns `null` if the URL is unusual: if it has an
+ * escape, or may contain the secret elsewhere, too.
  */
 export function urlWithoutPair (url: string, parameter: string, secret: string): string | null {
   const pair = `${parameter}=${secret}`
@@ -33,8 +33,8 @@ export function urlWithoutPair (url: string, parameter: string, secret: string):
 }
 
 /**
- * A URL without these secrets, in any percent-encoding, and without parameters that held nothing else. Where the host's
- * parser found them in another form, the whole query is removed.
+ * A URL without these secrets, in any percent-encoding, and without parameters that held nothing else. If none is
+ * found, since the host's parser decodes the query in its own way, the whole query is removed.
  */
 export function urlWithout (url: string, secrets: Iterable<string>): string {
   const strip = createStrip(secrets)

@@ -4,11 +4,11 @@ import type { Closable, Credential, TokenPrincipal } from '../types.js'
 
 /** All that the plugin remembers of a request. */
 export interface RequestState {
-  /** Tokens were disabled when the request arrived, and stay so for it. */
+  /** Whether tokens were disabled when the request arrived. They stay disabled for it. */
   isDisabled: boolean
   /** The plugin's credential that it presents; `several` is refused. */
   credential: Credential | 'several' | null
-  /** Its query and URLs as they arrived, where a credential was removed from them. */
+  /** The original query members and URLs, if a credential was removed from them. */
   original: { members: Record<string, unknown>, url: string, originalUrl: string | undefined } | null
   /** Whether its credential was judged. A guard that runs earlier may have answered before. */
   isJudged: boolean
@@ -42,12 +42,12 @@ export function decorateState (app: FastifyInstance): void {
   app.decorateRequest(STATE, null)
 }
 
-/** `null` for a request of which there is nothing to remember. */
+/** The state of a request, or `null` if it has none. */
 export function stateOf (request: FastifyRequest): RequestState | null {
   return (request as Decorated)[STATE] ?? null
 }
 
-/** The same, to add something to it. */
+/** The state of a request, created if it has none. */
 export function stateFor (request: FastifyRequest): RequestState {
   const decorated = request as Decorated
   decorated[STATE] ??= { ...NOTHING }

@@ -1,4 +1,4 @@
-// A name may be percent-encoded, each character for itself (RFC 3986 §2.1).
+// Each character of a name may be percent-encoded or not (RFC 3986 §2.1).
 
 /** A name in any spelling, as the source of a regular expression. */
 export function patternOf (name: string): string {
@@ -8,7 +8,7 @@ export function patternOf (name: string): string {
   }).join('')
 }
 
-/** The characters that may stand at each place of a name in any spelling and of what follows: a bracket, or `after`. */
+/** For each position, the characters of a name in any spelling, followed by a bracket or by `after`. */
 export function placesOf (name: string, after: string): string[] {
   const places = Array.from({ length: name.length + 1 }, () => '')
   const add = (place: number, characters: string): void => {

@@ -2,25 +2,25 @@ import { randomUUID } from 'node:crypto'
 import type { Log, Origin, Store, StoredEvent, TokenEvent } from '../types.js'
 import { createTask } from './task.js'
 
-/** Rejections reported in a second; the next counts the rest. Whoever sends them chooses how many there are. */
+/** Rejections reported per second, since clients decide how many there are. The next one counts those dropped. */
 const REJECTIONS = 10
-/** How long a node reports nothing that others did, in milliseconds: a process that only migrates takes no events. */
+/** How long a new node ignores the events of others, in milliseconds: a process that only migrates claims none. */
 const FIRST = 10_000
-/** From one look at the outbox to the next, on average, in milliseconds. */
+/** The average interval between two checks of the outbox, in milliseconds. */
 const INTERVAL = 60_000
 /** Events that are claimed at a time. */
 const BATCH = 100
-/** How long claimed events are this node's, in milliseconds. */
+/** How long a claim lasts, in milliseconds. */
 const CLAIM = 60_000
 /** How long `onEvent` may take, in milliseconds. */
 const PATIENCE = 30_000
-/** What must be left of a claim to begin with an event: `onEvent`, and a second to take the event out. */
+/** The time that must be left of a claim to start an event: for `onEvent`, and a second to delete the event. */
 const ENOUGH = PATIENCE + 1000
 /** How long `close` waits for the report under way, in milliseconds. */
 const GRACE = 1000
-/** Minutes to the next attempt at most; the first is one, then twice as many each time. */
+/** The longest pause before a retry, in minutes. The first pause is 1, and each is twice as long as the previous. */
 const LONGEST = 60
-/** Attempts that fail before the last: their pauses are 7 days, 1 + 2 + … + 32 + 167 * 60 minutes. */
+/** Failed attempts that are retried. Their pauses add up to 7 days: 1 + 2 + … + 32 + 167 * 60 minutes. */
 const ATTEMPTS = 173
 
 const MESSAGES = {
@@ -30,12 +30,12 @@ const MESSAGES = {
   'authentication.rejected': 'application token refused'
 } satisfies Record<TokenEvent['type'], string>
 
-/** Reports acts, each at least once, to the log and to the host's `onEvent`. */
+/** Reports events to the log and to the host's `onEvent`: those of the outbox at least once, rejections once. */
 export interface Audit {
   rejected: (reason: string, token: { hash: string | null, name?: string, role?: string }, origin: Origin) => void
-  /** Reports what waits in the outbox: this node acted. Returns at once. */
+  /** Reports the events in the outbox, after a change by this node. Returns immediately. */
   report: () => void
-  /** The same, because somebody else acted: not in the first seconds. */
+  /** The same, after a change by others. Does nothing in the first ten seconds. */
   hear: () => void
   start: () => void
   /** Resolves when the report under way has ended, or has taken too long. */
@@ -53,7 +53,7 @@ export function createAudit ({ store, onEvent, log }: Parts): Audit {
   let timer: NodeJS.Timeout | undefined
   let isReady = false
   let isClosed = false
-  /** Reported, and not deleted yet: they are before more are claimed, so these are a hundred at most. */
+  /** Reported, but not deleted yet. They are deleted before more are claimed, so there are at most a hundred. */
   const reported: string[] = []
   let dropping: Promise<void> | undefined
   let second = 0
@@ -64,7 +64,7 @@ export function createAudit ({ store, onEvent, log }: Parts): Audit {
     while (await reportSome());
   }
 
-  /** Tells whether there may be more. */
+  /** Resolves with whether there may be more. */
   async function reportSome (): Promise<boolean> {
     await dropReported()
     if (isClosed) return false
@@ -100,7 +100,7 @@ export function createAudit ({ store, onEvent, log }: Parts): Audit {
     dropReported().catch(() => {})
   }
 
-  /** Deletes what is reported, at once; what is reported while Postgres does so, in one statement after it. */
+  /** Deletes reported events immediately. Those reported while a statement runs are deleted by the next one. */
   async function dropReported (): Promise<void> {
     if (reported.length > 0) await (dropping ??= drop())
   }
@@ -114,12 +114,12 @@ export function createAudit ({ store, onEvent, log }: Parts): Audit {
         reported.splice(0, ids.length)
       }
     } finally {
-      // In the same turn in which nothing was left.
+      // In the turn in which nothing was left, so that no event is added in between.
       dropping = undefined
     }
   }
 
-  /** In each minute once, so that nodes take turns. */
+  /** Once a minute on average, at random times, so that nodes take turns. */
   function look (): void {
     isReady = true
     task.trigger()

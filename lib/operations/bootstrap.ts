@@ -17,7 +17,7 @@ interface Parts {
   roles: readonly string[]
   log: Log
   file: string | undefined
-  /** Whether an invalid file or entry rejects, once the others are stored. Otherwise it is logged. */
+  /** Whether to reject if the file or an entry is invalid, after the valid entries are stored. Otherwise: log it. */
   isStrict: boolean
 }
 
@@ -49,7 +49,7 @@ export async function bootstrap ({ store, audit, roles, log, file, isStrict }: P
     if (!(error instanceof BootstrapError)) throw error
     failures.push(error)
   }
-  // Without the indexes that have none.
+  // Skips the holes of the sparse array.
   const errors = failures.flat()
   if (isStrict && errors[0] !== undefined) throw errors[0]
   for (const err of errors) log.error({ err }, 'could not load a bootstrap token')
@@ -74,7 +74,7 @@ function parse (
   return found
 }
 
-// Errors show nothing of the file, nor what JSON.parse would show of it: it may be the wrong file, or hold a secret.
+// Errors quote nothing from the file, as those of JSON.parse do: it may be the wrong file, or contain a secret.
 async function read (file: string): Promise<unknown[]> {
   const text = await readFile(file).catch((error: NodeJS.ErrnoException) => {
     throw new BootstrapError(`the bootstrap file ${file} can't be read: ${error.code}`)
@@ -101,7 +101,7 @@ function toToken (entry: unknown, roles: readonly string[], now: number): Token 
   return {
     name: parseName(name),
     hash,
-    // An entry may have expired since.
+    // 0 instead of `now`: an entry may have expired since it was minted.
     validUntil: new Date(parseValidUntil(validUntil, 0)).toISOString(),
     role: parseRole(role, roles),
     requestedBy: ACTOR,

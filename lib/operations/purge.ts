@@ -1,12 +1,12 @@
 import type { Log, Store } from '../types.js'
 import { createTask, type Task } from './task.js'
 
-/** Between two purges, in milliseconds: as long as expired tokens may stay, within these bounds. */
+/** The interval between two purges, in milliseconds: `seconds`, within these bounds. */
 const PAUSE = { shortest: 1000, longest: 60_000 }
 
 interface Parts {
   store: Pick<Store, 'purge'>
-  /** How long expired tokens stay, in seconds; `undefined`: for good. */
+  /** How long expired tokens are kept, in seconds; `undefined`: until they are revoked. */
   seconds: number | undefined
   /** Called when some were removed. */
   onPurged: () => void

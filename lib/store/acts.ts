@@ -6,10 +6,10 @@ import { LOCK_TIMEOUT, type Statement, TRANSIENT } from './statement.js'
 /** How many tokens are purged in one statement. */
 const PURGE_BATCH = 500
 
-/** Postgres's code where a UNIQUE is violated. */
+/** Postgres's code for a violated unique constraint. */
 const UNIQUE_VIOLATION = '23505'
 
-/** Characters of a part of an origin that are kept. */
+/** The maximum length of each part of an origin, in characters. */
 const LONGEST = 1000
 
 /** Between the parts of an origin, which have no control characters. */
@@ -17,13 +17,13 @@ const SEPARATOR = '\u001f'
 
 const COLUMNS = 'hash, name, role, requested_by, issue_date, valid_until, last_used'
 
-/** Encodes who acts, for the triggers. No user name and no request id may make a trigger fail. */
+/** Encodes the origin for the triggers. No user name or request id may make a trigger fail. */
 function encode ({ actor, address, requestId }: Origin): string {
   const parts = ['node', actor, address, requestId].map(part => (part ?? '').slice(0, LONGEST))
   return parts.map(part => part.replace(/\p{Cc}/gu, '\ufffd')).join(SEPARATOR)
 }
 
-/** The trigger that reads it runs at the end of the statement. */
+/** SQL that sets the origin. The triggers, which read it, run at the end of the statement. */
 function setOrigin (value: string): string {
   return `set_config('${ORIGIN}', ${value}, true)::text AS origin`
 }
@@ -31,7 +31,7 @@ function setOrigin (value: string): string {
 type Acts = Pick<Store, 'insert' | 'bootstrap' | 'remove' | 'purge'>
 
 /**
- * The statements that create and end tokens: each says who acts.
+ * The statements that create and end tokens: each sets its origin.
  * @param timeToStart how long the start may still take, in milliseconds
  */
 export function createActs (schema: string, statement: Statement, timeToStart: () => number): Acts {

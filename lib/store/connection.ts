@@ -7,7 +7,7 @@ import type { Log, PostgresClient, PostgresConfig, PostgresPool } from '../types
  */
 export const DEADLINE = 900
 
-/** Calls that wait for a client, late ones included: a pool keeps them in its queue until a client is free. */
+/** The maximum number of calls that wait for a client. Late ones count: a pool queues them until a client is free. */
 const MAX_WAITING = 10_000
 
 /** Postgres's code for a session that was idle for too long, which is no problem. */
@@ -126,7 +126,7 @@ function withClient<T> (
       settle()
     }
     const fail = (error: Error): void => { end(false, () => { reject(error) }) }
-    // Not unref'ed: as above. In a process that was busy, an answer that waits to be read came in time.
+    // Not unref'ed: the caller waits. After `setImmediate`, so that an answer that has already arrived is read first.
     const timer = setTimeout(setImmediate, deadline, () => { fail(new DeadlineError(deadline)) })
 
     // By callback: a client may fail in the turn in which it arrives, before a promise would resolve.
@@ -137,7 +137,7 @@ function withClient<T> (
       if (fresh === undefined) {
         fail(error as Error)
       } else if (isOver) {
-        // Later, since the pool would call the next late one from here, until the stack overflows.
+        // In a later tick: the pool would call the next late callback from here, until the stack overflows.
         process.nextTick(() => { giveBack(fresh) })
       } else {
         client = fresh

@@ -2,11 +2,11 @@
 const QUESTION = 500
 /** How long a proof holds, in milliseconds from when its question was sent. */
 const LEASE = 2000
-/** A question or a beat that is not back by then says that the connection is dead, in milliseconds. */
+/** Milliseconds after which a question without an answer, or a beat not received, means a dead connection. */
 export const SILENCE = 1000
-/** Milliseconds of silence before a beat: after one's own; after another's, so many and up to so many more. */
+/** Milliseconds from a beat to the next: `own` after this node's, `other` to `other + spread` after another's. */
 const BEAT = { own: 450, other: 750, spread: 500 }
-/** The same after connecting, at most. */
+/** The same after connecting: up to this many. */
 export const FIRST_BEAT = 250
 
 interface Question { xmax: bigint, sent: number, sentDate: number }
@@ -15,18 +15,18 @@ interface Question { xmax: bigint, sent: number, sentDate: number }
 interface LeaseConnection {
   /** The `xmax` of a snapshot: no transaction with this id or a higher one has ended yet. */
   ask: () => Promise<bigint>
-  /** Notifies all nodes of the id of the transaction that does so. */
+  /** Notifies all nodes, with the id of the notifying transaction. */
   beat: () => Promise<unknown>
-  /** Called when the lease is held, and was not before. */
+  /** Called when the lease is acquired. */
   onHeld: () => void
   /** Called when the connection is dead. */
   onDead: (error: Error) => void
 }
 
 export interface Lease {
-  /** Whether every change that was committed two seconds ago was received. `at` and `date` are now, by either clock. */
+  /** Whether every change older than two seconds was received. `at` and `date`: now, by monotonic and wall clock. */
   isHeld: (at?: number, date?: number) => boolean
-  /** Whether the last beat was its own: true on exactly one node. */
+  /** Whether the last beat received was this node's: true on one node at a time. */
   isBeater: () => boolean
   start: () => void
   /** A beat arrived. */
@@ -35,13 +35,13 @@ export interface Lease {
 }
 
 /**
- * Proves that a connection hears changes, at a cost for Postgres that grows with the number of nodes: all ask, one
- * beats. A beat whose transaction id is not below `xmax` was committed after the question was answered, and
- * notifications arrive in the order of commits: so whatever was committed before the question was sent has been heard
- * when the beat arrives.
+ * Proves that a connection receives changes, at a cost for Postgres that is proportional to the number of nodes: all
+ * ask, one beats. A beat whose transaction id is not below `xmax` was committed after the answer to the question.
+ * Notifications arrive in the order of commits. So every change that was committed before the question was sent has
+ * been received when the beat arrives.
  */
 export function createLease ({ ask, beat, onHeld, onDead }: LeaseConnection): Lease {
-  /** Questions that wait for a beat, a few: a connection that hears none is dead within four seconds. */
+  /** Questions that wait for a beat. They are few: a connection that receives none is replaced within four seconds. */
   const open: Question[] = []
   let last = -1n
   let until = -Infinity
@@ -52,7 +52,7 @@ export function createLease ({ ask, beat, onHeld, onDead }: LeaseConnection): Le
   let questionTimer: NodeJS.Timeout | undefined
   let beatTimer: NodeJS.Timeout | undefined
 
-  // The monotonic clock stands still while a machine sleeps; the other one may be set back.
+  // The monotonic clock stands still while a machine sleeps; the wall clock may be set back.
   const isHeld = (at = performance.now(), date = Date.now()): boolean => at < until && date < untilDate
 
   async function question (): Promise<void> {
@@ -102,7 +102,7 @@ export function createLease ({ ask, beat, onHeld, onDead }: LeaseConnection): Le
     hear (payload, isOwn) {
       if (isEnded || !/^\d{1,20}$/.test(payload)) return
       const id = BigInt(payload)
-      // Two that beat at once may be committed in the other order: for all nodes the one that was heard first counts.
+      // Concurrent beats may be committed in another order than that of their ids: the one received first counts.
       if (id <= last) return
       last = id
       isHeard = true

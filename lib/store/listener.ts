@@ -9,9 +9,9 @@ import { CHANNEL, ACTED } from './migrations.js'
 
 /** Milliseconds from one refresh of the cache to the next. */
 const LOOK = 1000
-/** Before connecting again, in milliseconds: at first, at most, and at most if the pool is elsewhere. */
+/** Pauses before reconnecting, in milliseconds: the first, the longest, and the longest if the pool is elsewhere. */
 const PAUSE = { first: 50, longest: 30_000, elsewhere: 1000 }
-/** A connection that held the lease for so long was sound, in milliseconds. */
+/** After a connection held the lease for this long, pauses start again from the first, in milliseconds. */
 const SOUND = 2000
 
 const SILENT = 'no notification arrives: does the listening connection reach the same database, without a pooler?'
@@ -19,25 +19,25 @@ const SILENT = 'no notification arrives: does the listening connection reach the
 /** `serverId` is known once it listens. */
 interface Current { line: ListeningConnection, serverId?: string, heldAt?: number, timer?: NodeJS.Timeout }
 
-/** Of a connection that works: its server, and the longest pause before the next. */
+/** About a lost connection that did work: its server, and the longest pause before the next one. */
 interface Silence { serverId?: string | undefined, longest?: number }
 
 interface Parts {
   /** Direct: a pooler that lends connections by transaction swallows notifications. */
   connection: Pick<Connection, 'config' | 'target'>
-  /** Channels for beats: all are listened to, the first is beaten on. Secret, or any user could act as a node. */
+  /** Channels for beats: listens on all, sends on the first. Secret, or any user could impersonate a node. */
   beats: readonly string[]
   keys: KeyCheck
   /** SQL that identifies the server, database and table. */
   serverIdSql: string
-  /** The same of the pool. */
+  /** Resolves with the same for the pool. */
   askPool: () => Promise<string>
   /** Tokens by their hashes, on a given connection. */
   findAll: (run: Run, hashes: string[]) => Promise<Token[]>
   /** Receive changes. */
   changes: readonly ChangeListener[]
   cache: Pick<RefreshableCache, 'wasUsed' | 'refresh'>
-  /** Called when events of others wait, on the node that beat last. */
+  /** Called on the node that beat last, when someone other than a node left events in the outbox. */
   onActed: () => void
   log: Log
 }
@@ -47,11 +47,11 @@ export interface Listener {
   isTrusted: (at?: number, date?: number) => boolean
   /** How often the lease was acquired. */
   acquisitions: () => number
-  /** Queries on the connection that listens, once notifications arrive: an earlier one would disturb their proof. */
+  /** Queries on the listening connection, once notifications arrive: a pooler might forward them during a query. */
   run: () => Run | undefined
   /**
-   * Compares the server that answered the pool with the one that this listens to.
-   * @throws DatabaseError if it is another one, which also ends the lease
+   * Compares the server that the pool reached with the one that this listens to.
+   * @throws DatabaseError if they differ, which also ends the lease
    */
   check: (serverId: string) => void
   start: () => void
@@ -101,7 +101,7 @@ export function createListener (parts: Parts, Client = pg.Client): Listener {
     }
   }
 
-  /** Something to receive, where nothing else is sent. */
+  /** Causes a notification, in case no other node sends one. */
   function requestNotification (fresh: Current): void {
     keys.ask()
     fresh.timer = setTimeout(replace, SILENCE, fresh, new Error(SILENT), { serverId: fresh.serverId }).unref()
@@ -129,7 +129,7 @@ export function createListener (parts: Parts, Client = pg.Client): Listener {
   }
 
   async function refresh (looking: Current): Promise<void> {
-    // No answer ends nothing: the pool of the host may be exhausted.
+    // A missing answer does not end the lease: the host's pool may be exhausted.
     if (cache.wasUsed()) askPool().then(check).catch(() => {})
     try {
       const ended = await cache.refresh(async hashes => {
@@ -139,7 +139,7 @@ export function createListener (parts: Parts, Client = pg.Client): Listener {
       })
       for (const hash of ended) hear(CHANNEL, hash)
     } catch (err) {
-      // Only what Postgres answered leaves the connection sound.
+      // Only after an error that Postgres returned is the connection still usable.
       if (codeOf(err) === '') replace(looking, err as Error)
       else if (canRefresh) log.warn({ err }, 'could not refresh known tokens: looking up each after a minute')
       canRefresh = false

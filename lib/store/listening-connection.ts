@@ -3,7 +3,7 @@ import type { PostgresConfig } from '../types.js'
 import { type Run, runOn } from './connection.js'
 import { createLease, type Lease, SILENCE } from './lease.js'
 
-/** What waits for a lock would hold up the rest. A connection that listens looks idle, which Postgres 14 may end. */
+/** A lock must not block the queue of queries. Postgres 14 may end idle sessions, which a listening one seems to be. */
 const SETTINGS = `SELECT set_config(name, CASE name WHEN 'lock_timeout' THEN '500' ELSE '0' END, false) FROM pg_settings
   WHERE name IN ('idle_session_timeout', 'lock_timeout', 'statement_timeout', 'transaction_timeout');
   SET default_transaction_isolation = 'read committed'`
@@ -14,7 +14,7 @@ interface Parts {
   /** SQL that identifies the server, database and table. */
   serverIdSql: string
   channels: readonly string[]
-  /** Channels for beats: all are listened to, the first is beaten on. */
+  /** Channels for beats: listens on all, sends on the first. */
   beats: readonly string[]
   /** Called for notifications other than beats. */
   onNotification: (channel: string, payload: string) => void
@@ -24,7 +24,7 @@ interface Parts {
   onDead: (error: Error) => void
 }
 
-/** One connection that listens. All that it knows ends with it. */
+/** One connection that listens. Its state ends with it. */
 export interface ListeningConnection {
   run: Run
   isHeld: Lease['isHeld']
@@ -69,7 +69,7 @@ export function createListeningConnection (parts: Parts): ListeningConnection {
   client.on('error', onDead)
   client.on('end', () => { onDead(new Error('the connection ended')) })
   client.on('notification', ({ channel, payload = '', processId }) => {
-    // A pooler would hand on what comes while a query runs, and swallow the rest: none runs before the lease starts.
+    // A pooler forwards only what arrives during a query, so no query runs before the first notification.
     if (state === 'waiting') {
       state = 'hearing'
       lease.start()
@@ -97,14 +97,14 @@ export function createListeningConnection (parts: Parts): ListeningConnection {
     async close () {
       state = 'closed'
       lease.end()
-      // If it has gone silent, it is no reason for the process to stay.
+      // A silent connection must not keep the process alive.
       ;(client as pg.Client & { unref: () => void }).unref()
       await client.end()
     }
   }
 }
 
-/** What is read when time is up counts: the process may have been busy, or stopped. */
+/** Accepts an answer that has arrived but was not read yet: the process may have been busy, or stopped. */
 async function inTime<T> (answer: Promise<T>): Promise<T> {
   let timer: NodeJS.Timeout | undefined
   const late = new Promise<never>((_resolve, reject) => {

@@ -14,7 +14,7 @@ const PAUSE = 100
 /** Codes of Node and Postgres after which a retry may help. */
 const RETRIABLE = /^(ECONN|ENOTFOUND|ENOENT|EAI_AGAIN|ETIMEDOUT|EHOST|ENET|EPIPE|08|40|53|55P03|57)/
 
-/** A transaction of this role, or in this database, might end before the node's turn comes. */
+/** With the timeouts of the role or the database, the transaction might end before it is the node's turn. */
 const NO_TIMEOUTS = `SELECT set_config(name, '0', true) FROM pg_settings
   WHERE name IN ('statement_timeout', 'lock_timeout', 'idle_in_transaction_session_timeout', 'transaction_timeout')`
 
@@ -23,13 +23,13 @@ interface State { encoding: string, server: string, is_migrated: string }
 export interface MigrateOptions {
   /** The name of the schema. */
   schema: string
-  /** Whether to migrate, or only to see that it was done. */
+  /** Whether to migrate, or only to check that the tables are up to date. */
   migrate: boolean
 }
 
 /**
  * Brings the tables up to date. Any number of nodes may do so at once: they take turns.
- * @param until until when a Postgres that can't be used may change its mind, by the monotonic clock
+ * @param until when to stop retrying, by the monotonic clock
  * @throws DatabaseError that names the target
  */
 export async function bringUpToDate (
@@ -57,7 +57,7 @@ export async function bringUpToDate (
   }
 
   async function apply (run: Run): Promise<void> {
-    // Each statement must see what the node before it did.
+    // Each statement must see what the previous node has committed.
     await run({ text: 'BEGIN ISOLATION LEVEL READ COMMITTED' })
     await run({ text: NO_TIMEOUTS })
     await run({ text: 'SELECT pg_advisory_xact_lock(hashtext($1))::text', values: [`mmc_tokens.${schema}`] })
@@ -71,7 +71,7 @@ export async function bringUpToDate (
     await run({ text: 'COMMIT' })
   }
 
-  /** An event that can't be taken out of the outbox would be reported for ever. */
+  /** An event that can't be deleted from the outbox would be reported forever. */
   async function checkRights (run: Run): Promise<void> {
     const [{ role, missing }] = await run({
       text: `SELECT quote_ident(current_user)::text AS role, string_agg(name, ', ')::text AS missing
@@ -94,7 +94,7 @@ export async function bringUpToDate (
     await withClient(checkRights, timeLeft())
   }
 
-  // The last try may be too short to meet what went wrong before it.
+  // Keeps the last informative error: the last attempt may be too short to reach the same one.
   let cause: unknown = new DeadlineError(PATIENCE)
   for (;;) {
     try {

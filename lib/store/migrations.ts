@@ -1,14 +1,14 @@
-/** On `CHANNEL`: someone other than a node acted, and the event waits in the outbox. */
+/** On `CHANNEL`: someone other than a node changed tokens, and the event is in the outbox. */
 export const ACTED = '!'
 
-/** A setting of a transaction: who acts in it, as `acts.ts` writes it. */
+/** The setting of a transaction that has its origin, as encoded by `acts.ts`. */
 export const ORIGIN = 'mmc_tokens.origin'
 
 /** The channel of changes; one for all schemas, since a hash of another schema has no effect. */
 export const CHANNEL = 'mmc_tokens'
 
 /**
- * SQL for a name as it looks: without invisible characters, each run of spaces one, NFC. Part of migration 3, so it
+ * SQL for a name as it looks: without invisible characters, spaces in a row as one, in NFC. Part of migration 3, so it
  * never changes. Postgres has no classes for the characters: `Default_Ignorable_Code_Point`; `Zs`, line and paragraph
  * separators, the braille blank.
  */
@@ -30,15 +30,15 @@ const record = (schema: string, type: string, token: string): string => `
  * Triggers notify `CHANNEL` of the hash of each token that ends or changes, and of `*` for all. They are always on, so
  * that replicated changes are reported, too. They ignore INSERT and `last_used`, which invalidate nothing.
  *
- * `events` is the outbox: each act until it is reported. Triggers write it in the act's own transaction, with the
- * rights of the owner, so that the role that acts needs none on it. What fails in it would fail the act, so texts are
- * cut, and `seq` is not unique: a sequence may be behind replicated rows. A node says who asked in `ORIGIN`; acts of
- * others are notified as `ACTED`. The policy on `events` leaves access to grants where row level security is on; the
- * one on `tokens` lets a TRUNCATE see what it ends. Replicated inserts are not reported, replicated deletes are.
+ * `events` is the outbox. Triggers write an event in the transaction of the change, with the rights of the owner, so
+ * that the role that makes the change needs none on `events`. An error there would fail the change, so texts are cut,
+ * and `seq` is not unique: a sequence may be behind replicated rows. A node sets its origin in `ORIGIN`; changes by
+ * others are notified as `ACTED`. Under row level security, the policy on `events` leaves access to grants, and the one
+ * on `tokens` lets a TRUNCATE read the rows it deletes. Replicated inserts are not reported, replicated deletes are.
  *
  * A trigger sets `name_key`, so that it is right for inserts by nodes of the previous version and for names that SQL
  * changes. Existing rows keep their names, and get a key only if it differs from the name: writing all rows would take
- * too long. Of names that look alike one row gets the key, the others get one that no name can have.
+ * too long. If names look alike, one row gets the key, and the others get a key that no name can have.
  */
 export const migrations = (schema: string): string[] => [`
   CREATE TABLE ${schema}.migrations (number integer PRIMARY KEY, applied timestamptz NOT NULL DEFAULT now());

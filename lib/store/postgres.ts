@@ -9,7 +9,7 @@ import { bringUpToDate, type MigrateOptions, PATIENCE } from './migrate.js'
 import { createOutbox } from './outbox.js'
 import { createSend, LOCK_TIMEOUT, type Statement } from './statement.js'
 
-/** Records of a page of a list. */
+/** Tokens per page of a list. */
 const PAGE = 500
 
 /** The properties of the token are null if there is none. */
@@ -19,9 +19,9 @@ export interface PostgresStoreOptions extends MigrateOptions {
   postgres: string | PostgresConfig | PostgresPool
   /** A direct connection where `postgres` goes through a pooler. */
   listen?: string | PostgresConfig | undefined
-  /** Of the secrets of this node, to be compared with those of others; it signs with the first. */
+  /** Fingerprints of this node's secrets, compared with those of other nodes. It signs with the first secret. */
   fingerprints: readonly string[]
-  /** Channels of the nodes that have one of these secrets, in the same order. */
+  /** Channels for beats, one per secret, in the same order. */
   beats: readonly string[]
   log: Log
 }
@@ -34,12 +34,12 @@ export function createPostgresStore (given: PostgresStoreOptions): Store {
   let listener: Listener | undefined
   const schema = pg.escapeIdentifier(options.schema)
 
-  /** Until when the start may take, by the monotonic clock. */
+  /** When the start must be complete, by the monotonic clock. */
   let startBy = -Infinity
 
   const time = (column: string): string =>
     `to_char(${column} AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.MS"Z"')::text`
-  /** As in the public record, in its order. */
+  /** The properties of the public record, in its order. */
   const columns = `name::text, hash::text, ${time('valid_until')} AS "validUntil", role::text,
     requested_by::text AS "requestedBy", ${time('issue_date')} AS "issueDate", ${time('last_used')} AS "lastUsed"`
 

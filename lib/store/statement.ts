@@ -9,13 +9,13 @@ export const TRANSIENT: readonly string[] = ['40001', '40P01', '55P03', '57014']
 const PAUSE = 10
 
 /**
- * A condition, true before the first row is read: a statement that waited longer for a lock would outlive its deadline,
- * and the next would wait behind it.
+ * A condition that sets the lock timeout before the first row is read, and is always true. A statement that waited
+ * longer for a lock would outlive its deadline, and the next would wait behind it.
  */
 export const LOCK_TIMEOUT = "(SELECT pg_catalog.set_config('lock_timeout', '500', true)) IS NOT NULL"
 
 export interface SendOptions {
-  /** In milliseconds, where it is not the usual one. */
+  /** In milliseconds; by default `DEADLINE` of connection.ts. */
   deadline?: number
   /** Codes of errors after which it is retried until the deadline. */
   transient?: readonly string[]
@@ -28,7 +28,7 @@ export type Statement = <Row>(name: string, text: string, more?: () => SendOptio
 export type Send = <Row>(query: Required<Query>, options?: SendOptions) => Promise<Row[]>
 
 /**
- * Sends single statements, whatever the defaults of the database and the habits of the pool. If a prepared statement is
+ * Sends single statements, whatever the defaults of the database and of the pool are. If a prepared statement is
  * lost, it is sent again unprepared, and nothing is prepared on that pool any more.
  */
 export function createSend ({ withClient }: Connection, isPrepared: boolean): Send {

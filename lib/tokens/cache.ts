@@ -14,13 +14,13 @@ const EXISTS_FOR = 60_000
 const AGAIN_AFTER = { answer: 30_000, failure: 10_000 }
 /** Tokens refreshed in one statement. */
 const REFRESH_SIZE = 1000
-/** What SQL may change without a notification. */
+/** Properties that SQL may change, possibly without a notification. */
 const MEMBERS = ['name', 'role', 'validUntil', 'requestedBy', 'issueDate'] as const
 
 /** A valid token. Times are milliseconds since 1970. */
 export interface CachedToken {
   token: Readonly<Token>
-  /** When it ends, by row and claim. */
+  /** When it expires: the earlier time of row and claim. */
   endsAt: number
   /** The same as an HTTP-date (RFC 9110 §5.6.7). */
   expires: string
@@ -30,14 +30,14 @@ export interface CachedToken {
 /** Times are milliseconds of the clock. */
 interface Entry { token: CachedToken | null, until: number, againAt: number, isUsed: boolean }
 
-/** Counts while it is the one in `loads`: a change removes it. */
+/** A lookup under way. Its result is cached only if it is still in `loads`: a change removes it. */
 interface Load { result: Promise<CachedToken | null> }
 
 /** The tokens that this process knows: by digest, never by secret. */
 export interface Cache extends RefreshableCache {
   /** Synchronous; `undefined` where nothing is known. */
   get: (hash: string, date?: number) => CachedToken | null | undefined
-  /** Asks the store by `find`, once for all who ask meanwhile. */
+  /** Looks up the token with `find`, once for all concurrent calls. */
   load: (hash: string, find: () => Promise<CachedToken | null>) => Promise<CachedToken | null>
 }
 
@@ -80,7 +80,7 @@ export function createCache (isTrusted: (at: number, date?: number) => boolean, 
       if (running !== undefined) return await running.result
       if (loads.size >= MAX_LOADS) throw new OverloadError()
       const load = {} as Load
-      // First: a change may arrive while it begins.
+      // Before the lookup begins, since a change may arrive meanwhile.
       loads.set(hash, load)
       load.result = ask(hash, load, find)
       return await load.result
@@ -111,7 +111,7 @@ export function createCache (isTrusted: (at: number, date?: number) => boolean, 
       if (due.size === 0) return []
       const found = new Map((await find([...due.keys()])).map(token => [token.hash, token]))
       return [...due].filter(([hash, entry]) => {
-        // What changed meanwhile is removed already, or was looked up later.
+        // An entry that changed meanwhile was removed already, or replaced by a later lookup.
         if (entries.get(hash) !== entry) return false
         const token = found.get(hash)
         if (MEMBERS.some(member => token?.[member] !== entry.token.token[member])) return true

@@ -46,7 +46,7 @@ export function parseHash (value: unknown): string {
   return value.toLowerCase()
 }
 
-/** Whether a credential is the plugin's: a JWT that names this issuer. A claim, not a proof. */
+/** Whether a credential claims to be the plugin's: a JWT that names this issuer. Its signature is not checked. */
 export function isOurs (credential: string, issuer: string): boolean {
   const payload = JWT.exec(credential)?.[1]
   if (payload === undefined) return false

@@ -25,28 +25,28 @@ export type Outcome = CachedToken | Refusal
 const UNKNOWN: Refusal = { refused: 'unknown', reason: 'unknown or revoked' }
 const EXPIRED: Refusal = { refused: 'expired', reason: 'expired' }
 
-/** What happened since the process began. */
+/** Counters since the process started. */
 export type Counts = Pick<Metrics, 'authentications' | 'cacheHits' | 'lookups'>
 
-/** Where the requester is unknown. */
+/** The origin if the requester is unknown. */
 export const UNKNOWN_ORIGIN: Origin = { actor: null, address: null, requestId: null }
 
 interface Audit {
-  /** Reports the acts that wait. */
+  /** Reports the events in the outbox. */
   report: () => void
 }
 
 /** The rules. Time is an argument, in milliseconds since 1970. */
 export interface Tokens {
   readonly counts: Readonly<Counts>
-  /** Counts what became of a request with a credential of the plugin's. */
+  /** Counts the result of a request with a credential of the plugin's. */
   count: (result: keyof Counts['authentications']) => void
   /** A credential, or `null` for what is not the plugin's. */
   recognize: (secret: string) => Credential | null
   /**
-   * The token of a credential, or why it is refused; without a promise where that is known. Rejects when Postgres can't
-   * be asked.
-   * @param isAgain whether this use was judged and recorded before
+   * The token of a credential, or why it is refused; synchronous if that is cached. Rejects if Postgres can't be
+   * queried.
+   * @param isAgain whether this use was checked and recorded before
    */
   authenticate: (credential: Credential, now: number, isAgain?: boolean) => Outcome | Promise<Outcome>
   /** @throws InvalidError, ConflictError */
@@ -64,7 +64,7 @@ export interface Tokens {
   revoke: (hash: string, origin?: Origin) => Promise<boolean>
 }
 
-/** Ends what tokens hold open. */
+/** Ends the connections of tokens. */
 interface Connections {
   /** The token was revoked. */
   end: (hash: string) => void

@@ -25,7 +25,7 @@ function collectLines () {
   return { lines, fastify: { logger: { stream } } }
 }
 
-t.test('who issues and who revokes a token over the routes is told with address and request id, each act once, to the host and to the log', async t => {
+t.test('issuing and revoking over the routes are reported once each, with actor, address and request id, to the host and to the log', async t => {
   const events = collectEvents()
   const { lines, fastify } = collectLines()
   const { app, login } = await buildHost(t, {
@@ -54,7 +54,7 @@ t.test('who issues and who revokes a token over the routes is told with address 
   ])
 })
 
-t.test('an event names the token that acted, or whom the host names', async t => {
+t.test('the actor of an event is the token, or the user that the host names', async t => {
   const events = collectEvents()
   const { app, issue } = await buildHost(t, { tokens: { onEvent: events.onEvent } })
   const { token } = await issue({ name: 'robot', role: 'admin' })
@@ -93,7 +93,7 @@ t.test('what changes nothing is no event', async t => {
   t.strictSame(events.all.map(({ type }) => type), ['token.issued'])
 })
 
-t.test('of ten deletions at once on three nodes one is told', async t => {
+t.test('of ten concurrent deletions on three nodes, one is reported', async t => {
   const events = collectEvents()
   const one = await buildHost(t, { tokens: { onEvent: events.onEvent } })
   const nodes = [one, ...await Promise.all([1, 2].map(async () =>
@@ -147,7 +147,7 @@ t.test('what happens while no node runs is reported 10 s after the next start, a
   await until(async () => (await database.query('SELECT 1 FROM events')).length === 0)
 })
 
-t.test('a refusal is told with its true reason, and with name and role where the token is known', async t => {
+t.test('a refusal is reported with its reason, and with name and role if the token is known', async t => {
   const events = collectEvents()
   const { app, issue, database } = await buildHost(t, { tokens: { onEvent: events.onEvent } })
   const [revoked, expired] = [await issue({ name: 'revoked' }), await issue({ name: 'expired' })]
@@ -180,7 +180,7 @@ t.test('a refusal is told with its true reason, and with name and role where the
   ])
 })
 
-t.test('of a flood of refusals ten a second are told, and the next tells how many were not', async t => {
+t.test('of a flood of refusals, ten a second are reported, and the next one counts those dropped', async t => {
   const events = collectEvents()
   const { app } = await buildHost(t, { tokens: { onEvent: events.onEvent } })
   const refuse = async (): Promise<void> => {

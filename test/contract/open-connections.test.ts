@@ -299,7 +299,7 @@ t.test('a lookup that fails, while changes are received, is repeated until it su
   t.equal(codeOf(signal), 'MMC_TOKENS_REVOKED')
 })
 
-t.test('while changes are not heard of, Postgres is asked every second; while it is away all stays open', async t => {
+t.test('while changes are not received, Postgres is queried every second; while it is down, all stay open', async t => {
   const database = await createDatabase(t)
   const one = await startNode(t, database)
   const proxy = await createProxy(t, database.url)

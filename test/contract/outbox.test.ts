@@ -151,7 +151,7 @@ for (const level of ['repeatable read', 'serializable']) {
   })
 }
 
-t.test('whatever an origin holds, and however much, stops nothing and takes no other event along', async t => {
+t.test('no origin, whatever its content and length, fails a change or loses another event', async t => {
   let id: unknown
   const events = collectEvents()
   const node = {
@@ -221,7 +221,7 @@ t.test(`${ROWS} rows that are deleted at once are an event each, on two nodes, a
   await database.query('DELETE FROM events')
 })
 
-t.test('what happened while every node was away for a week is reported when one is back, claimed by a dead one or not', async t => {
+t.test('after a week without any node, all events are reported when one starts, including those that a dead node had claimed', async t => {
   const { issue, app, database, events: before } = await createNode(t)
   const [{ hash }, { hash: other }] = [await issue(), await issue()]
   await before.until(2, 'token.issued')
@@ -253,7 +253,7 @@ t.test('what waits in a backup is reported after it is restored, with the same i
   ])
 })
 
-t.test('what a node of the version before left behind is moved into the outbox, however unreadable', async t => {
+t.test('rows of the previous version are moved into the outbox, even if they are unreadable', async t => {
   const database = await createDatabase(t)
   const [first = '', second = ''] = migrations(database.schema)
   await database.query(

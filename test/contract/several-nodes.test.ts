@@ -235,7 +235,7 @@ t.test('a revoked token that is hammered costs one query a second at most', asyn
   t.ok(queries <= 1 + Math.floor(seconds), `${queries} queries in ${seconds} s`)
 })
 
-t.test('what changes elsewhere is heard of: revoked, changed, deleted with SQL, truncated', async t => {
+t.test('changes made elsewhere are received: revoked, changed, deleted with SQL, truncated', async t => {
   const one = await createNode(t)
   const two = await createNode(t, { database: one.database })
   const changes: Record<string, (hash: string) => Promise<unknown>> = {
@@ -406,7 +406,7 @@ for (const [fault, strike] of Object.entries(FAULTS)) {
   })
 }
 
-t.test('a backend that is ended costs the lease, which is back at once; what is believed is not carried over', { buffered: true }, async t => {
+t.test('a terminated backend ends the lease, which is acquired again at once; the cache is not carried over', { buffered: true }, async t => {
   const node = await createNode(t, { database: await createSeparateDatabase(t) })
   const { token, hash } = await node.issue()
   t.equal(await use(node, token), 200)
@@ -621,7 +621,7 @@ t.test('a Postgres that is frozen before a node receives a revocation: the token
   t.strictSame([await use(node, token), await use(node, good.token)], [401, 200])
 })
 
-t.test('a revocation that a frozen Postgres does not answer: both nodes believe nothing when the lease has ended, and the next one counts', { buffered: true }, async t => {
+t.test('a revocation that a frozen Postgres does not answer: after the lease, both nodes accept nothing from memory, and the next revocation works', { buffered: true }, async t => {
   const server = await createServer(t)
   const nodes = [await createListeningNode(t, server), await createListeningNode(t, server)] as const
   const { token, hash } = await nodes[0].issue()
@@ -663,7 +663,7 @@ async function isBelievedUntilTheLeaseEnds (t: Test, node: TestHost, tokens: str
   t.strictSame([...statuses], [500])
 }
 
-t.test('a node process that is stopped while a token is revoked lets nobody in by it when it goes on', { buffered: true }, async t => {
+t.test('a node process that is stopped while a token is revoked refuses it when it continues', { buffered: true }, async t => {
   const { url } = await createSeparateDatabase(t)
   const [other, node] = await Promise.all([startNode(t, url), startNode(t, url)])
   const { token, hash } = await other.issue('stopped')

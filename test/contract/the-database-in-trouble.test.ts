@@ -682,7 +682,7 @@ t.test('a server that ends idle sessions does not end the one that listens, and 
   t.strictSame(told(), [])
 })
 
-t.test('what is no matter of time is not tried again: a database that is not there, a role without rights', async t => {
+t.test('permanent errors are not retried: a database that does not exist, a role without privileges', async t => {
   const { url, schema, query } = await createDatabase(t)
   await query(`CREATE ROLE ${schema}`)
   t.teardown(() => query(`DROP ROLE ${schema}`))
