@@ -203,7 +203,7 @@ t.test("it adds as many packages and megabytes to fastify's as the README says, 
   const ours = [...closureOf(installed, 'fastify-mmc-tokens')].filter(path => !fastify.has(path))
   const sizes = await Promise.all(ours.map(path => sizeOf(join(consumer, path))))
   const size = sizes.reduce((sum, one) => sum + one, 0) / 2 ** 20
-  const [, packages, megabytes] = /brings (\d+) packages and ([\d.]+) MB on disk/.exec(
+  const [, packages, megabytes] = /adds (\d+) packages and ([\d.]+) MB on disk/.exec(
     await readFile('README.md', 'utf8')
   ) ?? []
   t.comment(`${ours.length} packages, ${size.toFixed(2)} MB`)
