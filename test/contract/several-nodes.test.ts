@@ -307,33 +307,24 @@ t.test(`a host's pool that is exhausted for ${EXHAUSTED} s: known tokens in use 
     return { known: [...known], refused: [...refused], leases: [...leases], slowest, last }
   }
   let seen = await exhaust()
-  // On a busy machine a lease may end by itself, or the connection that listens be replaced.
-  for (let tries = 1; tries < 5 && (seen.leases.includes('lost') || seen.slowest >= 1000 || seen.known.length > 1); tries++) {
-    seen = await exhaust()
-  }
+  // On a busy machine a lease may end by itself.
+  for (let tries = 1; tries < 5 &&
+    (seen.leases.includes('lost') || seen.slowest >= 1000); tries++) seen = await exhaust()
   t.match(seen, { known: [200], refused: [500], leases: ['held'] })
   t.strictSame([seen.known.length, seen.refused.length, seen.leases.length], [1, 1, 1])
   t.ok(seen.slowest < 1000, `${seen.slowest} ms`)
   t.ok(seen.last < 2000, `last accepted ${seen.last} ms after`)
 
+  const busy = await take()
   // By another clock it is minutes.
   const move = createClock(t)
-  async function exhaustForMinutes (): Promise<number[]> {
+  for (let n = 0; n < 3; n++) {
+    await move(node, 29)
     t.equal(await use(node, good.token), 200)
-    const busy = await take()
-    const statuses: number[] = []
-    for (let n = 0; n < 3; n++) {
-      await move(node, 29)
-      statuses.push(await use(node, good.token))
-      // As long as it takes to be asked for again.
-      await sleep(1200)
-    }
-    for (const client of busy) client.release()
-    return statuses
+    // As long as it takes to be asked for again.
+    await sleep(1200)
   }
-  let statuses = await exhaustForMinutes()
-  for (let tries = 1; tries < 5 && statuses.includes(500); tries++) statuses = await exhaustForMinutes()
-  t.strictSame(statuses, [200, 200, 200])
+  for (const client of busy) client.release()
 })
 
 const UNHEARD: Record<string, { sql: string, status: number }> = {
