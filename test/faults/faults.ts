@@ -51,7 +51,7 @@ const OTHERS: readonly Fault[] = [
     name: 'Postgres is frozen (SIGSTOP)',
     strike: async ({ postgres, connect }) => {
       const [client, server] = [await connect(), await postgres.pid()]
-      // First what makes new backends, then those that are there, and last the one that tells of them.
+      // First the process that starts backends, then the backends, and last the one that lists them.
       process.kill(server, 'SIGSTOP')
       const { rows } = await client.query<{ pid: number }>(
         "SELECT pid FROM pg_stat_activity WHERE backend_type = 'client backend' ORDER BY pid = pg_backend_pid()"

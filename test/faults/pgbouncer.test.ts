@@ -33,8 +33,8 @@ async function freeze (t: Test, bug?: BugName) {
 }
 
 /**
- * A node that is not told of the pooler listens through it, and hears nothing: how long after its revocation it accepts
- * a token.
+ * A node without the option `listen` listens through the pooler, and receives nothing: how long after its revocation
+ * it accepts a token.
  */
 async function lastAccepted (t: Test, bug?: BugName): Promise<number> {
   const [postgres, build] = await Promise.all([startServer(t), buildNode(bug)])

@@ -24,7 +24,7 @@ for (const [bug, finders] of faults) {
             after: fault.caught === isAccepted ? 5500 : 1500
           })
           const isFound = violations.some(violation => fault.caught.test(violation))
-          if (!isFound && run < 10) continue
+          if (!isFound && run < 5) continue
           t.ok(isFound, JSON.stringify(summary))
           t.comment(`found in run ${run}`)
           break

@@ -13,7 +13,7 @@ import { connectTo, createWorld, startServer, type World } from './world.js'
 
 /** From the signal to the end of the connection, in milliseconds. */
 const CUT = 1100
-/** From a revocation to the signal where a node does not hear of it but can ask: a lease, and a pause of questions. */
+/** From a revocation to the signal where a node does not receive it but can ask: a lease, and a pause of questions. */
 const UNHEARD = 3000
 /** From when Postgres can be asked again to the signal. */
 const RECOVERY = 2000

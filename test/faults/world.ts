@@ -25,7 +25,7 @@ export interface World {
   connect: () => Promise<pg.Client>
   /** What is in the table, which is empty then: a list of many pages may break off. */
   takeRows: () => Promise<Row[]>
-  /** Resolves when no node hears of revocations. */
+  /** Resolves when no node holds its lease. */
   untilLost: () => Promise<void>
 }
 

@@ -43,7 +43,7 @@ t.test('a token minted offline works from the first start, and its record says t
   t.match(await host.app.tokens.list(), [{ ...entry, requestedBy: 'bootstrap' }])
 })
 
-t.test('ten nodes that boot at once store each token once, and one of them tells of it', async t => {
+t.test('ten nodes that start at once store each token once, and one of them reports it', async t => {
   const minted = await Promise.all(['a', 'b', 'c'].map(async name => await mint(t, { name })))
   const bootstrap = await writeBootstrap(t, minted.map(({ entry }) => entry))
   const database = await createDatabase(t)
@@ -183,7 +183,7 @@ t.test('a name that has become free is used at the next start', async t => {
   ), 200)
 })
 
-t.test('a file that can not be read, or is no list, is told of without a word of what is in it', async t => {
+t.test('a file that can not be read, or is no list, is reported without its content', async t => {
   const { token } = await mint(t)
   const noList = 'must be a JSON array of { name, role, validUntil, hash }'
   for (const [file, what] of [
@@ -350,7 +350,7 @@ t.test('nodes that boot at once with files that hold the same names under other 
   t.strictSame((await hosts[0]?.app.tokens.list())?.map(({ name }) => name).sort(), names.sort())
 })
 
-t.test('a name that somebody takes in the very moment is told of as taken', async t => {
+t.test('a name that is taken at the same moment is reported as taken', async t => {
   const { database } = await buildHost(t, { database: await createSeparateDatabase(t) })
   const bootstrap = await writeFileOf(t, entries(3))
   const other = new pg.Client(database.url)

@@ -79,7 +79,7 @@ t.test('a token whose claim has expired is counted as expired, without a lookup'
   t.match(await app.tokens.metrics(), { authentications: { ...ZERO, expired: 1 }, lookups: 0 })
 })
 
-t.test('health tells whether tokens are on, and whether revocations are heard of', async t => {
+t.test('health has whether tokens are enabled, and whether the lease is held', async t => {
   const { app } = await buildHost(t, { tokens: { enabled: false } })
   t.strictSame([app.tokens.health(), (await app.tokens.metrics()).lease], [
     { enabled: false, lease: 'lost' }, { held: 0, losses: 0 }

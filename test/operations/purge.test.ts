@@ -10,7 +10,7 @@ async function expire ({ database }: TestHost, name: string, ago: string): Promi
   await database.query('UPDATE tokens SET valid_until = now() - $2::interval WHERE name = $1', [name, ago])
 }
 
-t.test('what expired longer ago than the grace time goes, is told of once, on one of the nodes, and nothing else goes', async t => {
+t.test('tokens that expired longer ago than the grace time are purged and reported once, by one node, and no others', async t => {
   const events = collectEvents()
   const tokens = { purgeExpiredAfter: 3600, onEvent: events.onEvent }
   const one = await buildHost(t, { tokens: { onEvent: events.onEvent } })

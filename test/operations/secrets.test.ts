@@ -157,7 +157,7 @@ function create (fingerprints = [FIRST, SECOND]) {
   const warnings: string[] = []
   const keys = createKeyCheck('a schema', fingerprints, async (channel, text) => {
     said.push(`${channel} ${text}`)
-    throw new Error('out of reach, which nobody need hear of')
+    throw new Error('out of reach')
   }, { warn: (line: string) => { warnings.push(line) } } as unknown as Log)
   return { keys, said, warnings }
 }

@@ -64,7 +64,7 @@ t.test('the table holds what its constraints allow: no second name, no other has
   }
 })
 
-t.test('a trigger tells of every token that ends or changes, also by plain SQL, and of nothing else', async t => {
+t.test('a trigger notifies of every token that ends or changes, also by plain SQL, and of nothing else', async t => {
   // The channel is heard in the whole database.
   const { database, issue } = await buildHost(t, { database: await createSeparateDatabase(t) })
   const listener = new pg.Client(database.url)

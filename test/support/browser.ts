@@ -53,7 +53,7 @@ async function launch (): Promise<Browser> {
 
 /**
  * Keeps a picture for people to look at, and lets axe-core judge what can be seen.
- * @param flaws rules of axe that are broken, which others must mend
+ * @param flaws rules of axe that are broken, which others must fix
  */
 export async function judge (t: Test, page: Page, name: string, flaws: string[] = []): Promise<void> {
   await page.screenshot({ path: `${SCREENSHOTS}${name}.png`, animations: 'disabled', caret: 'initial' })
@@ -65,7 +65,7 @@ export async function judge (t: Test, page: Page, name: string, flaws: string[] 
     `${id}: ${nodes.map(node => node.html).join(' ')}`)
   t.strictSame(unexpected, [], `accessible: ${name}`)
   t.strictSame(flaws.filter(flaw =>
-    !violations.some(({ id }) => id === flaw)), [], `no flaw of ${name} is mended by now`)
+    !violations.some(({ id }) => id === flaw)), [], `no flaw of ${name} is fixed by now`)
 }
 
 export async function readClipboard (page: Page): Promise<string> {

@@ -5,11 +5,11 @@ export interface Events {
   /** For the option `onEvent`, of any number of nodes. */
   onEvent: (event: TokenEvent) => void
   all: TokenEvent[]
-  /** Resolves when so many of a type were heard of, with them. */
+  /** Resolves when so many of a type were reported, with them. */
   until: (count: number, type?: TokenEvent['type']) => Promise<TokenEvent[]>
 }
 
-/** What nodes tell of. */
+/** What nodes report. */
 export function collectEvents (): Events {
   const emitter = new EventEmitter()
   const all: TokenEvent[] = []

@@ -4,7 +4,7 @@ import tokensPlugin, { type TokensPluginOptions } from '../../lib/index.js'
 import { security, securitySchemes } from '../../schemas/index.js'
 import { SECRET } from './build-host.js'
 
-/** What @fastify/swagger tells of the plugin in a host that has nothing else, as docs/openapi.json holds it. */
+/** What @fastify/swagger generates for the plugin in a host that has nothing else, as docs/openapi.json holds it. */
 export async function createOpenapi (
   openapi: '3.0.3' | '3.1.0' = '3.1.0', options: Partial<TokensPluginOptions> = {}
 ): Promise<object> {

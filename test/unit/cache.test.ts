@@ -21,7 +21,7 @@ const known = (name: string): CachedToken => ({
   lastUsed: 0
 })
 
-t.test('a token that is known is there at once; what is not known, or while changes are not heard of, is undefined', async t => {
+t.test('a cached token is returned at once; an unknown one, or any while changes are not received, is undefined', async t => {
   let isTrusted = true
   const cache = createCache(() => isTrusted, () => 0)
   t.equal(cache.get('a'), undefined)
@@ -206,7 +206,7 @@ t.test('a lookup that lost the race against a change asks once more, unless the 
   }
 })
 
-t.test('a lookup that a change overtook leaves the next one alone: that is shared, and hears of the next change', async t => {
+t.test('a lookup that a change overtook does not affect the next one: that is shared, and receives the next change', async t => {
   for (const change of ['forget', 'clear'] as const) {
     const cache = createCache(() => true, () => 0)
     const answers: Array<(known: CachedToken | null) => void> = []
@@ -245,7 +245,7 @@ async function raceOf (create: () => Cache): Promise<void> {
       const begunAfter = isAnswered
       const believed = cache.get('a')
       const token = believed === undefined ? await cache.load('a', find) : believed
-      if (begunAfter && token !== null) throw new Error('accepted after the revocation was heard of')
+      if (begunAfter && token !== null) throw new Error('accepted after the revocation was received')
     }
     const revoke = async (): Promise<void> => {
       await scheduler.schedule(Promise.resolve(), 'the row is deleted')
@@ -258,7 +258,7 @@ async function raceOf (create: () => Cache): Promise<void> {
     await scheduler.waitFor(Promise.all([
       revoke(), ...Array.from({ length: uses }, use), ...Array.from({ length: uses }, use)
     ]))
-    if (cache.get('a')) throw new Error('believed after the revocation was heard of')
+    if (cache.get('a')) throw new Error('cached after the revocation was received')
   }), { numRuns: 1000 })
 }
 
@@ -395,7 +395,7 @@ async function violations (t: Test, database: Database, create: (store: Store) =
   return [violated[0].size, violated[1].size]
 }
 
-t.test(`in ${RACES} races of lookups and revocations a token is never let in after its revocation was answered or heard of`, async t => {
+t.test(`in ${RACES} races of lookups and revocations a token is never accepted after its revocation was answered or received`, async t => {
   const database = await createSeparateDatabase(t)
   t.strictSame(await violations(t, database, store =>
     createCache(store.isTrusted, () => performance.now()), races => races >= RACES), [0, 0])
@@ -506,7 +506,7 @@ const bySql = (statement: string): OnToken => async (token, { database }, { hash
 }
 
 /**
- * The listeners' backends are ended. What happens then may happen while nobody hears of it; the nodes hear again
+ * The listeners' backends are ended. What happens then may happen while nobody receives it; the nodes receive again
  * afterwards.
  */
 const endListeners = (meanwhile: Step | null): Step => {
@@ -545,7 +545,7 @@ function expect<T> (found: T, wanted: T): void {
   if (found !== wanted) throw new Error(`${String(found)} instead of ${String(wanted)}`)
 }
 
-/** Two nodes that hear of revocations. */
+/** Two nodes that receive revocations. */
 async function build (t: Test, database: Database): Promise<Real> {
   async function start (): Promise<ModelNode> {
     const log = new EventEmitter()

@@ -119,7 +119,7 @@ t.test('an answer that came while the process was busy counts, though its time i
   await connection.close()
 })
 
-t.test('a pool of the host stays its own: its place and its way are known, its lost connections are told of, its end is not ours', async t => {
+t.test('a pool of the host stays its own: its target and type are known, its lost connections are reported, the plugin does not end it', async t => {
   const { pool, connection, warnings } = create(t)
   t.equal(connection.target, 'db.example:5433, database "mmc"')
   t.match(connection.config, { host: 'db.example', port: 5433, database: 'mmc', user: 'me', password: 'hidden' })
@@ -175,7 +175,7 @@ t.test('its place is told without its password', t => {
   t.end()
 })
 
-t.test('who closes waits for a goodbye, and no longer than a second', async t => {
+t.test('closing waits for the connection to end, for a second at most', async t => {
   const { pass, warnings } = create(t)
   const log = { warn: (...words: unknown[]) => { warnings.push(words) } } as unknown as Log
   await closeByDeadline(Promise.resolve(), log)

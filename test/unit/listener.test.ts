@@ -185,7 +185,7 @@ t.test('only a new node asks whatever it hears: those that come back at once wou
   t.strictSame(heard, ['ask'], 'where it hears nothing it does')
 })
 
-t.test('what is heard reaches all who must hear of it: each token, all at once, keys; what has no payload is not all', async t => {
+t.test('notifications reach all their receivers: one token, all tokens, keys; one without a payload is not all tokens', async t => {
   const { listener, heard, hold, notify } = await createListening(t)
   listener.start()
   await hold()
