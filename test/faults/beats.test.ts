@@ -90,29 +90,20 @@ async function observe (t: Test, bug?: BugName): Promise<Seen> {
   return seen
 }
 
-function isCrowded ({ crowds }: Seen): boolean {
-  return crowds.some(count => count > 3)
-}
-
 t.test('one node at a time beats; when it freezes, can not hear or dies another does in time, and few at once', async t => {
   let seen = await observe(t)
   // On a busy machine a beat arrives late, and others step in meanwhile.
-  for (let tries = 1; tries < 3 && isCrowded(seen); tries++) seen = await observe(t)
+  for (let tries = 1; tries < 3 && seen.crowds.some(count => count > 3); tries++) seen = await observe(t)
   const { rate, crowds, lost } = seen
   t.comment(JSON.stringify(seen))
   t.ok(rate > 1.5 && rate < 2.7, `${rate} beats a second`)
-  t.notOk(isCrowded(seen), crowds.join())
+  t.ok(crowds.every(count => count <= 3), crowds.join())
   t.strictSame(Object.values(lost).flat(), [])
 })
 
 t.test('a planted bug is found: a node never steps in', async t => {
   const { lost } = await observe(t, 'a node never steps in')
   t.ok(Object.values(lost).flat().length > 0, JSON.stringify(lost))
-})
-
-t.test('a planted bug is found: all nodes step in at once', async t => {
-  const seen = await observe(t, 'all nodes step in at once')
-  t.ok(isCrowded(seen), seen.crowds.join())
 })
 
 t.test('a planted bug is found: every node beats', async t => {
