@@ -128,7 +128,7 @@ export const create: CreateContender = async setting => {
     await client.query('SET session_replication_role = replica')
     const { rows } = await client.query<{ hash: string }>(`INSERT INTO ${schema}.${table} (${columns}, name_key)
       SELECT encode(sha256(uuid::text::bytea), 'hex'), uuid, 'viewer', 'bench', now(), '${VALID_UNTIL}', now(), uuid
-      FROM (SELECT gen_random_uuid()::text AS uuid FROM generate_series(1, ${seconds * 30_000})) AS made RETURNING hash`)
+      FROM (SELECT gen_random_uuid()::text AS uuid FROM generate_series(1, ${seconds * 60_000})) AS made RETURNING hash`)
     client.release(true)
     return rows.map(({ hash }) => hash)
   }
