@@ -43,7 +43,8 @@ async function addDatabase (t: Pick<Test, 'teardown'>, server: string): Promise<
     await client.query(statement).finally(() => client.end())
   }
   await ask(`CREATE DATABASE ${name}`)
-  t.teardown(() => ask(`DROP DATABASE ${name} WITH (FORCE)`))
+  // Without FORCE, Postgres waits for connections that are ending.
+  t.teardown(() => ask(`DROP DATABASE ${name}`))
   return Object.assign(new URL(server), { pathname: `/${name}` }).href
 }
 
