@@ -13,7 +13,7 @@ import type { ApplicationTokens, Credential, Metrics, Store, Token } from './typ
 interface Parts {
   tokens: Tokens
   connections: Pick<Connections, 'signal' | 'endAll'>
-  audit: Pick<Audit, 'rejected'>
+  audit: Pick<Audit, 'reportRejection'>
   lifecycle: Lifecycle
   store: Pick<Store, 'isTrusted' | 'lease' | 'count'>
   usage: { lag: () => Metrics['usage'] }
@@ -30,7 +30,7 @@ export function createApplicationTokens (parts: Parts): ApplicationTokens {
     if (!lifecycle.isEnabled) throw new NotEnabledError()
   }
 
-  async function judge (credential: Credential): Promise<Outcome> {
+  async function authenticate (credential: Credential): Promise<Outcome> {
     try {
       return await tokens.authenticate(credential, Date.now())
     } catch (cause) {
@@ -58,11 +58,12 @@ export function createApplicationTokens (parts: Parts): ApplicationTokens {
     async authenticate (secret, { address = null, requestId = null } = {}) {
       const credential = lifecycle.isEnabled && typeof secret === 'string' ? tokens.recognize(secret) : null
       if (credential === null) return null
-      const outcome = await judge(credential)
+      const outcome = await authenticate(credential)
       if (!lifecycle.isEnabled) return null
       if ('refused' in outcome) {
-        tokens.count(outcome.refused)
-        audit.rejected(outcome.reason, { hash: credential.hash, ...outcome.token }, { actor: null, address, requestId })
+        const { refused, reason, token } = outcome
+        tokens.count(refused)
+        audit.reportRejection(reason, { hash: credential.hash, ...token }, { actor: null, address, requestId })
         return null
       }
       tokens.count('accepted')
@@ -75,8 +76,8 @@ export function createApplicationTokens (parts: Parts): ApplicationTokens {
       const cached = results.get(of)
       if (cached === undefined) return signalOf(of as FastifyRequest)
       if (closable !== undefined) return connections.signal(cached, closable)
-      throw new SignalError('signal(result, closable) must get what emits "close", such as the socket, ' +
-        'so that the signal can be released')
+      throw new SignalError('signal(result, closable) requires an object that emits "close", such as the socket, ' +
+        'to release the signal')
     },
     async issue (token) {
       requireEnabled()

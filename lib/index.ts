@@ -46,7 +46,7 @@ const register: FastifyPluginAsync<TokensPluginOptions> = async (app, options) =
 
   const lifecycle = createLifecycle({
     async start () {
-      await store.start(cache, audit.hear, [connections])
+      await store.start(cache, audit.onEventsWaiting, [connections])
       const { bootstrap: file, bootstrapStrict: isStrict } = settings
       await bootstrap({ store, audit, roles, log, file, isStrict }, Date.now())
       audit.start()

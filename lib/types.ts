@@ -64,16 +64,16 @@ export interface RefreshableCache extends ChangeListener {
   refresh: (find: (hashes: string[]) => Promise<Token[]>) => Promise<string[]>
 }
 
-/** `taken`: an existing token has a name that looks the same; `twin`: an earlier one in the same list has. */
-export type BootstrapOutcome = 'stored' | 'taken' | 'twin'
+/** `taken`: an existing token has a name that looks the same; `duplicate`: an earlier one in the same list has. */
+export type BootstrapOutcome = 'stored' | 'taken' | 'duplicate'
 
 /** Where tokens are kept. Every call ends within a second. */
 export interface Store {
   /**
    * Connects, migrates (any number of nodes may do so concurrently), and reports changes from then on.
-   * @param onActed called when someone other than a node has changed tokens, so that events wait in the outbox
+   * @param onEventsWaiting called when someone other than a node has changed tokens, so that events wait in the outbox
    */
-  start: (cache: RefreshableCache, onActed: () => void, others?: readonly ChangeListener[]) => Promise<void>
+  start: (cache: RefreshableCache, onEventsWaiting: () => void, others?: readonly ChangeListener[]) => Promise<void>
   /** Whether every change reaches the cache within two seconds. `at` and `date`: now, by monotonic and wall clock. */
   isTrusted: (at?: number, date?: number) => boolean
   /** Whether the lease is held, and how often it was lost. */

@@ -79,7 +79,7 @@ export function createTokenSchema (roles: readonly string[]) {
   const properties = {
     name: Type.String({
       description: 'a string of well-formed Unicode with 1 to 255 characters after trimming, ' +
-        'at least one of them visible, without control characters, line separators and deceiving invisible characters',
+        'at least one of them visible, without control characters, line separators and misleading invisible characters',
       examples: [EXAMPLE.name]
     }),
     role: Type.String({

@@ -19,7 +19,9 @@ interface Parts {
   hook: 'preHandler' | 'onRequest'
   queryParameter: string | false
   audit: {
-    rejected: (reason: string, token: { hash: string | null, name?: string, role?: string }, origin: Origin) => void
+    reportRejection: (
+      reason: string, token: { hash: string | null, name?: string, role?: string }, origin: Origin
+    ) => void
   }
   /** Whether responses carry the token's expiry. */
   expiryHeader: boolean
@@ -161,7 +163,7 @@ export function addAuthentication (app: FastifyInstance, parts: Parts): void {
     }
     const { credential } = stateOf(request) as RequestState
     const hash = credential === null || credential === 'several' ? null : credential.hash
-    audit.rejected(refusal.reason, { hash, ...refusal.token }, originOf(request, null))
+    audit.reportRejection(refusal.reason, { hash, ...refusal.token }, originOf(request, null))
     await sendError(request, reply, refusal.refused === 'several' ? new TwoCredentialsError() : new InvalidTokenError())
   }
 }

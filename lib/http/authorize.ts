@@ -18,7 +18,7 @@ export function createSession (ask: NonNullable<TokensPluginOptions['session']> 
     if (user && !isWarned) {
       isWarned = true
       const source = ask === hostUser ? 'request.user (set the option "session")' : 'the result of the option "session"'
-      log.warn(`invalid user, so nobody is logged in: ${source} must be null or { username, roles }, ` +
+      log.warn(`invalid user, treated as not logged in: ${source} must be null or { username, roles }, ` +
         'such as { username: "me", roles: ["admin"] }')
     }
     return null

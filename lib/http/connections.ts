@@ -71,7 +71,7 @@ export function createConnections ({ isEnabled, isCurrent, isTrusted, findAll }:
     const entry: Entry = entries.get(hash) ?? { token: accepted.token, endsAt, ends: new Set() }
     const release = (): void => {
       entry.ends.delete(once)
-      if (entry.ends.size === 0) drop(entry)
+      if (entry.ends.size === 0) remove(entry)
     }
     const once = (reason: Reason): void => {
       closable.off('close', release)
@@ -86,7 +86,7 @@ export function createConnections ({ isEnabled, isCurrent, isTrusted, findAll }:
     if (!isTrusted() || !isCurrent(accepted)) doubt(hash)
   }
 
-  function drop (entry: Entry): void {
+  function remove (entry: Entry): void {
     clearTimeout(entry.timer)
     const { hash } = entry.token
     if (entries.get(hash) === entry) entries.delete(hash)
@@ -96,15 +96,15 @@ export function createConnections ({ isEnabled, isCurrent, isTrusted, findAll }:
     retry = undefined
   }
 
-  function finish (entry: Entry, reason: Reason): void {
-    drop(entry)
+  function endEntry (entry: Entry, reason: Reason): void {
+    remove(entry)
     for (const end of entry.ends) end(reason)
   }
 
   function expire (entry: Entry): void {
     clearTimeout(entry.timer)
     const left = entry.endsAt - Date.now()
-    if (left <= 0) finish(entry, 'expired')
+    if (left <= 0) endEntry(entry, 'expired')
     else entry.timer = setTimeout(expire, Math.min(left, LONGEST), entry).unref()
   }
 
@@ -133,7 +133,7 @@ export function createConnections ({ isEnabled, isCurrent, isTrusted, findAll }:
         const found = new Map((await findAll(hashes)).map(token => [token.hash, token]))
         for (const [index, hash] of hashes.entries()) {
           if (index % BATCH === BATCH - 1) await nextTurn()
-          judge(entries.get(hash), found.get(hash))
+          update(entries.get(hash), found.get(hash))
         }
       } catch {
         // Postgres can't be queried: the connections stay open until it can.
@@ -143,11 +143,11 @@ export function createConnections ({ isEnabled, isCurrent, isTrusted, findAll }:
     }
   }
 
-  function judge (entry: Entry | undefined, token: Token | undefined): void {
+  function update (entry: Entry | undefined, token: Token | undefined): void {
     if (entry === undefined) return
     const { name, role } = entry.token
     if (token?.name !== name || token.role !== role) {
-      finish(entry, 'revoked')
+      endEntry(entry, 'revoked')
     } else {
       // An operator may have shortened it; the claim can't be extended.
       entry.endsAt = Math.min(entry.endsAt, Date.parse(token.validUntil))
@@ -175,15 +175,15 @@ export function createConnections ({ isEnabled, isCurrent, isTrusted, findAll }:
     },
     end (hash) {
       const entry = entries.get(hash)
-      if (entry !== undefined) finish(entry, 'revoked')
+      if (entry !== undefined) endEntry(entry, 'revoked')
     },
     endAll () {
-      for (const entry of entries.values()) finish(entry, 'disabled')
+      for (const entry of entries.values()) endEntry(entry, 'disabled')
     },
     forget: doubt,
     clear: doubtAll,
     close () {
-      for (const entry of entries.values()) drop(entry)
+      for (const entry of entries.values()) remove(entry)
     }
   }
 }

@@ -89,12 +89,12 @@ function takeFromQuery (
   request: FastifyRequest, parameter: string, value: unknown, recognize: Recognize, found: Credential[]
 ): RequestState['original'] {
   const values = typeof value === 'string' ? [value] : [value].flat().filter(given => typeof given === 'string')
-  const taken = values.filter(secret => {
+  const recognized = values.filter(secret => {
     const credential = recognize(secret)
     if (credential !== null) found.push(credential)
     return credential !== null
   })
-  if (taken.length === 0) return null
+  if (recognized.length === 0) return null
 
   const { url, originalUrl } = request.raw as { url: string, originalUrl?: string }
   const rest = typeof value === 'string' && originalUrl === undefined ? urlWithoutPair(url, parameter, value) : null
@@ -103,7 +103,7 @@ function takeFromQuery (
     setUrls(request, rest, undefined)
     return { members: { [parameter]: value }, url, originalUrl }
   }
-  const secrets = new Set(taken)
+  const secrets = new Set(recognized)
   const { [parameter]: _taken, ...others } = request.query as Query
   const [first, ...more] = values.filter(given => !secrets.has(given))
   if (first !== undefined) others[parameter] = more.length > 0 ? [first, ...more] : first

@@ -5,7 +5,7 @@ import { createTask } from './task.js'
 /** Rejections reported per second, since clients decide how many there are. The next one counts those dropped. */
 const REJECTIONS = 10
 /** How long a new node ignores the events of others, in milliseconds: a process that only migrates claims none. */
-const FIRST = 10_000
+const FIRST_CLAIM = 10_000
 /** The average interval between two checks of the outbox, in milliseconds. */
 const INTERVAL = 60_000
 /** Events that are claimed at a time. */
@@ -13,9 +13,9 @@ const BATCH = 100
 /** How long a claim lasts, in milliseconds. */
 const CLAIM = 60_000
 /** How long `onEvent` may take, in milliseconds. */
-const PATIENCE = 30_000
+const EVENT_TIMEOUT = 30_000
 /** The time that must be left of a claim to start an event: for `onEvent`, and a second to delete the event. */
-const ENOUGH = PATIENCE + 1000
+const MIN_CLAIM = EVENT_TIMEOUT + 1000
 /** How long `close` waits for the report under way, in milliseconds. */
 const GRACE = 1000
 /** The longest pause before a retry, in minutes. The first pause is 1, and each is twice as long as the previous. */
@@ -27,16 +27,18 @@ const MESSAGES = {
   'token.issued': 'application token issued',
   'token.revoked': 'application token revoked',
   'token.expired-purged': 'expired application token purged',
-  'authentication.rejected': 'application token refused'
+  'authentication.rejected': 'application token rejected'
 } satisfies Record<TokenEvent['type'], string>
 
 /** Reports events to the log and to the host's `onEvent`: those of the outbox at least once, rejections once. */
 export interface Audit {
-  rejected: (reason: string, token: { hash: string | null, name?: string, role?: string }, origin: Origin) => void
+  reportRejection: (
+    reason: string, token: { hash: string | null, name?: string, role?: string }, origin: Origin
+  ) => void
   /** Reports the events in the outbox, after a change by this node. Returns immediately. */
   report: () => void
   /** The same, after a change by others. Does nothing in the first ten seconds. */
-  hear: () => void
+  onEventsWaiting: () => void
   start: () => void
   /** Resolves when the report under way has ended, or has taken too long. */
   close: () => Promise<void>
@@ -57,7 +59,7 @@ export function createAudit ({ store, onEvent, log }: Parts): Audit {
   const reported: string[] = []
   let dropping: Promise<void> | undefined
   let second = 0
-  let told = 0
+  let rejections = 0
   let suppressed = 0
 
   async function reportAll (): Promise<void> {
@@ -72,7 +74,7 @@ export function createAudit ({ store, onEvent, log }: Parts): Audit {
     const events = await store.claimEvents(BATCH)
     for (const [index, event] of events.entries()) {
       if (isClosed) return false
-      if (until - performance.now() < ENOUGH) {
+      if (until - performance.now() < MIN_CLAIM) {
         await store.deferEvents(events.slice(index).map(({ id }) => id), { attempts: 0, minutes: 0 })
         return true
       }
@@ -85,7 +87,7 @@ export function createAudit ({ store, onEvent, log }: Parts): Audit {
   async function reportOne ({ attempts, ...event }: StoredEvent): Promise<void> {
     try {
       if (attempts === 0 || onEvent === undefined) log.info({ event }, MESSAGES[event.type])
-      await within(PATIENCE, onEvent?.({ ...event }))
+      await within(EVENT_TIMEOUT, onEvent?.({ ...event }))
     } catch (err) {
       if (isClosed) return
       if (attempts < ATTEMPTS) {
@@ -126,32 +128,32 @@ export function createAudit ({ store, onEvent, log }: Parts): Audit {
     timer = setTimeout(look, INTERVAL * (0.5 + Math.random())).unref()
   }
 
-  async function reportRejection (event: TokenEvent): Promise<void> {
+  async function send (event: TokenEvent): Promise<void> {
     log.info({ event }, MESSAGES[event.type])
     await onEvent?.({ ...event })
   }
 
   return {
-    rejected (reason, { hash, name = null, role = null }, origin) {
+    reportRejection (reason, { hash, name = null, role = null }, origin) {
       const now = Date.now()
       if (Math.floor(now / 1000) !== second) {
         second = Math.floor(now / 1000)
-        told = 0
+        rejections = 0
       }
-      if (told >= REJECTIONS) {
+      if (rejections >= REJECTIONS) {
         suppressed++
         return
       }
-      told++
+      rejections++
       const at = new Date(now).toISOString()
       const about = { id: randomUUID(), type: 'authentication.rejected', at, name, hash, role, ...origin } as const
       const event = { ...about, databaseUser: null, reason, ...suppressed > 0 && { suppressed } }
       suppressed = 0
-      reportRejection(event).catch((err: unknown) => { log.error({ err, event }, 'onEvent failed') })
+      send(event).catch((err: unknown) => { log.error({ err, event }, 'onEvent failed') })
     },
     report: task.trigger,
-    hear () { if (isReady) task.trigger() },
-    start () { timer ??= setTimeout(look, FIRST).unref() },
+    onEventsWaiting () { if (isReady) task.trigger() },
+    start () { timer ??= setTimeout(look, FIRST_CLAIM).unref() },
     async close () {
       clearTimeout(timer)
       await within(GRACE, task.close()).catch(() => {})
@@ -164,7 +166,8 @@ export function createAudit ({ store, onEvent, log }: Parts): Audit {
 async function within (milliseconds: number, work: unknown): Promise<void> {
   let timer: NodeJS.Timeout | undefined
   const late = new Promise<never>((_resolve, reject) => {
-    timer = setTimeout(() => { reject(new Error(`it did not end within ${milliseconds} ms`)) }, milliseconds).unref()
+    const error = new Error(`onEvent did not finish within ${milliseconds} ms`)
+    timer = setTimeout(reject, milliseconds, error).unref()
   })
   try {
     await Promise.race([work, late])

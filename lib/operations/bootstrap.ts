@@ -42,7 +42,7 @@ export async function bootstrap ({ store, audit, roles, log, file, isStrict }: P
     for (const [token, index] of found) {
       const outcome = outcomes.get(token.hash)
       if (outcome === 'taken') fail(index, 'another token has its name: revoke that one, or give this one another name')
-      if (outcome === 'twin') fail(index, 'an entry before it has the same name: remove one of them')
+      if (outcome === 'duplicate') fail(index, 'an earlier entry has the same name: remove one of them')
     }
   } catch (error) {
     // Not a fault of the file, but of the database.
@@ -64,7 +64,7 @@ function parse (
   for (const [index, entry] of entries.entries()) {
     try {
       const token = toToken(entry, roles, now)
-      if (hashes.has(token.hash)) throw new BootstrapError('an entry before it has the same hash: remove one of them')
+      if (hashes.has(token.hash)) throw new BootstrapError('an earlier entry has the same hash: remove one of them')
       found.set(token, index)
       hashes.add(token.hash)
     } catch (error) {

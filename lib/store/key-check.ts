@@ -53,7 +53,7 @@ export function createKeyCheck (schema: string, fingerprints: readonly string[],
       const now = performance.now()
       if (fingerprints.includes(fingerprint) || now - warnedAt < INTERVAL) return
       warnedAt = now
-      log.warn('another node signs tokens with a secret that this node does not know, and they are refused here: ' +
+      log.warn('another node signs tokens with a secret that this node does not know, so this node rejects them: ' +
         'give all nodes the same option "secret"; to replace it, let all verify with the new one before any signs ' +
         'with it')
     }

@@ -80,7 +80,7 @@ export function createLease ({ ask, beat, onHeld, onDead }: LeaseConnection): Le
     await beat()
     if (isEnded || isHeard) return
     clearTimeout(beatTimer)
-    beatTimer = setTimeout(() => { onDead(new Error('its own notification does not arrive')) }, SILENCE).unref()
+    beatTimer = setTimeout(onDead, SILENCE, new Error('this node does not receive its own notification')).unref()
   }
 
   function sendAfter (milliseconds: number): void {

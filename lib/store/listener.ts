@@ -5,14 +5,14 @@ import { closeByDeadline, codeOf, type Connection, type Run } from './connection
 import type { KeyCheck } from './key-check.js'
 import { randomFraction, FIRST_BEAT, SILENCE } from './lease.js'
 import { createListeningConnection, type ListeningConnection } from './listening-connection.js'
-import { CHANNEL, ACTED } from './migrations.js'
+import { CHANNEL, EVENTS_WAITING } from './migrations.js'
 
 /** Milliseconds from one refresh of the cache to the next. */
-const LOOK = 1000
+const REFRESH_INTERVAL = 1000
 /** Pauses before reconnecting, in milliseconds: the first, the longest, and the longest if the pool is elsewhere. */
 const PAUSE = { first: 50, longest: 30_000, elsewhere: 1000 }
 /** After a connection held the lease for this long, pauses start again from the first, in milliseconds. */
-const SOUND = 2000
+const STABLE_AFTER = 2000
 
 const SILENT = 'no notification arrives: does the listening connection reach the same database, without a pooler?'
 
@@ -20,7 +20,7 @@ const SILENT = 'no notification arrives: does the listening connection reach the
 interface Current { line: ListeningConnection, serverId?: string, heldAt?: number, timer?: NodeJS.Timeout }
 
 /** About a lost connection that did work: its server, and the longest pause before the next one. */
-interface Silence { serverId?: string | undefined, longest?: number }
+interface Replacement { serverId?: string | undefined, longest?: number }
 
 interface Parts {
   /** Direct: a pooler that lends connections by transaction swallows notifications. */
@@ -38,7 +38,7 @@ interface Parts {
   changes: readonly ChangeListener[]
   cache: Pick<RefreshableCache, 'wasUsed' | 'refresh'>
   /** Called on the node that beat last, when someone other than a node left events in the outbox. */
-  onActed: () => void
+  onEventsWaiting: () => void
   log: Log
 }
 
@@ -64,7 +64,7 @@ export interface Listener {
  * @param Client handed in by tests that need a client to fail
  */
 export function createListener (parts: Parts, Client = pg.Client): Listener {
-  const { connection, beats, keys, serverIdSql, askPool, findAll, changes, cache, onActed, log } = parts
+  const { connection, beats, keys, serverIdSql, askPool, findAll, changes, cache, onEventsWaiting, log } = parts
   let current: Current | undefined
   /** The server of the connection before `current`, if that worked. */
   let previousServer: string | undefined
@@ -80,7 +80,7 @@ export function createListener (parts: Parts, Client = pg.Client): Listener {
       serverIdSql,
       channels: [CHANNEL, keys.channel],
       beats,
-      onNotification: hear,
+      onNotification: handle,
       onHearing () {
         clearTimeout(fresh.timer)
         refreshLater(fresh)
@@ -93,7 +93,7 @@ export function createListener (parts: Parts, Client = pg.Client): Listener {
       fresh.serverId = await line.connect()
       if (fresh !== current) return
       // What changed before was not received.
-      hear(CHANNEL, '*')
+      handle(CHANNEL, '*')
       const wait = acquisitions === 0 ? 0 : FIRST_BEAT * randomFraction()
       fresh.timer = setTimeout(requestNotification, wait, fresh).unref()
     } catch (error) {
@@ -107,21 +107,21 @@ export function createListener (parts: Parts, Client = pg.Client): Listener {
     fresh.timer = setTimeout(replace, SILENCE, fresh, new Error(SILENT), { serverId: fresh.serverId }).unref()
   }
 
-  function hear (channel: string, payload: string): void {
+  function handle (channel: string, payload: string): void {
     if (channel === keys.channel) keys.hear(payload)
-    else if (payload === ACTED) report()
+    else if (payload === EVENTS_WAITING) report()
     else if (payload === '*') for (const change of changes) change.clear()
     else for (const change of changes) change.forget(payload)
   }
 
   function report (): void {
-    if (current?.line.isBeater() === true) onActed()
+    if (current?.line.isBeater() === true) onEventsWaiting()
   }
 
   function acquire (held: Current): void {
     acquisitions++
     // What was loaded before the first beat of this connection may have changed without a notification.
-    if (held.heldAt === undefined) hear(CHANNEL, '*')
+    if (held.heldAt === undefined) handle(CHANNEL, '*')
     held.heldAt ??= performance.now()
     const consequence = 'accepting known tokens from memory'
     if (isHealthy !== true) log.info(`revocation listener connected (${connection.target}): ${consequence}`)
@@ -137,34 +137,34 @@ export function createListener (parts: Parts, Client = pg.Client): Listener {
         canRefresh = true
         return tokens
       })
-      for (const hash of ended) hear(CHANNEL, hash)
+      for (const hash of ended) handle(CHANNEL, hash)
     } catch (err) {
       // Only after an error that Postgres returned is the connection still usable.
       if (codeOf(err) === '') replace(looking, err as Error)
-      else if (canRefresh) log.warn({ err }, 'could not refresh known tokens: looking up each after a minute')
+      else if (canRefresh) log.warn({ err }, 'could not refresh cached tokens: looking up each after a minute')
       canRefresh = false
     }
     if (looking === current) refreshLater(looking)
   }
 
   function refreshLater (looking: Current): void {
-    looking.timer = setTimeout(() => { void refresh(looking) }, LOOK).unref()
+    looking.timer = setTimeout(() => { void refresh(looking) }, REFRESH_INTERVAL).unref()
   }
 
   function check (answered: string): void {
     const expected = current?.serverId ?? previousServer
     if (expected === undefined || answered === expected) return
-    const error = new DatabaseError(`the pool and the listener at ${connection.target} must reach one primary`)
+    const error = new DatabaseError(`the pool and the listener at ${connection.target} do not reach the same primary`)
     const { serverId } = current ?? {}
     if (current && serverId !== undefined) replace(current, error, { serverId, longest: PAUSE.elsewhere })
     throw error
   }
 
-  function replace (lost: Current, error: Error, { serverId, longest = PAUSE.longest }: Silence = {}): void {
+  function replace (lost: Current, error: Error, { serverId, longest = PAUSE.longest }: Replacement = {}): void {
     if (lost !== current) return
     stop()?.close().catch(() => {})
     previousServer = serverId
-    if (performance.now() - (lost.heldAt ?? Infinity) > SOUND) failures = 0
+    if (performance.now() - (lost.heldAt ?? Infinity) > STABLE_AFTER) failures = 0
     if (isHealthy !== false) {
       const consequence = 'checking every token in Postgres until it reconnects'
       log.warn({ err: error }, `revocation listener lost (${connection.target}): ${consequence}`)

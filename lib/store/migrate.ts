@@ -5,7 +5,7 @@ import { codeOf, type Connection, explain, type Run } from './connection.js'
 import { migrations } from './migrations.js'
 
 /** How long a start waits for a slow or absent Postgres, in milliseconds: Fastify gives up after 10 s. */
-export const PATIENCE = 5000
+export const START_TIMEOUT = 5000
 /** How long one attempt may take, in milliseconds, so that another follows if a connection hangs. */
 const TRY = 3500
 /** Between two attempts, in milliseconds. */
@@ -53,7 +53,7 @@ export async function bringUpToDate (
     const done = (await run({ text: `SELECT number::text FROM ${quoted}.migrations` })).length
     if (done <= steps.length) return done
     const state = `schema "${schema}" is at migration ${done}, and this version knows ${steps.length}`
-    throw new Error(`${state}: use a later one`)
+    throw new Error(`${state}: use a later version of the plugin`)
   }
 
   async function apply (run: Run): Promise<void> {
@@ -95,7 +95,7 @@ export async function bringUpToDate (
   }
 
   // Keeps the last informative error: the last attempt may be too short to reach the same one.
-  let cause: unknown = new DeadlineError(PATIENCE)
+  let cause: unknown = new DeadlineError(START_TIMEOUT)
   for (;;) {
     try {
       await attempt()

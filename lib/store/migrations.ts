@@ -1,7 +1,7 @@
 /** On `CHANNEL`: someone other than a node changed tokens, and the event is in the outbox. */
-export const ACTED = '!'
+export const EVENTS_WAITING = '!'
 
-/** The setting of a transaction that has its origin, as encoded by `acts.ts`. */
+/** The setting of a transaction that has its origin, as encoded by `writes.ts`. */
 export const ORIGIN = 'mmc_tokens.origin'
 
 /** The channel of changes; one for all schemas, since a hash of another schema has no effect. */
@@ -33,8 +33,9 @@ const record = (schema: string, type: string, token: string): string => `
  * `events` is the outbox. Triggers write an event in the transaction of the change, with the rights of the owner, so
  * that the role that makes the change needs none on `events`. An error there would fail the change, so texts are cut,
  * and `seq` is not unique: a sequence may be behind replicated rows. A node sets its origin in `ORIGIN`; changes by
- * others are notified as `ACTED`. Under row level security, the policy on `events` leaves access to grants, and the one
- * on `tokens` lets a TRUNCATE read the rows it deletes. Replicated inserts are not reported, replicated deletes are.
+ * others are notified as `EVENTS_WAITING`. Under row level security, the policy on `events` leaves access to grants,
+ * and the one on `tokens` lets a TRUNCATE read the rows it deletes. Replicated inserts are not reported, replicated
+ * deletes are.
  *
  * A trigger sets `name_key`, so that it is right for inserts by nodes of the previous version and for names that SQL
  * changes. Existing rows keep their names, and get a key only if it differs from the name: writing all rows would take
@@ -93,7 +94,7 @@ export const migrations = (schema: string): string[] => [`
       INSERT INTO ${schema}.ended (hash, name, role, origin) VALUES (OLD.hash, OLD.name, OLD.role, origin);
     END IF;
     IF origin IS NULL THEN
-      PERFORM pg_notify('${CHANNEL}', '${ACTED}');
+      PERFORM pg_notify('${CHANNEL}', '${EVENTS_WAITING}');
     END IF;
     RETURN NULL;
   END $$;
@@ -167,7 +168,7 @@ export const migrations = (schema: string): string[] => [`
         THEN 'token.expired-purged' ELSE 'token.revoked' END`, 'OLD')};
     END IF;
     IF origin[1] IS NULL THEN
-      PERFORM pg_notify('${CHANNEL}', '${ACTED}');
+      PERFORM pg_notify('${CHANNEL}', '${EVENTS_WAITING}');
     END IF;
     RETURN NULL;
   END $$;

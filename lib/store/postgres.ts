@@ -1,11 +1,11 @@
 import pg from 'pg'
 import { DatabaseError } from '../errors.js'
 import type { Log, PostgresConfig, PostgresPool, Store, Token } from '../types.js'
-import { createActs } from './acts.js'
+import { createWrites } from './writes.js'
 import { createConnection } from './connection.js'
 import { createKeyCheck } from './key-check.js'
 import { createListener, type Listener } from './listener.js'
-import { bringUpToDate, type MigrateOptions, PATIENCE } from './migrate.js'
+import { bringUpToDate, type MigrateOptions, START_TIMEOUT } from './migrate.js'
 import { createOutbox } from './outbox.js'
 import { createSend, LOCK_TIMEOUT, type Statement } from './statement.js'
 
@@ -91,8 +91,8 @@ export function createPostgresStore (given: PostgresStoreOptions): Store {
   }
 
   return {
-    async start (cache, onActed, others = []) {
-      startBy = performance.now() + PATIENCE
+    async start (cache, onEventsWaiting, others = []) {
+      startBy = performance.now() + START_TIMEOUT
       await bringUpToDate(direct, options, startBy)
       if (direct !== connection) await bringUpToDate(connection, { ...options, migrate: false }, startBy)
       listener ??= createListener({
@@ -104,7 +104,7 @@ export function createPostgresStore (given: PostgresStoreOptions): Store {
         findAll: async (run, hashes) => toTokens(await run<FindRow>({ text: many, values: [hashes] })),
         changes: [cache, ...others],
         cache,
-        onActed,
+        onEventsWaiting,
         log
       })
       listener.start()
@@ -133,7 +133,7 @@ export function createPostgresStore (given: PostgresStoreOptions): Store {
         if (tokens.length > 0) yield tokens
       } while (last !== undefined)
     },
-    ...createActs(schema, statement, () => startBy - performance.now()),
+    ...createWrites(schema, statement, () => startBy - performance.now()),
     ...createOutbox(schema, time, statement),
     async count (now) {
       return (await countTokens(new Date(now))).map(row => ({ ...row, count: Number(row.count) }))

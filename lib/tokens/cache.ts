@@ -11,7 +11,7 @@ const MISSING_FOR = 1000
 /** The same for "exists"; a token in use is refreshed before, in the background. */
 const EXISTS_FOR = 60_000
 /** From one refresh of a token to the next, in milliseconds: after an answer, and after a failure. */
-const AGAIN_AFTER = { answer: 30_000, failure: 10_000 }
+const REFRESH_AFTER = { answer: 30_000, failure: 10_000 }
 /** Tokens refreshed in one statement. */
 const REFRESH_SIZE = 1000
 /** Properties that SQL may change, possibly without a notification. */
@@ -28,7 +28,7 @@ export interface CachedToken {
 }
 
 /** Times are milliseconds of the clock. */
-interface Entry { token: CachedToken | null, until: number, againAt: number, isUsed: boolean }
+interface Entry { token: CachedToken | null, until: number, refreshAt: number, isUsed: boolean }
 
 /** A lookup under way. Its result is cached only if it is still in `loads`: a change removes it. */
 interface Load { result: Promise<CachedToken | null> }
@@ -57,7 +57,7 @@ export function createCache (isTrusted: (at: number, date?: number) => boolean, 
       const token = await find()
       const isStale = loads.get(hash) !== load
       const until = asked + (token === null ? MISSING_FOR : EXISTS_FOR)
-      if (!isStale) entries.set(hash, { token, until, againAt: asked + AGAIN_AFTER.answer, isUsed: true })
+      if (!isStale) entries.set(hash, { token, until, refreshAt: asked + REFRESH_AFTER.answer, isUsed: true })
       if (!isStale || token === null) return token
     } finally {
       if (loads.get(hash) === load) loads.delete(hash)
@@ -102,9 +102,9 @@ export function createCache (isTrusted: (at: number, date?: number) => boolean, 
       const asked = clock()
       const due = new Map<string, Entry & { token: CachedToken }>()
       for (const { key, value } of entries.items.values()) {
-        if (!value.isUsed || value.againAt > asked || value.until <= asked || !exists(value)) continue
+        if (!value.isUsed || value.refreshAt > asked || value.until <= asked || !exists(value)) continue
         value.isUsed = false
-        value.againAt = asked + AGAIN_AFTER.failure
+        value.refreshAt = asked + REFRESH_AFTER.failure
         due.set(key as string, value)
         if (due.size === REFRESH_SIZE) break
       }
@@ -116,7 +116,7 @@ export function createCache (isTrusted: (at: number, date?: number) => boolean, 
         const token = found.get(hash)
         if (MEMBERS.some(member => token?.[member] !== entry.token.token[member])) return true
         entry.until = asked + EXISTS_FOR
-        entry.againAt = asked + AGAIN_AFTER.answer
+        entry.refreshAt = asked + REFRESH_AFTER.answer
         return false
       }).map(([hash]) => hash)
     }

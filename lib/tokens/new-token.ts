@@ -18,7 +18,7 @@ const VISIBLE = /[^\s\u2800\p{Default_Ignorable_Code_Point}]/u
 /** UTF-16 code units that NFC may reduce to 255 code points: each may have been four, of two units. */
 const MAX_UNITS = 255 * 4 * 2
 
-/** The name as it is stored: well-formed Unicode, trimmed, NFC, 1 to 255 code points, none deceiving. */
+/** The name as it is stored: well-formed Unicode, trimmed, NFC, 1 to 255 code points, none invisible and misleading. */
 export function parseName (value: unknown): string {
   const trimmed = typeof value === 'string' && value.isWellFormed() ? value.trim() : ''
   // Normalizing a run of combining characters takes quadratic time.

@@ -92,7 +92,7 @@ export function createTokens (parts: Parts): Tokens {
   /** When the claims of a verified credential expire, by its digest. No change of its row affects them. */
   const expiries = new LruMap<number>(VERIFIED_SIZE)
 
-  function judge (known: CachedToken | null, now: number, isAgain: boolean): Outcome {
+  function decide (known: CachedToken | null, now: number, isAgain: boolean): Outcome {
     if (known === null) return UNKNOWN
     if (now >= known.endsAt) return { ...EXPIRED, token: known.token }
     if (isAgain) return known
@@ -140,13 +140,13 @@ export function createTokens (parts: Parts): Tokens {
       const known = cache.get(hash, now)
       if (known !== undefined) {
         if (!isAgain) counts.cacheHits++
-        return judge(known, now, isAgain)
+        return decide(known, now, isAgain)
       }
       const expiry = expiryOf(secret, hash)
       if (typeof expiry === 'string') return { refused: 'invalid', reason: expiry }
       // Also refuses NaN.
       if (!(now < expiry)) return EXPIRED
-      return cache.load(hash, async () => await find(hash, expiry)).then(loaded => judge(loaded, now, isAgain))
+      return cache.load(hash, async () => await find(hash, expiry)).then(loaded => decide(loaded, now, isAgain))
     },
 
     async issue ({ requestedBy, ...input }, now, origin = { ...UNKNOWN_ORIGIN, actor: requestedBy }) {

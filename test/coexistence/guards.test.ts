@@ -234,7 +234,7 @@ t.test('a session of an invalid shape is not logged in, and logged as a warning 
     t.equal(lines.length, 1)
     t.match(
       lines[0],
-      `invalid user, so nobody is logged in: ${option ? 'the result of the option "session"' : 'request.user (set the option "session")'} must be null or { username, roles }, such as`
+      `invalid user, treated as not logged in: ${option ? 'the result of the option "session"' : 'request.user (set the option "session")'} must be null or { username, roles }, such as`
     )
   }
 })

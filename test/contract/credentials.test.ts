@@ -439,7 +439,7 @@ async function createHooked (
     tokens: { recognize, authenticate: () => decide(), count (result) { counts[result]++ } },
     isEnabled: () => isEnabled,
     hook,
-    audit: { rejected: (...about: unknown[]) => { rejections.push(about) } },
+    audit: { reportRejection: (...about: unknown[]) => { rejections.push(about) } },
     connections: { cut () {} },
     expiryHeader,
     queryParameter: parameter,
@@ -654,7 +654,7 @@ t.test("a guard in onRequest, before the plugin's hook, is reported as well", as
     isEnabled: () => true,
     hook: 'preHandler',
     queryParameter: 'token',
-    audit: { rejected () {} },
+    audit: { reportRejection () {} },
     connections: { cut () {} },
     expiryHeader: false,
     sendError: async () => {}
@@ -677,7 +677,7 @@ t.test('the plugin adds one preHandler hook, and with hook: onRequest another on
       isEnabled: () => true,
       hook,
       queryParameter: 'token',
-      audit: { rejected () {} },
+      audit: { reportRejection () {} },
       connections: { cut () {} },
       expiryHeader: false,
       sendError: async () => {}

@@ -416,7 +416,7 @@ t.test('a listener has 30 s, and a node begins with an event only while 31 s of 
     ['defer', '3', { attempts: 0, minutes: 0 }], 'claim'
   ])
   t.match(lines.filter(([level]) => level === 'error'), [
-    ['error', 'onEvent failed; will retry', 'it did not end within 30000 ms', '1'], ['error', /retry/, /30000/, '2']
+    ['error', 'onEvent failed; will retry', 'onEvent did not finish within 30000 ms', '1'], ['error', /retry/, /30000/, '2']
   ])
   await audit.close()
 })
@@ -443,12 +443,12 @@ t.test('a node looks 10 s after its start, then about once a minute at a random 
   }
   audit.start()
   audit.start()
-  audit.hear()
+  audit.onEventsWaiting()
   await looks(9999, 0)
   audit.report()
   await looks(0, 1)
   await looks(1, 2)
-  audit.hear()
+  audit.onEventsWaiting()
   await looks(0, 3)
   await looks(29_999, 3)
   await looks(1, 4)
@@ -546,11 +546,11 @@ t.test('each kind of event has a line of its own in the log', async t => {
   const { log, lines } = createLog()
   const store = createMemory({ type: 'token.issued' }, {}, { type: 'token.expired-purged' }, { attempts: 3 })
   const audit = createAudit({ store, onEvent: undefined, log })
-  audit.rejected('a reason', { hash: null }, UNKNOWN_ORIGIN)
+  audit.reportRejection('a reason', { hash: null }, UNKNOWN_ORIGIN)
   audit.report()
   await audit.close()
   t.strictSame(lines.map(([, text]) => text), [
-    'application token refused', 'application token issued', 'application token revoked',
+    'application token rejected', 'application token issued', 'application token revoked',
     'expired application token purged', 'application token revoked'
   ])
 })
@@ -559,8 +559,8 @@ t.test('a listener that fails at a refusal is called once for it, and the log sa
   const { log, lines } = createLog()
   let calls = 0
   const audit = createAudit({ store: createMemory(), onEvent () { calls++; throw new Error('thrown') }, log })
-  audit.rejected('a reason', { hash: null }, UNKNOWN_ORIGIN)
+  audit.reportRejection('a reason', { hash: null }, UNKNOWN_ORIGIN)
   await settled()
-  t.match(lines, [['info', 'application token refused'], ['error', 'onEvent failed', 'thrown', UUID]])
+  t.match(lines, [['info', 'application token rejected'], ['error', 'onEvent failed', 'thrown', UUID]])
   t.equal(calls, 1)
 })

@@ -32,7 +32,7 @@ export const BUGS = {
       'isTrusted: () => performance.now() - (Reflect.get(globalThis, "answered") ?? -Infinity) < 2000'
     ],
     // Which also ends it in time.
-    [lease, "does not arrive')) }, SILENCE)", "does not arrive')) }, 10 * SILENCE)"]
+    [lease, 'beatTimer = setTimeout(onDead, SILENCE,', 'beatTimer = setTimeout(onDead, 10 * SILENCE,']
   ],
   'a connection is taken to hear before anything was heard': [[
     line, "if (state === 'connecting') state = 'waiting'",
@@ -45,8 +45,8 @@ export const BUGS = {
     [lease, 'sendAfter(isOwn ? BEAT.own : BEAT.other + BEAT.spread * randomFraction())', 'if (isOwn) sendAfter(BEAT.own)']
   ],
   'the cache is kept when the connection is replaced': [
-    [listener, "      hear(CHANNEL, '*')\n", ''], [
-      listener, "    if (held.heldAt === undefined) hear(CHANNEL, '*')\n", ''
+    [listener, "      handle(CHANNEL, '*')\n", ''], [
+      listener, "    if (held.heldAt === undefined) handle(CHANNEL, '*')\n", ''
     ]
   ],
   'a token of the future is refused': [[
@@ -88,7 +88,7 @@ export const BUGS = {
     '    await store.dropEvents([event.id])\n    try {\n      if (attempts === 0'
   ]],
   'what fails is not retried': [[audit, 'if (attempts < ATTEMPTS)', 'if (attempts < 0)']],
-  'who acts is not said': [['lib/store/acts.ts', "['node', actor,", "['node', null,"]],
+  'who acts is not said': [['lib/store/writes.ts', "['node', actor,", "['node', null,"]],
   'all secrets make one key': [
     ['lib/tokens/jwt.ts', "secret, '', 'fastify-mmc-tokens', 32", "'one for all', '', 'fastify-mmc-tokens', 32"]
   ]

@@ -5,7 +5,7 @@ const slow = {
   ],
   routes: ['lib/http/routes.ts', 'lib/http/body.ts', 'lib/http/send-error.ts', 'lib/http/version.ts', 'lib/errors.ts'],
   store: [
-    'lib/store/connection.ts', 'lib/store/statement.ts', 'lib/store/acts.ts', 'lib/store/migrate.ts',
+    'lib/store/connection.ts', 'lib/store/statement.ts', 'lib/store/writes.ts', 'lib/store/migrate.ts',
     'lib/store/migrations.ts', 'lib/store/key-check.ts', 'lib/store/postgres.ts'
   ],
   outbox: ['lib/operations/audit.ts', 'lib/store/outbox.ts', 'lib/store/migrations.ts']

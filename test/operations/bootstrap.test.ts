@@ -118,7 +118,7 @@ t.test('an invalid entry is an error that names it and what it must be; the othe
     ],
     [
       nameless,
-      'entry 2 of the bootstrap file FILE: name must be a string of well-formed Unicode with 1 to 255 characters after trimming, at least one of them visible, without control characters, line separators and deceiving invisible characters'
+      'entry 2 of the bootstrap file FILE: name must be a string of well-formed Unicode with 1 to 255 characters after trimming, at least one of them visible, without control characters, line separators and misleading invisible characters'
     ],
     [
       { ...entry, token },
@@ -138,11 +138,11 @@ t.test('an invalid entry is an error that names it and what it must be; the othe
     ],
     [
       { ...entry, name: 'good' },
-      'entry 2 ("good") of the bootstrap file FILE: an entry before it has the same name: remove one of them'
+      'entry 2 ("good") of the bootstrap file FILE: an earlier entry has the same name: remove one of them'
     ],
     [
       { ...good, name: 'twin' },
-      'entry 2 ("twin") of the bootstrap file FILE: an entry before it has the same hash: remove one of them'
+      'entry 2 ("twin") of the bootstrap file FILE: an earlier entry has the same hash: remove one of them'
     ]
   ]
   for (const [bad, message] of cases) {
@@ -329,9 +329,9 @@ t.test('of a name and a hash that stand twice in the file the first stands, and 
     }
   })
   t.strictSame(errors, [
-    `entry 2 (" a ") of the bootstrap file ${bootstrap}: an entry before it has the same name: remove one of them`,
-    `entry 4 ("d") of the bootstrap file ${bootstrap}: an entry before it has the same hash: remove one of them`,
-    `entry 7 ("x y") of the bootstrap file ${bootstrap}: an entry before it has the same name: remove one of them`
+    `entry 2 (" a ") of the bootstrap file ${bootstrap}: an earlier entry has the same name: remove one of them`,
+    `entry 4 ("d") of the bootstrap file ${bootstrap}: an earlier entry has the same hash: remove one of them`,
+    `entry 7 ("x y") of the bootstrap file ${bootstrap}: an earlier entry has the same name: remove one of them`
   ])
   t.strictSame((await app.tokens.list()).map(({ name }) => name).sort(), ['a', 'b', 'e', 'x\u00a0y'])
 })

@@ -294,7 +294,7 @@ for (const migrate of [true, false]) {
     await database.query('INSERT INTO migrations (number) VALUES (4)')
     await t.rejects(buildHost(t, { database, tokens: { migrate } }), {
       code: 'MMC_TOKENS_DATABASE',
-      message: new RegExp(`schema "${database.schema}" is at migration 4, and this version knows 3: use a later one$`)
+      message: new RegExp(`schema "${database.schema}" is at migration 4, and this version knows 3: use a later version of the plugin$`)
     })
     t.strictSame(await database.query('SELECT max(number) FROM migrations'), [{ max: 4 }])
     t.ok(await issue())

@@ -197,7 +197,7 @@ t.test('a secret that this node does not know is warned of, once a minute at mos
   now += 59_999
   keys.hear('dddd')
   t.match(warnings, [
-    /^another node signs tokens with a secret that this node does not know, and they are refused here: give all nodes the same option "secret"/
+    /^another node signs tokens with a secret that this node does not know, so this node rejects them: give all nodes the same option "secret"/
   ])
   t.equal(warnings.length, 1)
   now++

@@ -224,7 +224,7 @@ t.test('its own beat that is not heard a second after its answer says that the c
       t.strictSame(reasons, [])
       if (other !== undefined) lease.hear(other, false)
       pass(1)
-      t.strictSame(reasons, other === undefined ? ['its own notification does not arrive'] : [])
+      t.strictSame(reasons, other === undefined ? ['this node does not receive its own notification'] : [])
     })
   }
 })

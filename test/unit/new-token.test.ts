@@ -568,7 +568,7 @@ t.test('a validUntil that is not a string or not a time is refused', async () =>
 
 const FUTURE = '2999-01-01T00:00:00Z'
 const sentence = {
-  name: 'name must be a string of well-formed Unicode with 1 to 255 characters after trimming, at least one of them visible, without control characters, line separators and deceiving invisible characters',
+  name: 'name must be a string of well-formed Unicode with 1 to 255 characters after trimming, at least one of them visible, without control characters, line separators and misleading invisible characters',
   role: 'role must be one of admin, editor, viewer, connectionManager, monitoringViewer',
   validUntil: 'validUntil must be a time in the future, up to the year 9999, with a zone: an RFC 3339 date-time such as 2099-12-31T10:05:00Z',
   body: 'The body must be an object with name, role and validUntil',

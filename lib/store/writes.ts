@@ -28,13 +28,13 @@ function setOrigin (value: string): string {
   return `set_config('${ORIGIN}', ${value}, true)::text AS origin`
 }
 
-type Acts = Pick<Store, 'insert' | 'bootstrap' | 'remove' | 'purge'>
+type Writes = Pick<Store, 'insert' | 'bootstrap' | 'remove' | 'purge'>
 
 /**
  * The statements that create and end tokens: each sets its origin.
  * @param timeToStart how long the start may still take, in milliseconds
  */
-export function createActs (schema: string, statement: Statement, timeToStart: () => number): Acts {
+export function createWrites (schema: string, statement: Statement, timeToStart: () => number): Writes {
   const insertToken = statement('insert', `
     INSERT INTO ${schema}.tokens (${COLUMNS})
     SELECT $1, $2, $3, $4, $5::timestamptz, $6::timestamptz, $7::timestamptz WHERE ${LOCK_TIMEOUT}
@@ -43,13 +43,13 @@ export function createActs (schema: string, statement: Statement, timeToStart: (
   // taken meanwhile fails the whole statement; the retry sees it.
   const bootstrapTokens = statement<{ hash: string, outcome: BootstrapOutcome }>('boot', `
     WITH entry AS MATERIALIZED (
-      SELECT *, row_number() OVER (PARTITION BY key ORDER BY place) > 1 AS is_twin
+      SELECT *, row_number() OVER (PARTITION BY key ORDER BY place) > 1 AS is_duplicate
       FROM (SELECT *, ${nameKey('name')} AS key FROM ROWS FROM (json_to_recordset($1) AS (
         hash text, name text, role text, "requestedBy" text,
         "issueDate" timestamptz, "validUntil" timestamptz, "lastUsed" timestamptz)) WITH ORDINALITY
         AS entry (${COLUMNS}, place)) AS looks
     ), refused AS MATERIALIZED (
-      SELECT hash, is_twin FROM entry WHERE is_twin
+      SELECT hash, is_duplicate FROM entry WHERE is_duplicate
         OR NOT EXISTS (SELECT FROM ${schema}.bootstrapped AS earlier WHERE earlier.hash = entry.hash)
         AND NOT EXISTS (SELECT FROM ${schema}.tokens AS same WHERE same.hash = entry.hash)
         AND EXISTS (SELECT FROM ${schema}.tokens AS token
@@ -63,7 +63,7 @@ export function createActs (schema: string, statement: Statement, timeToStart: (
       ON CONFLICT (hash) DO NOTHING RETURNING hash, ${setOrigin('$2')}
     )
     SELECT hash::text, 'stored' AS outcome FROM stored
-    UNION ALL SELECT hash, CASE WHEN is_twin THEN 'twin' ELSE 'taken' END FROM refused`,
+    UNION ALL SELECT hash, CASE WHEN is_duplicate THEN 'duplicate' ELSE 'taken' END FROM refused`,
   () => ({ deadline: Math.max(DEADLINE, Math.round(timeToStart())), transient: [...TRANSIENT, UNIQUE_VIOLATION] }))
   const removeToken = statement('remove', `
     DELETE FROM ${schema}.tokens WHERE hash = $1 AND ${LOCK_TIMEOUT} RETURNING hash::text, ${setOrigin('$2')}`)
