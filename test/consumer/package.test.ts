@@ -128,6 +128,17 @@ t.test('npx fastify-mmc-tokens mint, as docs/operations.md has it, prints a toke
   }, ''])
 })
 
+t.test('the lines of docs/operations.md that write the first bootstrap file print its token, and a host loads the file', async t => {
+  const { url } = await createSeparateDatabase(t)
+  const [, lines = ''] = await blocksOf('docs/operations.md', 'sh')
+  const { stdout } = await run('sh', ['-ec', lines], { cwd: consumer, env: { ...env, TOKENS_SECRET: SECRET } })
+  const app = Fastify()
+  t.teardown(() => app.close())
+  await app.register(tokensPlugin, { postgres: url, secret: SECRET, bootstrap: join(consumer, 'bootstrap.json') })
+  t.match(await app.tokens.authenticate(stdout.trim()), { token: { name: 'ci', requestedBy: 'bootstrap' } })
+  t.notOk((await readdir(consumer)).includes('ci.json'), 'no secret is left')
+})
+
 for (const neighbour of ['@fastify/jwt', '@fastify/passport']) {
   t.test(`with ${neighbour}, strict and with every declaration checked, test/consumer compiles`, async t => {
     await checkWith(t, 'tsc', '--types', `node,${neighbour}`)

@@ -258,7 +258,7 @@ t.test('docs/security.md: every test that it names exists', async t => {
 })
 
 t.test('docs/operations.md: the commands for a leaked token find and revoke it; the blocks for audit and metrics work in a host', { skip: lacks('curl', 'sha256sum') }, async t => {
-  const [, leaked = ''] = await blocksOf('docs/operations.md', 'sh')
+  const [, , leaked = ''] = await blocksOf('docs/operations.md', 'sh')
   const { app, issue } = await buildHost(t)
   const host = await app.listen({ host: '127.0.0.1', port: 0 })
   const { token, ...record } = await issue()
