@@ -158,6 +158,7 @@ for (const module of ['es2020', 'es2015', 'nodenext', 'preserve']) {
     await writeFile(join(consumer, `tsconfig.${module}.json`), JSON.stringify({
       compilerOptions: {
         target: 'es2020',
+        lib: ['es2022'],
         module,
         moduleResolution: resolution,
         types: ['node'],

@@ -85,7 +85,7 @@ export class Machine {
       '-c',
       'fsync=off',
       '-c',
-      'max_connections=200'
+      'max_connections=300'
     ),
     { cwd: '/', stdio: ['ignore', 'ignore', 'pipe'] })
     for await (const chunk of server.stderr as AsyncIterable<Buffer>) if (String(chunk).includes('ready to accept')) break

@@ -75,6 +75,8 @@ export async function createProxy (t: Test, url: string): Promise<Proxy> {
       else if (!halved.has(upstream)) client.end()
     })
     let due = 0
+    // Each timer takes the first: two may fire in another order than they were set, by a rounded millisecond.
+    const delayed: Buffer[] = []
     const write = (message: Buffer): void => {
       client.write(message)
       for (const [is, resolve] of awaited) {
@@ -84,14 +86,17 @@ export async function createProxy (t: Test, url: string): Promise<Proxy> {
       }
     }
     const send = (message: Buffer): void => {
-      const now = performance.now()
-      if (delay === 0 && due <= now) {
+      if (delay === 0 && delayed.length === 0) {
         write(message)
         return
       }
-      // What was sent later does not arrive earlier.
+      const now = performance.now()
       due = Math.max(due, now + delay)
-      setTimeout(() => { if (client.writable && fault !== 'swallow down') write(message) }, due - now).unref()
+      delayed.push(message)
+      setTimeout(() => {
+        const first = delayed.shift() as Buffer
+        if (client.writable && fault !== 'swallow down') write(first)
+      }, due - now).unref()
     }
     let rest: Buffer = Buffer.alloc(0)
     upstream.on('data', chunk => {

@@ -14,11 +14,12 @@ import { createReport, type FileRun } from './report.js'
 // Runs test files, each in a process of its own, and prints a line a file; see test/README.md.
 process.chdir(fileURLToPath(new URL('../..', import.meta.url)))
 
-// Long ones are first, so that no job waits for them at the end.
 const QUICK = ['contract', 'unit', 'operations', 'coexistence']
 const ALL = ['consumer', 'demo', 'attacks', 'docs', ...QUICK]
-// Tests wait as much as they work; one Postgres has connections for four files.
-const JOBS = Math.min(availableParallelism() + 1, 4)
+// They are first, so that no job waits for them at the end.
+const LONG = ['test/consumer/package.test.ts', 'test/contract/several-nodes.test.ts']
+// Tests wait more than they work; one Postgres has connections for six files.
+const JOBS = Math.min(2 * availableParallelism() + 1, 6)
 const COVERAGE = resolve('.tap/coverage')
 // Nothing of these is left when the types are gone.
 const TYPES = ['lib/api.ts', 'lib/types.ts']
@@ -56,7 +57,7 @@ rmSync(COVERAGE, { recursive: true, force: true })
 await compile()
 
 const postgres = process.env.DATABASE_URL === undefined
-  ? await startPostgres({ settings: ['max_connections=200'] })
+  ? await startPostgres({ settings: ['max_connections=300'] })
   : undefined
 const env = {
   ...process.env,
@@ -125,7 +126,7 @@ function filesAt (path: string): string[] {
 /** With `TEST_ORDER_SEED` in the order of that number, or with `random` of one that is printed. */
 function inOrder (files: string[]): string[] {
   const { TEST_ORDER_SEED: wish } = process.env
-  if (wish === undefined) return files
+  if (wish === undefined) return files.toSorted((a, b) => Number(LONG.includes(b)) - Number(LONG.includes(a)))
   const seed = wish === 'random' ? Math.floor(Math.random() * 2 ** 32) : Number(wish)
   console.log(`files in random order: TEST_ORDER_SEED=${seed}`)
   const random = createRandom(seed)
