@@ -17,7 +17,8 @@ process.chdir(fileURLToPath(new URL('../..', import.meta.url)))
 const QUICK = ['contract', 'unit', 'operations', 'coexistence']
 const ALL = ['consumer', 'demo', 'attacks', 'docs', ...QUICK]
 // They are first, so that no job waits for them at the end.
-const LONG = ['test/consumer/package.test.ts', 'test/contract/several-nodes.test.ts']
+const LONG = ['consumer/package', 'contract/several-nodes', 'unit/cache', 'contract/the-database-in-trouble']
+  .map(name => `test/${name}.test.ts`)
 // Tests wait more than they work; one Postgres has connections for six files.
 const JOBS = Math.min(2 * availableParallelism() + 1, 6)
 const COVERAGE = resolve('.tap/coverage')
