@@ -79,7 +79,7 @@ export const DeadlineError = operatorError<[milliseconds: number]>(
 )
 
 /** Too many lookups are pending. */
-export const OverloadError = createError<[]>('MMC_TOKENS_OVERLOAD', 'Too many lookups of tokens at once', 500)
+export const OverloadError = createError<[]>('MMC_TOKENS_OVERLOAD', 'Too many calls wait for Postgres', 500)
 
 /** The reason of a signal: the token was revoked, or has another role or name. */
 export const TokenRevokedError = operatorError<[]>('MMC_TOKENS_REVOKED', 'The token was revoked')

@@ -303,7 +303,7 @@ t.test('a start without a right on the outbox says which to grant', async t => {
   const { database } = await buildHost(t)
   const role = `${database.schema}_app`
   await database.query(`CREATE ROLE ${role}; GRANT USAGE ON SCHEMA ${database.schema} TO ${role};
-    GRANT SELECT, INSERT, UPDATE, DELETE ON tokens TO ${role}; GRANT SELECT ON migrations TO ${role}; GRANT SELECT, INSERT ON events TO ${role}`)
+    GRANT SELECT, INSERT, DELETE, UPDATE (last_used) ON tokens TO ${role}; GRANT SELECT ON migrations TO ${role}; GRANT SELECT, INSERT ON events TO ${role}`)
   t.teardown(() => database.query(`DROP OWNED BY ${role}; DROP ROLE ${role}`))
   const start = async (): Promise<unknown> => await buildHost(t, {
     database, tokens: { migrate: false, postgres: { connectionString: database.url, options: `-c role=${role}` } }

@@ -108,7 +108,7 @@ t.test('row level security, also forced on the owner, hides no event from those 
   const { url } = await createRole(
     t,
     owners,
-    'GRANT SELECT, UPDATE, DELETE ON events TO ROLE; GRANT SELECT ON migrations TO ROLE; GRANT SELECT, INSERT, UPDATE, DELETE ON tokens TO ROLE'
+    'GRANT SELECT, UPDATE, DELETE ON events TO ROLE; GRANT SELECT ON migrations TO ROLE; GRANT SELECT, INSERT, DELETE, UPDATE (last_used) ON tokens TO ROLE'
   )
   for (const way of ['ENABLE', 'FORCE']) {
     await owners.query(`ALTER TABLE events ${way} ROW LEVEL SECURITY`)

@@ -162,7 +162,7 @@ t.test('a role without rights to create anything is enough once the tables are t
   const { database } = await buildHost(t)
   const role = `${database.schema}_app`
   await database.query(`CREATE ROLE ${role} LOGIN PASSWORD 'x'; GRANT USAGE ON SCHEMA ${database.schema} TO ${role};
-    GRANT SELECT, INSERT, UPDATE, DELETE ON tokens TO ${role}; GRANT SELECT ON migrations TO ${role}; GRANT SELECT, UPDATE, DELETE ON events TO ${role}`)
+    GRANT SELECT, INSERT, DELETE, UPDATE (last_used) ON tokens TO ${role}; GRANT SELECT ON migrations TO ${role}; GRANT SELECT, UPDATE, DELETE ON events TO ${role}`)
   t.teardown(() => database.query(`DROP OWNED BY ${role}; DROP ROLE ${role}`))
   const { app, issue } = await buildHost(t, {
     database, tokens: { postgres: { connectionString: database.url, options: `-c role=${role}` } }
