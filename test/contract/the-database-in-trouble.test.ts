@@ -193,13 +193,19 @@ t.test('a DELETE that a synchronous standby holds up stops notifications: no lea
   const [{ token }, { hash }] = [await issue(), await issue()]
   const isHeld = (): boolean => app.tokens.health().lease === 'held'
   await until(isHeld)
-  const [operator, other] = [await openClient(t, postgres.url), await openClient(t, postgres.url)]
-  await other.query("SET application_name = 'other'")
+  const [operator, other, probe] = await Promise.all([postgres.url, postgres.url, postgres.url].map(
+    async url => await openClient(t, url)
+  )) as [pg.Client, pg.Client, pg.Client]
+  for (const client of [other, probe]) await client.query("SET application_name = 'other'")
+  await probe.query('CREATE TABLE probe ()')
   await operator.query("ALTER SYSTEM SET synchronous_standby_names = 'nobody'")
   await operator.query('SELECT pg_reload_conf()')
-  await until(
-    async () => (await other.query('SHOW synchronous_standby_names')).rows[0].synchronous_standby_names === 'nobody'
-  )
+  // No commit waits before the checkpointer has read it, also of a session that has.
+  let probing: Promise<unknown> | undefined
+  await until(async () => {
+    probing ??= probe.query('INSERT INTO probe DEFAULT VALUES').finally(() => { probing = undefined })
+    return (await operator.query("SELECT FROM pg_stat_activity WHERE wait_event = 'SyncRep'")).rows.length > 0
+  })
   const deleting = other.query('DELETE FROM mmc_tokens.tokens WHERE hash = $1', [hash])
   await until(() => !isHeld())
   // The first write of `lastUsed` waits for the standby, and the second for the first.
@@ -217,7 +223,7 @@ t.test('a DELETE that a synchronous standby holds up stops notifications: no lea
   }
   await operator.query('ALTER SYSTEM RESET synchronous_standby_names')
   await operator.query('SELECT pg_reload_conf()')
-  await deleting
+  await Promise.all([deleting, probing])
   await until(isHeld)
 })
 
