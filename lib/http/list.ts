@@ -72,6 +72,8 @@ export function createLists ({ list }: Pick<Tokens, 'list'>) {
 async function * toJson (first: IteratorResult<Token[]>, pages: AsyncIterator<Token[]>): AsyncGenerator<string> {
   let before = '['
   for (let page = first; page.done !== true; page = await pages.next()) {
+    // Uses that are not written yet may have excluded all of it.
+    if (page.value.length === 0) continue
     yield before + JSON.stringify(page.value).slice(1, -1)
     before = ','
   }

@@ -7,6 +7,8 @@ import Fastify, { type FastifyInstance, type InjectOptions } from 'fastify'
 import pg from 'pg'
 import t, { type Test } from 'tap'
 import { checkBody, deferBodyErrors } from '../../lib/http/body.js'
+import { createLists } from '../../lib/http/list.js'
+import type { Token } from '../../lib/index.js'
 import { CreateTokenSchema } from '../../schemas/token.js'
 import { NEW_TOKEN } from '../support/bare-host.js'
 import { type TestHost, bearer, buildHost } from '../support/build-host.js'
@@ -566,6 +568,26 @@ t.test('a list can be limited to tokens not used since a time, including uses no
     (await list(host, '?unusedSince=2026-01-01T00:00:00Z')).names, [], 'used at that very time is not before'
   )
   t.strictSame(await walk(host, '?unusedSince=2026-04-01T00:00:00Z&limit=1'), [['idle'], ['busy']])
+})
+
+t.test('a list is JSON if uses not yet written exclude a whole page of it', async t => {
+  const host = await buildHost(t)
+  const { token } = await host.issue()
+  await host.database.query(`UPDATE tokens SET last_used = '2026-01-01';
+    INSERT INTO tokens (hash, name, role, requested_by, issue_date, valid_until, last_used)
+    SELECT lpad(n::text, 64, '0'), n::text, 'viewer', 'x', '2026-01-01', '2999-01-01', '2026-01-01'
+    FROM generate_series(1, 500) AS n`)
+  t.equal((await host.app.inject({ url: '/api/viewer', headers: bearer(token) })).statusCode, 200)
+  t.equal((await list(host, '?unusedSince=2026-02-01T00:00:00Z')).names.length, 500)
+
+  const app = Fastify()
+  let pages: Token[][] = []
+  const lists = createLists({ list: async function * () { yield * pages } })
+  app.get('/', async (_request, reply) => await lists.send(reply))
+  const one = { name: 'a' } as Token
+  for (pages of [[[], [one]], [[one], []], [[one], [], [one]], [[], []], [[]], []]) {
+    t.strictSame((await app.inject('/')).json(), pages.flat())
+  }
 })
 
 t.test('an invalid parameter is a 400 that says what it must be, for admins only', async t => {
