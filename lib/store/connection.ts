@@ -130,7 +130,7 @@ function withClient<T> (
     const timer = setTimeout(setImmediate, deadline, () => { fail(new DeadlineError(deadline)) })
 
     // By callback: a client may fail in the turn in which it arrives, before a promise would resolve.
-    pool.connect((error, fresh) => {
+    const onClient = (error: unknown, fresh?: PostgresClient): void => {
       onAnswer()
       // Without a listener, a connection that is lost would end the process.
       fresh?.on('error', ignore)
@@ -143,7 +143,12 @@ function withClient<T> (
         client = fresh
         work(runOn(fresh)).then(result => { end(true, () => { resolve(result) }) }, fail)
       }
-    })
+    }
+    try {
+      pool.connect(onClient)
+    } catch (error) {
+      onClient(error)
+    }
   })
 }
 
@@ -184,7 +189,9 @@ function describe (config: PostgresConfig): string {
   try {
     const { host, port, database } = new pg.Client(config)
     return `${host}:${port}, database ${JSON.stringify(database)}`
-  } catch {
+  } catch (error) {
+    const { path } = error as NodeJS.ErrnoException
+    if (path !== undefined) throw new OptionError(`option "postgres" names the file ${path}, which can't be read`)
     // The cause would show the password.
     throw new OptionError('option "postgres" is not a connection string that pg can read: ' +
       'write postgres://user:password@host:5432/database, with special characters percent-encoded')

@@ -74,20 +74,27 @@ export function createListener (parts: Parts, Client = pg.Client): Listener {
   let canRefresh = true
 
   async function connect (): Promise<void> {
-    const line = createListeningConnection({
-      config: connection.config,
-      Client,
-      serverIdSql,
-      channels: [CHANNEL, keys.channel],
-      beats,
-      onNotification: handle,
-      onHearing () {
-        clearTimeout(fresh.timer)
-        refreshLater(fresh)
-      },
-      onHeld: () => { acquire(fresh) },
-      onDead: error => { replace(fresh, error) }
-    })
+    let line: ListeningConnection
+    try {
+      line = createListeningConnection({
+        config: connection.config,
+        Client,
+        serverIdSql,
+        channels: [CHANNEL, keys.channel],
+        beats,
+        onNotification: handle,
+        onHearing () {
+          clearTimeout(fresh.timer)
+          refreshLater(fresh)
+        },
+        onHeld: () => { acquire(fresh) },
+        onDead: error => { replace(fresh, error) }
+      })
+    } catch (error) {
+      // pg reads the files of `sslrootcert` and its like for each client.
+      replace(undefined, error as Error)
+      return
+    }
     const fresh: Current = current = { line }
     try {
       fresh.serverId = await line.connect()
@@ -160,11 +167,13 @@ export function createListener (parts: Parts, Client = pg.Client): Listener {
     throw error
   }
 
-  function replace (lost: Current, error: Error, { serverId, longest = PAUSE.longest }: Replacement = {}): void {
+  function replace (
+    lost: Current | undefined, error: Error, { serverId, longest = PAUSE.longest }: Replacement = {}
+  ): void {
     if (lost !== current) return
     stop()?.close().catch(() => {})
     previousServer = serverId
-    if (performance.now() - (lost.heldAt ?? Infinity) > STABLE_AFTER) failures = 0
+    if (performance.now() - (lost?.heldAt ?? Infinity) > STABLE_AFTER) failures = 0
     if (isHealthy !== false) {
       const consequence = 'checking every token in Postgres until it reconnects'
       log.warn({ err: error }, `revocation listener lost (${connection.target}): ${consequence}`)

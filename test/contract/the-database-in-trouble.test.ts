@@ -1,7 +1,9 @@
 import { randomBytes } from 'node:crypto'
 import { once } from 'node:events'
-import { appendFile, readFile, writeFile } from 'node:fs/promises'
+import { appendFile, mkdtemp, readFile, rm, writeFile } from 'node:fs/promises'
 import { type AddressInfo, type Socket, connect, createServer } from 'node:net'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
 import { setImmediate as turn, setTimeout as sleep } from 'node:timers/promises'
 import Fastify from 'fastify'
 import pg from 'pg'
@@ -525,6 +527,27 @@ t.test('a password that the host changes, in the options of its pool or by a fun
     t.pass(name)
     await app.close()
   }
+})
+
+t.test('a file of the connection string that is not there for a while costs the lease, and not the host', async t => {
+  const { url, schema, query } = await createSeparateDatabase(t)
+  const folder = await mkdtemp(join(tmpdir(), 'mmc-tokens-'))
+  t.teardown(() => rm(folder, { recursive: true }))
+  const file = join(folder, 'ca.pem')
+  await writeFile(file, '')
+  const given = new URL(url)
+  given.searchParams.set('sslrootcert', file)
+  given.searchParams.set('sslmode', 'disable')
+  const { app } = await buildHost(t, { database: { url, schema, query }, tokens: { postgres: given.href } })
+  const isHeld = (): boolean => app.tokens.health().lease === 'held'
+  await until(isHeld)
+  await rm(file)
+  await query("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name LIKE 'fastify-mmc-tokens%'")
+  await until(() => !isHeld())
+  await sleep(500) // longer than the first pauses before it connects
+  await writeFile(file, '')
+  await until(isHeld)
+  t.strictSame(await app.tokens.list(), [])
 })
 
 /** A database with settings of its own. */

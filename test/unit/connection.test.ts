@@ -168,11 +168,27 @@ t.test('its place is told without its password', t => {
     /^db\.example:1, database ./,
     'nobody says which'
   )
+  t.throws(() => createConnection('postgres://db.example/mmc?sslrootcert=/nowhere/ca.pem', {} as Log), {
+    code: 'MMC_TOKENS_INVALID_OPTION', message: 'option "postgres" names the file /nowhere/ca.pem, which can\'t be read'
+  })
   t.throws(() =>
     createConnection(
       'postgres://me:a/b@db.example/mmc', {} as Log
     ), { code: 'MMC_TOKENS_INVALID_OPTION', message: /^option "postgres" is not a connection string that pg can read: write postgres:\/\// })
   t.end()
+})
+
+t.test('a pool whose connect throws costs a call, and nothing is left waiting', async t => {
+  const pool = new pg.Pool({ connectionString: await databaseUrl() })
+  t.teardown(() => pool.end())
+  const connect = pool.connect.bind(pool) as typeof pool.connect
+  const { withClient } = createConnection(pool, {} as Log)
+  const one = async (): Promise<unknown> => await withClient(async run => await run({ text: 'SELECT 1::text AS one' }))
+  // As pg does for a file of `sslrootcert` that is not there.
+  pool.connect = () => { throw new Error('ENOENT') }
+  for (let n = 0; n < 10_001; n++) await one().catch(({ message }: Error) => { if (message !== 'ENOENT') t.fail(message) })
+  pool.connect = connect
+  t.strictSame(await one(), [{ one: '1' }])
 })
 
 t.test('closing waits for the connection to end, for a second at most', async t => {
