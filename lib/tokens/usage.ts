@@ -25,10 +25,9 @@ export function createUsage (store: Pick<Store, 'touch'>, log: Log): Usage {
   let since = 0
   let timer: NodeJS.Timeout | undefined
   let flushing: Promise<void> | undefined
+  let isClosed = false
 
   async function write (): Promise<void> {
-    clearTimeout(timer)
-    timer = undefined
     const begun = performance.now()
     try {
       // A snapshot: a token in steady use would keep this busy forever.
@@ -51,6 +50,7 @@ export function createUsage (store: Pick<Store, 'touch'>, log: Log): Usage {
   }
 
   function schedule (): void {
+    if (isClosed) return
     timer ??= setTimeout(() => {
       timer = undefined
       void flush()
@@ -72,6 +72,7 @@ export function createUsage (store: Pick<Store, 'touch'>, log: Log): Usage {
     },
     lag: () => ({ waiting: waiting.size, lagSeconds: waiting.size === 0 ? 0 : (performance.now() - since) / 1000 }),
     async close () {
+      isClosed = true
       await flushing
       await flush()
       clearTimeout(timer)

@@ -102,6 +102,16 @@ t.test('a token in constant use is written once per flush, and uses during the l
   t.ok(written.at(-1)?.has('i'))
 })
 
+t.test('a use that comes after close starts no timer', async t => {
+  const { usage, warnings, tick, fail } = build(t)
+  await usage.close()
+  fail(true)
+  usage.note('h', 1000)
+  await tick()
+  await tick()
+  t.strictSame(warnings, [])
+})
+
 t.test('waiting uses and statements are bounded', async t => {
   const { usage, written } = build(t)
   for (let n = 0; n < 100_010; n++) usage.note(`h${n}`, 1000)
