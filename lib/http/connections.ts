@@ -17,11 +17,12 @@ type Reason = keyof typeof REASONS
 
 /** The connections that one token opened; there are no more than the server has connections. */
 interface Entry {
-  token: Readonly<Token>
-  /** When the token expires, in milliseconds since 1970. */
+  hash: string
+  /** When the token expires, and its claim, in milliseconds since 1970. */
   endsAt: number
-  /** Ends one connection. */
-  ends: Set<(reason: Reason) => void>
+  expiry: number
+  /** Each ends one connection; with the token as it was accepted. */
+  ends: Map<(reason: Reason) => void, Readonly<Token>>
   timer?: NodeJS.Timeout
 }
 
@@ -67,18 +68,19 @@ export function createConnections ({ isEnabled, isCurrent, isTrusted, findAll }:
       end('disabled')
       return
     }
-    const { token: { hash }, endsAt } = accepted
-    const entry: Entry = entries.get(hash) ?? { token: accepted.token, endsAt, ends: new Set() }
+    const { token, token: { hash }, endsAt, expiry } = accepted
+    const entry: Entry = entries.get(hash) ?? { hash, endsAt, expiry, ends: new Map() }
     const release = (): void => {
       entry.ends.delete(once)
       if (entry.ends.size === 0) remove(entry)
     }
     const once = (reason: Reason): void => {
       closable.off('close', release)
+      release()
       end(reason)
     }
     entries.set(hash, entry)
-    entry.ends.add(once)
+    entry.ends.set(once, token)
     closable.once('close', release)
     retry ??= setInterval(askAgain, RETRY).unref()
     expire(entry)
@@ -88,8 +90,9 @@ export function createConnections ({ isEnabled, isCurrent, isTrusted, findAll }:
 
   function remove (entry: Entry): void {
     clearTimeout(entry.timer)
-    const { hash } = entry.token
-    if (entries.get(hash) === entry) entries.delete(hash)
+    const { hash } = entry
+    if (entries.get(hash) !== entry) return
+    entries.delete(hash)
     doubtful.delete(hash)
     if (entries.size > 0) return
     clearInterval(retry)
@@ -98,7 +101,7 @@ export function createConnections ({ isEnabled, isCurrent, isTrusted, findAll }:
 
   function endEntry (entry: Entry, reason: Reason): void {
     remove(entry)
-    for (const end of entry.ends) end(reason)
+    for (const end of entry.ends.keys()) end(reason)
   }
 
   function expire (entry: Entry): void {
@@ -145,14 +148,13 @@ export function createConnections ({ isEnabled, isCurrent, isTrusted, findAll }:
 
   function update (entry: Entry | undefined, token: Token | undefined): void {
     if (entry === undefined) return
-    const { name, role } = entry.token
-    if (token?.name !== name || token.role !== role) {
-      endEntry(entry, 'revoked')
-    } else {
-      // An operator may have shortened it; the claim can't be extended.
-      entry.endsAt = Math.min(entry.endsAt, Date.parse(token.validUntil))
-      expire(entry)
+    for (const [end, { name, role }] of entry.ends) {
+      if (token?.name !== name || token.role !== role) end('revoked')
     }
+    if (token === undefined || entry.ends.size === 0) return
+    // An operator may have changed it; the claim can't be extended.
+    entry.endsAt = Math.min(entry.expiry, Date.parse(token.validUntil))
+    expire(entry)
   }
 
   /** In batches: thousands may be due at once. */

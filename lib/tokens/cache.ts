@@ -22,6 +22,8 @@ export interface CachedToken {
   token: Readonly<Token>
   /** When it expires: the earlier time of row and claim. */
   endsAt: number
+  /** When its claim expires. */
+  expiry: number
   /** The same as an HTTP-date (RFC 9110 §5.6.7). */
   expires: string
   lastUsed: number
@@ -135,6 +137,7 @@ export function toCachedToken (token: Token, expiry: number): CachedToken {
   const known: CachedToken = {
     token: Object.freeze({ ...token, get lastUsed () { return new Date(known.lastUsed).toISOString() } }),
     endsAt,
+    expiry,
     expires: new Date(endsAt).toUTCString(),
     lastUsed: Date.parse(token.lastUsed)
   }

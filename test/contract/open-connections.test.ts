@@ -9,7 +9,7 @@ import pg from 'pg'
 import t, { type Test } from 'tap'
 import { WebSocket } from 'ws'
 import { createConnections } from '../../lib/http/connections.js'
-import tokensPlugin, { type IssuedToken } from '../../lib/index.js'
+import tokensPlugin, { type Authenticated, type IssuedToken } from '../../lib/index.js'
 import { bearer, issueInOrder, SECRET } from '../support/build-host.js'
 import { createDatabase, type Database } from '../support/database.js'
 import { createProxy } from '../support/proxy.js'
@@ -288,7 +288,7 @@ t.test('a lookup that fails, while changes are received, is repeated until it su
   })
   const times = { validUntil: '2999-01-01T00:00:00.000Z', issueDate: '2026-01-01T00:00:00.000Z' }
   const token = { ...times, name: 'a', hash: 'h', role: 'viewer', requestedBy: 'b', lastUsed: times.issueDate }
-  const cached = { token, endsAt: Infinity, expires: '', lastUsed: 0 }
+  const cached = { token, endsAt: Infinity, expiry: Infinity, expires: '', lastUsed: 0 }
   const signal = connections.signal(cached, new EventEmitter())
   connections.forget(token.hash)
   // The plugin's timers keep no process alive.
@@ -297,6 +297,43 @@ t.test('a lookup that fails, while changes are received, is repeated until it su
   clearInterval(alive)
   t.equal(lookups, 3)
   t.equal(codeOf(signal), 'MMC_TOKENS_REVOKED')
+})
+
+t.test('a role that changes ends what was opened before, also if it asks for its signal later, and nothing that was opened after', async t => {
+  const database = await createDatabase(t)
+  const node = await startNode(t, database)
+  await held(node)
+  const { token, hash } = await issue(node, { role: 'editor' })
+  const { query } = database
+  const [before, late] = [await node.app.tokens.authenticate(token), await node.app.tokens.authenticate(token)]
+  const first = node.app.tokens.signal(before as Authenticated, new EventEmitter())
+  await query("UPDATE tokens SET role = 'viewer' WHERE hash = $1", [hash])
+  await until(() => first?.aborted === true)
+  const after = await node.app.tokens.authenticate(token)
+  t.equal(after?.token.role, 'viewer')
+  const second = node.app.tokens.signal(after as Authenticated, new EventEmitter())
+  const third = node.app.tokens.signal(late as Authenticated, new EventEmitter())
+  await until(() => third?.aborted === true)
+  t.strictSame([codeOf(first as AbortSignal), codeOf(third as AbortSignal)], ['MMC_TOKENS_REVOKED', 'MMC_TOKENS_REVOKED'])
+  t.equal(second?.aborted, false)
+})
+
+t.test('an expiry that SQL shortens and restores ends nothing', async t => {
+  const database = await createDatabase(t)
+  const node = await startNode(t, database)
+  await held(node)
+  const { token, hash, validUntil } = await issue(node)
+  const { query } = database
+  const { signal } = await stream(node, token)
+  const set = async (time: string): Promise<void> => {
+    await query('UPDATE tokens SET valid_until = $2 WHERE hash = $1', [hash, time])
+    await until(async () => (await node.app.tokens.authenticate(token))?.token.validUntil === time)
+    await sleep(500) // much longer than its connections take to be looked up
+  }
+  await set(new Date(Math.ceil(Date.now() / 1000) * 1000 + 2000).toISOString())
+  await set(validUntil)
+  await sleep(3000) // longer than the shortened time
+  t.equal(signal.aborted, false)
 })
 
 t.test('while changes are not received, Postgres is queried every second; while it is down, all stay open', async t => {

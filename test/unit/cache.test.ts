@@ -17,6 +17,7 @@ import { until } from '../support/until.js'
 const known = (name: string): CachedToken => ({
   token: { name, hash: name, validUntil: '', role: 'viewer', requestedBy: '', issueDate: '', lastUsed: '' },
   endsAt: Infinity,
+  expiry: Infinity,
   expires: '',
   lastUsed: 0
 })
