@@ -78,7 +78,7 @@ export const DeadlineError = operatorError<[milliseconds: number]>(
   'MMC_TOKENS_DEADLINE', 'Postgres did not answer within %d ms'
 )
 
-/** Too many lookups are pending. */
+/** Too many calls wait for Postgres, or too many lookups are pending. */
 export const OverloadError = createError<[]>('MMC_TOKENS_OVERLOAD', 'Too many calls wait for Postgres', 500)
 
 /** The reason of a signal: the token was revoked, or has another role or name. */

@@ -64,10 +64,15 @@ export interface RefreshableCache extends ChangeListener {
   refresh: (find: (hashes: string[]) => Promise<Token[]>) => Promise<string[]>
 }
 
+/** Reports that a credential was refused. */
+export type ReportRejection = (
+  reason: string, token: { hash: string | null, name?: string, role?: string }, origin: Origin
+) => void
+
 /** `taken`: an existing token has a name that looks the same; `duplicate`: an earlier one in the same list has. */
 export type BootstrapOutcome = 'stored' | 'taken' | 'duplicate'
 
-/** Where tokens are kept. Every call ends within a second. */
+/** Where tokens are kept. Every call but `start`, `bootstrap` and `close` ends within a second. */
 export interface Store {
   /**
    * Connects, migrates (any number of nodes may do so concurrently), and reports changes from then on.

@@ -2,7 +2,7 @@ import type { FastifyInstance, FastifyReply, FastifyRequest, HookHandlerDoneFunc
 import { InternalError, InvalidTokenError, NotEnabledError, TwoCredentialsError } from '../errors.js'
 import type { CachedToken } from '../tokens/cache.js'
 import type { Outcome, Refusal, Tokens } from '../tokens/tokens.js'
-import type { Origin } from '../types.js'
+import type { ReportRejection } from '../types.js'
 import type { Connections } from './connections.js'
 import { findCredential, restoreCredential } from './credential.js'
 import { createGuardCheck } from './host.js'
@@ -18,11 +18,7 @@ interface Parts {
   isEnabled: () => boolean
   hook: 'preHandler' | 'onRequest'
   queryParameter: string | false
-  audit: {
-    reportRejection: (
-      reason: string, token: { hash: string | null, name?: string, role?: string }, origin: Origin
-    ) => void
-  }
+  audit: { reportRejection: ReportRejection }
   /** Whether responses carry the token's expiry. */
   expiryHeader: boolean
   sendError: SendError

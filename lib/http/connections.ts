@@ -1,3 +1,4 @@
+import { setImmediate as nextTurn } from 'node:timers/promises'
 import { TokenExpiredError, TokenRevokedError, TokensDisabledError } from '../errors.js'
 import type { CachedToken } from '../tokens/cache.js'
 import type { ChangeListener, Closable, Token } from '../types.js'
@@ -188,8 +189,4 @@ export function createConnections ({ isEnabled, isCurrent, isTrusted, findAll }:
       for (const entry of entries.values()) remove(entry)
     }
   }
-}
-
-function nextTurn (): Promise<void> {
-  return new Promise(resolve => { setImmediate(resolve) })
 }

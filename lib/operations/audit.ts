@@ -1,5 +1,5 @@
 import { randomUUID } from 'node:crypto'
-import type { Log, Origin, Store, StoredEvent, TokenEvent } from '../types.js'
+import type { Log, ReportRejection, Store, StoredEvent, TokenEvent } from '../types.js'
 import { createTask } from './task.js'
 
 /** Rejections reported per second, since clients decide how many there are. The next one counts those dropped. */
@@ -32,9 +32,7 @@ const MESSAGES = {
 
 /** Reports events to the log and to the host's `onEvent`: those of the outbox at least once, rejections once. */
 export interface Audit {
-  reportRejection: (
-    reason: string, token: { hash: string | null, name?: string, role?: string }, origin: Origin
-  ) => void
+  reportRejection: ReportRejection
   /** Reports the events in the outbox, after a change by this node. Returns immediately. */
   report: () => void
   /** The same, after a change by others. Does nothing in the first ten seconds. */

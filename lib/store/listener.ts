@@ -10,7 +10,7 @@ import { CHANNEL, EVENTS_WAITING } from './migrations.js'
 /** Milliseconds from one refresh of the cache to the next. */
 const REFRESH_INTERVAL = 1000
 /** Pauses before reconnecting, in milliseconds: the first, the longest, and the longest if the pool is elsewhere. */
-const PAUSE = { first: 50, longest: 30_000, elsewhere: 1000 }
+const PAUSE = { first: 100, longest: 30_000, elsewhere: 1000 }
 /** After a connection held the lease for this long, pauses start again from the first, in milliseconds. */
 const STABLE_AFTER = 2000
 
@@ -179,7 +179,7 @@ export function createListener (parts: Parts, Client = pg.Client): Listener {
       log.warn({ err: error }, `revocation listener lost (${connection.target}): ${consequence}`)
     }
     isHealthy = false
-    const pause = Math.min(PAUSE.first * 2 ** ++failures, longest)
+    const pause = Math.min(PAUSE.first * 2 ** failures++, longest)
     timer = setTimeout(() => { void connect() }, pause * (0.5 + Math.random() / 2)).unref()
   }
 

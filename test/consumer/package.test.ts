@@ -146,7 +146,7 @@ for (const neighbour of ['@fastify/jwt', '@fastify/passport']) {
   })
 }
 
-t.test('a host with module: es2015, es2020 or preserve compiles, with every declaration of the plugin checked', async t => {
+t.test('a host with module: es2015, es2020 or preserve, and every declaration checked, compiles', async t => {
   const host = join(consumer, 'module.ts')
   await writeFile(host, `
     import Fastify from 'fastify'
@@ -174,14 +174,8 @@ t.test('a host with module: es2015, es2020 or preserve compiles, with every decl
   }
   for (const module of [ModuleKind.ES2015, ModuleKind.ES2020, ModuleKind.Preserve]) {
     const program = ts.createProgram([host], { ...shared, module }, compiler)
-    const files = program.getSourceFiles().filter(
-      ({ fileName }) => fileName === host || fileName.includes('/fastify-mmc-tokens/')
-    )
-    t.ok(files.length > 5, `${files.length} files`)
-    const flaws = [
-      ...program.getGlobalDiagnostics(), ...program.getOptionsDiagnostics(),
-      ...files.flatMap(file => [...program.getSyntacticDiagnostics(file), ...program.getSemanticDiagnostics(file)])
-    ]
+    const flaws = ts.getPreEmitDiagnostics(program)
+    t.ok(program.getSourceFile(join(consumer, 'node_modules/fastify-mmc-tokens/dist/lib/index.d.ts')))
     t.strictSame(flaws.map(({ messageText }) => ts.flattenDiagnosticMessageText(messageText, '\n')), [], ModuleKind[module])
   }
 })

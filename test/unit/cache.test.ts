@@ -269,7 +269,7 @@ t.test('no order of lookups and revocations fills the cache with a token that is
 })
 
 /** How many races are run, and how many histories of two nodes; more of them by `RACES=10000` and `HISTORIES=500`. */
-const [RACES, HISTORIES] = [Number(process.env.RACES ?? 400), Number(process.env.HISTORIES ?? 8)]
+const [RACES, HISTORIES] = [Number(process.env.RACES ?? 400), Number(process.env.HISTORIES ?? 16)]
 
 /** Races at once; no more, or their queries would wait for each other and not meet. */
 const AT_ONCE = 3
