@@ -34,7 +34,10 @@ export default tseslint.config(
       'no-restricted-syntax': ['error', {
         selector: 'ExpressionStatement > CallExpression[callee.property.name=/^(rejects|resolves|resolveMatch)$/]',
         message: 'Await it, or the test ends before it.'
-      }]
+      }, ...['Literal[value', 'TemplateElement[value.raw'].map(text => ({
+        selector: `${text}=/pg_(terminate|cancel)_backend(?!.*datname = current_database)/s]`,
+        message: 'Name the database, or it ends connections of test files that run meanwhile.'
+      }))]
     }
   },
   forbid(['lib/*.ts', 'schemas/**/*.ts'], []),

@@ -266,7 +266,8 @@ t.test('a lost connection to Postgres is a warning in the log, never the end of 
   while (warning() === undefined) {
     await app.tokens.list().catch(() => {})
     await database.query(
-      'SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = $1', [application]
+      'SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = $1 AND datname = current_database()',
+      [application]
     )
   }
   t.match(warning(), /"level":40.*terminating connection/)
@@ -521,7 +522,7 @@ t.test('a password that the host changes, in the options of its pool or by a fun
     password = `${password}, then another`
     await admin.query(`ALTER ROLE app PASSWORD '${password}'`)
     change()
-    await admin.query("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'app'")
+    await admin.query("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'app' AND datname = current_database()")
     await until(() => app.tokens.health().lease !== 'held')
     await until(() => app.tokens.health().lease === 'held')
     t.pass(name)
@@ -542,7 +543,9 @@ t.test('a file of the connection string that is not there for a while costs the 
   const isHeld = (): boolean => app.tokens.health().lease === 'held'
   await until(isHeld)
   await rm(file)
-  await query("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name LIKE 'fastify-mmc-tokens%'")
+  await query(
+    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name LIKE 'fastify-mmc-tokens%' AND datname = current_database()"
+  )
   await until(() => !isHeld())
   await sleep(500) // longer than the first pauses before it connects
   await writeFile(file, '')

@@ -35,7 +35,7 @@ const OTHERS: readonly Fault[] = [
       const client = await connect()
       const timer = setInterval(() => {
         client.query(
-          "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()"
+          'SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()'
         ).catch(() => {})
       }, 100)
       return async () => {

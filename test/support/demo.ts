@@ -2,7 +2,7 @@ import { randomBytes } from 'node:crypto'
 import { setTimeout as wait } from 'node:timers/promises'
 import type { FastifyInstance } from 'fastify'
 import pg from 'pg'
-import pretty from 'pino-pretty'
+import { isColorSupported, prettyFactory } from 'pino-pretty'
 import { explain } from '../../lib/store/connection.js'
 import { withoutRequestLog } from './fastify-version.js'
 import { createHost, type HostOptions } from './host.js'
@@ -54,11 +54,15 @@ export async function startDemo (port: number): Promise<void> {
   if (process.stdin.isTTY) process.stdin.on('data', () => { console.log(lines) }).unref()
 }
 
-/** On a terminal: in colour, with one line per request. */
+const format = prettyFactory({
+  colorize: isColorSupported, translateTime: 'SYS:HH:MM:ss', ignore: 'pid,hostname,reqId', singleLine: true
+})
+
+/** On a terminal: in colour, with one line per request, in order with what else is printed. */
 const FOR_PEOPLE: Pick<HostOptions, 'fastify' | 'prepare'> = {
   fastify: {
     ...withoutRequestLog(),
-    logger: { stream: pretty({ translateTime: 'SYS:HH:MM:ss', ignore: 'pid,hostname,reqId', singleLine: true }) }
+    logger: { stream: { write (line: string) { process.stdout.write(format(line)) } } }
   },
   prepare (app) {
     app.addHook('onResponse', async ({ method, url, log }, { statusCode, elapsedTime }) => {
