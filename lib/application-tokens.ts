@@ -99,13 +99,9 @@ export function createApplicationTokens (parts: Parts): ApplicationTokens {
       return await tokens.revoke(hash, by && { ...UNKNOWN_ORIGIN, actor: parseActor('revokedBy', by.revokedBy) })
     },
     async metrics () {
-      const { authentications, cacheHits, lookups } = tokens.counts
-      const { isHeld, losses } = store.lease()
       return {
-        authentications: { ...authentications },
-        cacheHits,
-        lookups,
-        lease: { held: Number(isHeld), losses },
+        ...structuredClone(tokens.counts),
+        lease: store.lease(),
         usage: usage.lag(),
         tokens: lifecycle.isEnabled ? await store.count(Date.now()).catch(() => null) : null
       }

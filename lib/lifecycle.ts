@@ -26,15 +26,6 @@ export function createLifecycle ({ start, stop }: Steps): Lifecycle {
   let starting: Promise<void> | undefined
   let closing: Promise<void> | undefined
 
-  async function startOnce (): Promise<void> {
-    try {
-      await start()
-    } catch (error) {
-      starting = undefined
-      throw error
-    }
-  }
-
   function disable (): void {
     isWanted = isEnabled = false
   }
@@ -51,7 +42,10 @@ export function createLifecycle ({ start, stop }: Steps): Lifecycle {
     async enable () {
       if (closing !== undefined) throw new NotEnabledError()
       isWanted = true
-      await (starting ??= startOnce())
+      await (starting ??= start().catch((error: unknown) => {
+        starting = undefined
+        throw error
+      }))
       // `disable` or `close` may have been called since.
       isEnabled = isWanted
     },

@@ -81,8 +81,7 @@ export interface Store {
   start: (cache: RefreshableCache, onEventsWaiting: () => void, others?: readonly ChangeListener[]) => Promise<void>
   /** Whether every change reaches the cache within two seconds. `at` and `date`: now, by monotonic and wall clock. */
   isTrusted: (at?: number, date?: number) => boolean
-  /** Whether the lease is held, and how often it was lost. */
-  lease: () => { isHeld: boolean, losses: number }
+  lease: () => Metrics['lease']
   /** Resolves with whether the token was stored: `false` if its name is taken. */
   insert: (token: Token, origin: Origin) => Promise<boolean>
   /**

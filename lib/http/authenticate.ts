@@ -73,7 +73,7 @@ export function addAuthentication (app: FastifyInstance, parts: Parts): void {
     state.isJudged = true
     const { credential } = state
     const outcome = credential === 'several' ? SEVERAL : tokens.authenticate(credential, Date.now())
-    settleOrFail(outcome, known => { settle(request, reply, known, done) }, done)
+    settleOrFail(outcome, verdict => { settle(request, reply, verdict, done) }, done)
   })
 
   // Checks again after the body has arrived: the client may have sent it slowly.
@@ -85,7 +85,7 @@ export function addAuthentication (app: FastifyInstance, parts: Parts): void {
         return
       }
       const outcome = isEnabled() ? tokens.authenticate(credential, Date.now(), true) : DISABLED
-      settleOrFail(outcome, known => { settleAgain(request, reply, known, done) }, done)
+      settleOrFail(outcome, verdict => { settleAgain(request, reply, verdict, done) }, done)
     })
   }
 
@@ -136,14 +136,14 @@ export function addAuthentication (app: FastifyInstance, parts: Parts): void {
   }
 
   function accept (request: FastifyRequest, reply: FastifyReply, cached: CachedToken): void {
-    const { token, expires } = cached
+    const { token, httpDate } = cached
     const state = stateOf(request) as RequestState
     request.applicationToken = token
     state.accepted = { cached, response: reply.raw }
-    if (expiryHeader) reply.header(EXPIRY_HEADER, expires)
+    if (expiryHeader) reply.header(EXPIRY_HEADER, httpDate)
     // A response that a handler writes itself, such as after `reply.hijack()`, does not run `onSend`.
     if ((!expiryHeader && !state.original) || reply.raw.headersSent) return
-    if (expiryHeader) reply.raw.setHeader(EXPIRY_HEADER, expires)
+    if (expiryHeader) reply.raw.setHeader(EXPIRY_HEADER, httpDate)
     if (state.original) keepRawPrivate(reply.raw)
   }
 

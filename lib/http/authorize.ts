@@ -30,7 +30,8 @@ export function createSession (ask: NonNullable<TokensPluginOptions['session']> 
   }
 }
 
-function hostUser (request: FastifyRequest): User {
+/** The user that the host has set, not yet checked. */
+export function hostUser (request: FastifyRequest): User {
   return (request as { user?: TokenPrincipal | null }).user
 }
 

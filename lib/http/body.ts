@@ -46,19 +46,11 @@ function isJson (contentType: string): boolean {
 }
 
 /**
- * Checks the body of a request for a new token.
+ * Throws the error that parsing or validation left for later.
  * @throws UnsupportedMediaTypeError, InvalidError, which names the property and what it must be
  */
-export function checkBody (request: FastifyRequest, schema: TObject): void {
-  if (request.body instanceof Unreadable) throw request.body.reason
-  checkInput(request, schema)
-}
-
-/**
- * Throws the error that validation attached to the request.
- * @throws InvalidError
- */
-export function checkInput ({ validationError }: FastifyRequest, schema: TObject): void {
+export function checkInput ({ body, validationError }: FastifyRequest, schema: TObject): void {
+  if (body instanceof Unreadable) throw body.reason
   if (validationError === undefined) return
   const [error] = validationError.validation as [{ instancePath: string }]
   const property = error.instancePath.slice(1)

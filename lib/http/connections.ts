@@ -8,7 +8,7 @@ const GRACE = 900
 /** The interval between lookups while changes are not received, in milliseconds. */
 const RETRY = 1000
 /** The longest timer, in milliseconds: the system clock may change. */
-const LONGEST = 60_000
+const LONGEST_TIMER = 60_000
 /** Tokens that are checked, and sockets that are destroyed, in one turn of the event loop. */
 const BATCH = 20
 
@@ -20,8 +20,8 @@ type Reason = keyof typeof REASONS
 interface Entry {
   hash: string
   /** When the token expires, and its claim, in milliseconds since 1970. */
-  endsAt: number
-  expiry: number
+  expiresAt: number
+  claimExpiresAt: number
   /** Each ends one connection; with the token as it was accepted. */
   ends: Map<(reason: Reason) => void, Readonly<Token>>
   timer?: NodeJS.Timeout
@@ -69,8 +69,8 @@ export function createConnections ({ isEnabled, isCurrent, isTrusted, findAll }:
       end('disabled')
       return
     }
-    const { token, token: { hash }, endsAt, expiry } = accepted
-    const entry: Entry = entries.get(hash) ?? { hash, endsAt, expiry, ends: new Map() }
+    const { token, token: { hash }, expiresAt, claimExpiresAt } = accepted
+    const entry: Entry = entries.get(hash) ?? { hash, expiresAt, claimExpiresAt, ends: new Map() }
     const release = (): void => {
       entry.ends.delete(once)
       if (entry.ends.size === 0) remove(entry)
@@ -107,9 +107,9 @@ export function createConnections ({ isEnabled, isCurrent, isTrusted, findAll }:
 
   function expire (entry: Entry): void {
     clearTimeout(entry.timer)
-    const left = entry.endsAt - Date.now()
+    const left = entry.expiresAt - Date.now()
     if (left <= 0) endEntry(entry, 'expired')
-    else entry.timer = setTimeout(expire, Math.min(left, LONGEST), entry).unref()
+    else entry.timer = setTimeout(expire, Math.min(left, LONGEST_TIMER), entry).unref()
   }
 
   function doubt (hash: string): void {
@@ -154,7 +154,7 @@ export function createConnections ({ isEnabled, isCurrent, isTrusted, findAll }:
     }
     if (token === undefined || entry.ends.size === 0) return
     // An operator may have changed it; the claim can't be extended.
-    entry.endsAt = Math.min(entry.expiry, Date.parse(token.validUntil))
+    entry.expiresAt = Math.min(entry.claimExpiresAt, Date.parse(token.validUntil))
     expire(entry)
   }
 

@@ -14,7 +14,7 @@ import { isHash } from '../tokens/jwt.js'
 import type { Tokens } from '../tokens/tokens.js'
 import type { Origin, TokenPrincipal } from '../types.js'
 import { requireAdmin, type Session } from './authorize.js'
-import { checkBody, checkInput, deferBodyErrors } from './body.js'
+import { checkInput, deferBodyErrors } from './body.js'
 import { createLists, linkToNext, parseListQuery } from './list.js'
 import { originOf } from './origin.js'
 import { stateFor, stateOf } from './request-state.js'
@@ -119,7 +119,7 @@ export function createRoutes (parts: Parts) {
 
     app.post('/api/tokens', {
       config,
-      preHandler: [checkRequest, async request => { checkBody(request, createToken) }],
+      preHandler: [checkRequest, async request => { checkInput(request, createToken) }],
       attachValidation: true,
       schema: {
         ...common,

@@ -19,7 +19,7 @@ const MIN_CLAIM = EVENT_TIMEOUT + 1000
 /** How long `close` waits for the report under way, in milliseconds. */
 const GRACE = 1000
 /** The longest pause before a retry, in minutes. The first pause is 1, and each is twice as long as the previous. */
-const LONGEST = 60
+const LONGEST_PAUSE = 60
 /** Failed attempts that are retried. Their pauses add up to 7 days: 1 + 2 + … + 32 + 167 * 60 minutes. */
 const ATTEMPTS = 173
 
@@ -90,7 +90,7 @@ export function createAudit ({ store, onEvent, log }: Parts): Audit {
       if (isClosed) return
       if (attempts < ATTEMPTS) {
         log.error({ err, event }, 'onEvent failed; will retry')
-        await store.deferEvents([event.id], { attempts: 1, minutes: Math.min(2 ** attempts, LONGEST) })
+        await store.deferEvents([event.id], { attempts: 1, minutes: Math.min(2 ** attempts, LONGEST_PAUSE) })
         return
       }
       log.error({ err, event }, 'onEvent failed for 7 days: this line is all that is left of the event')

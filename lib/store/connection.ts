@@ -16,9 +16,9 @@ const IDLE_SESSION_TIMEOUT = '57P05'
 /** Every column is text, also if the host's pool has `binary: true` or parsers of its own. */
 const AS_TEXT = { getTypeParser: () => String }
 
-export interface Query { text: string, values?: unknown[], name?: string }
+export interface SqlQuery { text: string, values?: unknown[], name?: string }
 
-export type Run = <Row>(query: Query) => Promise<Row[]>
+export type Run = <Row>(query: SqlQuery) => Promise<Row[]>
 
 /** A connection to Postgres; the first call opens it. */
 export interface Connection {
@@ -99,17 +99,25 @@ export function explain (target: string, cause: unknown): Error {
   return new DatabaseError(`Postgres at ${target} can't be used: ${reason}`, { cause })
 }
 
-/** Waits for a connection to close, up to the deadline: a silent one never does. */
-export async function closeByDeadline (closing: Promise<void>, log: Log): Promise<void> {
+/**
+ * Waits for an answer. One that has arrived but was not read yet counts: the process may have been busy, or stopped.
+ * @param deadline in milliseconds
+ * @throws DeadlineError
+ */
+export async function inTime<T> (answer: Promise<T>, deadline: number): Promise<T> {
   let timer: NodeJS.Timeout | undefined
   const late = new Promise<never>((_resolve, reject) => {
-    // Not unref'ed: a closing connection does not keep the process alive, and the caller waits.
-    timer = setTimeout(() => { reject(new DeadlineError(DEADLINE)) }, DEADLINE)
+    // Not unref'ed: the caller waits, and a silent connection may not keep the process alive.
+    timer = setTimeout(setImmediate, deadline, () => { reject(new DeadlineError(deadline)) })
   })
-  await Promise.race([closing, late]).catch((error: unknown) => {
+  return await Promise.race([answer, late]).finally(() => { clearTimeout(timer) })
+}
+
+/** Waits for a connection to close, up to the deadline: a silent one never does. */
+export async function closeByDeadline (closing: Promise<void>, log: Log): Promise<void> {
+  await inTime(closing, DEADLINE).catch((error: unknown) => {
     log.warn({ err: error }, 'a connection to Postgres did not close in time')
   })
-  clearTimeout(timer)
 }
 
 function withClient<T> (

@@ -1,5 +1,5 @@
 import pg from 'pg'
-import { DatabaseError } from '../errors.js'
+import { DatabaseError, DeadlineError } from '../errors.js'
 import type { RefreshableCache, ChangeListener, Log, Token } from '../types.js'
 import { closeByDeadline, codeOf, type Connection, type Run } from './connection.js'
 import type { KeyCheck } from './key-check.js'
@@ -147,7 +147,7 @@ export function createListener (parts: Parts, Client = pg.Client): Listener {
       for (const hash of ended) handle(CHANNEL, hash)
     } catch (err) {
       // Only after an error that Postgres returned is the connection still usable.
-      if (codeOf(err) === '') replace(looking, err as Error)
+      if (err instanceof DeadlineError || codeOf(err) === '') replace(looking, err as Error)
       else if (canRefresh) log.warn({ err }, 'could not refresh cached tokens: looking up each after a minute')
       canRefresh = false
     }

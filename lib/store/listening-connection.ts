@@ -1,6 +1,6 @@
 import pg from 'pg'
 import type { PostgresConfig } from '../types.js'
-import { type Run, runOn } from './connection.js'
+import { inTime, type Run, runOn } from './connection.js'
 import { createLease, type Lease, SILENCE } from './lease.js'
 
 /** A lock must not block the queue of queries. Postgres 14 may end idle sessions, which a listening one seems to be. */
@@ -49,7 +49,7 @@ export function createListeningConnection (parts: Parts): ListeningConnection {
   let previous: Promise<unknown> = Promise.resolve()
   // One after the other: pg 9 will have no queue.
   const run: Run = query => {
-    const answer = previous.then(async () => await inTime(send(query)))
+    const answer = previous.then(async () => await inTime(send(query), SILENCE))
     previous = answer.catch(() => {})
     return answer as Promise<never>
   }
@@ -102,13 +102,4 @@ export function createListeningConnection (parts: Parts): ListeningConnection {
       await client.end()
     }
   }
-}
-
-/** Accepts an answer that has arrived but was not read yet: the process may have been busy, or stopped. */
-async function inTime<T> (answer: Promise<T>): Promise<T> {
-  let timer: NodeJS.Timeout | undefined
-  const late = new Promise<never>((_resolve, reject) => {
-    timer = setTimeout(() => { setImmediate(reject, new Error('Postgres does not answer')) }, SILENCE).unref()
-  })
-  return await Promise.race([answer, late]).finally(() => { clearTimeout(timer) })
 }

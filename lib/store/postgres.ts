@@ -111,8 +111,8 @@ export function createPostgresStore (given: PostgresStoreOptions): Store {
     },
     isTrusted: (at, date) => listener?.isTrusted(at, date) === true,
     lease () {
-      const isHeld = listener?.isTrusted() === true
-      return { isHeld, losses: (listener?.acquisitions() ?? 0) - Number(isHeld) }
+      const held = Number(listener?.isTrusted() === true)
+      return { held, losses: (listener?.acquisitions() ?? 0) - held }
     },
     async find (hash) {
       return toTokens(await findOne(hash))[0] ?? null

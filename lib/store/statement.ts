@@ -1,5 +1,5 @@
 import { setTimeout as pause } from 'node:timers/promises'
-import { codeOf, type Connection, type Query } from './connection.js'
+import { codeOf, type Connection, type SqlQuery } from './connection.js'
 
 /** Postgres's codes for a prepared statement that is missing, exists already, or no longer fits the tables. */
 const NOT_PREPARED = new Set(['26000', '42P05', '0A000'])
@@ -25,7 +25,7 @@ export interface SendOptions {
 export type Statement = <Row>(name: string, text: string, more?: () => SendOptions) =>
 (...values: unknown[]) => Promise<Row[]>
 
-export type Send = <Row>(query: Required<Query>, options?: SendOptions) => Promise<Row[]>
+export type Send = <Row>(query: Required<SqlQuery>, options?: SendOptions) => Promise<Row[]>
 
 /**
  * Sends single statements, whatever the defaults of the database and of the pool are. If a prepared statement is

@@ -10,7 +10,7 @@ const PURGE_BATCH = 500
 const UNIQUE_VIOLATION = '23505'
 
 /** The maximum length of each part of an origin, in characters. */
-const LONGEST = 1000
+const LONGEST_PART = 1000
 
 /** Between the parts of an origin, which have no control characters. */
 const SEPARATOR = '\u001f'
@@ -19,7 +19,7 @@ const COLUMNS = 'hash, name, role, requested_by, issue_date, valid_until, last_u
 
 /** Encodes the origin for the triggers. No user name or request id may make a trigger fail. */
 function encode ({ actor, address, requestId }: Origin): string {
-  const parts = ['node', actor, address, requestId].map(part => (part ?? '').slice(0, LONGEST))
+  const parts = ['node', actor, address, requestId].map(part => (part ?? '').slice(0, LONGEST_PART))
   return parts.map(part => part.replace(/\p{Cc}/gu, '\ufffd')).join(SEPARATOR)
 }
 

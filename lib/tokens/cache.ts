@@ -21,11 +21,11 @@ const MEMBERS = ['name', 'role', 'validUntil', 'requestedBy', 'issueDate'] as co
 export interface CachedToken {
   token: Readonly<Token>
   /** When it expires: the earlier time of row and claim. */
-  endsAt: number
+  expiresAt: number
   /** When its claim expires. */
-  expiry: number
+  claimExpiresAt: number
   /** The same as an HTTP-date (RFC 9110 §5.6.7). */
-  expires: string
+  httpDate: string
   lastUsed: number
 }
 
@@ -132,13 +132,13 @@ function exists (entry: Entry): entry is Entry & { token: CachedToken } {
 /**
  * The earlier expiry wins: an operator may shorten the row with SQL. The record is shared by requests, so it is frozen.
  */
-export function toCachedToken (token: Token, expiry: number): CachedToken {
-  const endsAt = Math.min(expiry, Date.parse(token.validUntil))
+export function toCachedToken (token: Token, claimExpiresAt: number): CachedToken {
+  const expiresAt = Math.min(claimExpiresAt, Date.parse(token.validUntil))
   const known: CachedToken = {
     token: Object.freeze({ ...token, get lastUsed () { return new Date(known.lastUsed).toISOString() } }),
-    endsAt,
-    expiry,
-    expires: new Date(endsAt).toUTCString(),
+    expiresAt,
+    claimExpiresAt,
+    httpDate: new Date(expiresAt).toUTCString(),
     lastUsed: Date.parse(token.lastUsed)
   }
   return known

@@ -31,11 +31,6 @@ export type Counts = Pick<Metrics, 'authentications' | 'cacheHits' | 'lookups'>
 /** The origin if the requester is unknown. */
 export const UNKNOWN_ORIGIN: Origin = { actor: null, address: null, requestId: null }
 
-interface Audit {
-  /** Reports the events in the outbox. */
-  report: () => void
-}
-
 /** The rules. Time is an argument, in milliseconds since 1970. */
 export interface Tokens {
   readonly counts: Readonly<Counts>
@@ -64,21 +59,15 @@ export interface Tokens {
   revoke: (hash: string, origin?: Origin) => Promise<boolean>
 }
 
-/** Ends the connections of tokens. */
-interface Connections {
-  /** The token was revoked. */
-  end: (hash: string) => void
-  /** The token may have changed. */
-  forget: (hash: string) => void
-}
-
 interface Parts {
   store: Pick<Store, 'find' | 'insert' | 'list' | 'remove'>
   cache: Cache
   signers: readonly [Signer, ...Signer[]]
   usage: Usage
-  audit: Audit
-  connections: Connections
+  /** Reports the events in the outbox. */
+  audit: { report: () => void }
+  /** Ends the connections of a token that was revoked, or looks it up if it may have been. */
+  connections: { end: (hash: string) => void, forget: (hash: string) => void }
   issuer: string
   roles: readonly string[]
   /** The maximum lifetime of a new token, in seconds. */
@@ -90,11 +79,11 @@ export function createTokens (parts: Parts): Tokens {
   const authentications = { accepted: 0, unknown: 0, expired: 0, invalid: 0, several: 0, failed: 0 }
   const counts: Counts = { authentications, cacheHits: 0, lookups: 0 }
   /** When the claims of a verified credential expire, by its digest. No change of its row affects them. */
-  const expiries = new LruMap<number>(VERIFIED_SIZE)
+  const verified = new LruMap<number>(VERIFIED_SIZE)
 
   function decide (known: CachedToken | null, now: number, isAgain: boolean): Outcome {
     if (known === null) return UNKNOWN
-    if (now >= known.endsAt) return { ...EXPIRED, token: known.token }
+    if (now >= known.expiresAt) return { ...EXPIRED, token: known.token }
     if (isAgain) return known
     known.lastUsed = Math.max(known.lastUsed, now)
     usage.note(known.token.hash, now)
@@ -102,20 +91,20 @@ export function createTokens (parts: Parts): Tokens {
   }
 
   /** When the claims of a secret expire, in milliseconds since 1970, or why it is invalid. */
-  function expiryOf (secret: string, hash: string): number | string {
-    const known = expiries.get(hash)
+  function claimExpiryOf (secret: string, hash: string): number | string {
+    const known = verified.get(hash)
     if (known !== undefined) return known
     const claims = verify(secret, signers)
     if (typeof claims === 'string') return claims
-    const expiry = claims.exp * 1000
-    expiries.set(hash, expiry)
-    return expiry
+    const claimExpiresAt = claims.exp * 1000
+    verified.set(hash, claimExpiresAt)
+    return claimExpiresAt
   }
 
-  async function find (hash: string, expiry: number): Promise<CachedToken | null> {
+  async function find (hash: string, claimExpiresAt: number): Promise<CachedToken | null> {
     counts.lookups++
     const token = await store.find(hash)
-    return token && toCachedToken(usage.apply(token), expiry)
+    return token && toCachedToken(usage.apply(token), claimExpiresAt)
   }
 
   function mint ({ name, role, validUntil }: CreateToken, now: number): ReturnType<Tokens['mint']> {
@@ -133,7 +122,7 @@ export function createTokens (parts: Parts): Tokens {
     recognize (secret) {
       const hash = digest(secret)
       // Reading the payload again would cost more than the rest of a hit.
-      return expiries.get(hash) !== undefined || isOurs(secret, issuer) ? { secret, hash } : null
+      return verified.get(hash) !== undefined || isOurs(secret, issuer) ? { secret, hash } : null
     },
 
     authenticate ({ secret, hash }, now, isAgain = false) {
@@ -142,11 +131,11 @@ export function createTokens (parts: Parts): Tokens {
         if (!isAgain) counts.cacheHits++
         return decide(known, now, isAgain)
       }
-      const expiry = expiryOf(secret, hash)
-      if (typeof expiry === 'string') return { refused: 'invalid', reason: expiry }
+      const claimExpiresAt = claimExpiryOf(secret, hash)
+      if (typeof claimExpiresAt === 'string') return { refused: 'invalid', reason: claimExpiresAt }
       // Also refuses NaN.
-      if (!(now < expiry)) return EXPIRED
-      return cache.load(hash, async () => await find(hash, expiry)).then(loaded => decide(loaded, now, isAgain))
+      if (!(now < claimExpiresAt)) return EXPIRED
+      return cache.load(hash, async () => await find(hash, claimExpiresAt)).then(loaded => decide(loaded, now, isAgain))
     },
 
     async issue ({ requestedBy, ...input }, now, origin = { ...UNKNOWN_ORIGIN, actor: requestedBy }) {

@@ -386,7 +386,7 @@ t.test('a restored request is as before, except for what its schema converted si
 })
 
 const TOKEN: CachedToken = {
-  token: { name: 'a', role: 'viewer' } as unknown as Token, endsAt: 0, expiry: 0, expires: 'some day', lastUsed: 0
+  token: { name: 'a', role: 'viewer' } as unknown as Token, expiresAt: 0, claimExpiresAt: 0, httpDate: 'some day', lastUsed: 0
 }
 const NONE = { accepted: 0, unknown: 0, expired: 0, invalid: 0, several: 0, failed: 0 }
 const OURS = { authorization: 'Bearer our1' }

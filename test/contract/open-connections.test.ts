@@ -288,7 +288,7 @@ t.test('a lookup that fails, while changes are received, is repeated until it su
   })
   const times = { validUntil: '2999-01-01T00:00:00.000Z', issueDate: '2026-01-01T00:00:00.000Z' }
   const token = { ...times, name: 'a', hash: 'h', role: 'viewer', requestedBy: 'b', lastUsed: times.issueDate }
-  const cached = { token, endsAt: Infinity, expiry: Infinity, expires: '', lastUsed: 0 }
+  const cached = { token, expiresAt: Infinity, claimExpiresAt: Infinity, httpDate: '', lastUsed: 0 }
   const signal = connections.signal(cached, new EventEmitter())
   connections.forget(token.hash)
   // The plugin's timers keep no process alive.

@@ -6,7 +6,7 @@ import { json } from 'node:stream/consumers'
 import Fastify, { type FastifyInstance, type InjectOptions } from 'fastify'
 import pg from 'pg'
 import t, { type Test } from 'tap'
-import { checkBody, deferBodyErrors } from '../../lib/http/body.js'
+import { checkInput, deferBodyErrors } from '../../lib/http/body.js'
 import { createLists } from '../../lib/http/list.js'
 import type { Token } from '../../lib/index.js'
 import { CreateTokenSchema } from '../../schemas/token.js'
@@ -278,7 +278,7 @@ async function create (t: Test): Promise<FastifyInstance> {
     deferBodyErrors(app)
     app.post(
       '/',
-      { preHandler: async request => { checkBody(request, CreateTokenSchema) } },
+      { preHandler: async request => { checkInput(request, CreateTokenSchema) } },
       async request => ({ body: request.body ?? null })
     )
     app.delete('/', async request => ({ body: request.body ?? null }))
@@ -325,7 +325,7 @@ t.test('a DELETE without a body is valid with any content type', async t => {
 
 t.test('an error of the schema has the property and its description', t => {
   const check = (instancePath: string): void => {
-    checkBody({ body: {}, validationError: { validation: [{ instancePath }] } } as never, CreateTokenSchema)
+    checkInput({ body: {}, validationError: { validation: [{ instancePath }] } } as never, CreateTokenSchema)
   }
   t.throws(() => { check('/name') }, {
     code: 'INVALID', message: `name must be ${CreateTokenSchema.properties.name.description}`
@@ -335,7 +335,7 @@ t.test('an error of the schema has the property and its description', t => {
       code: 'INVALID', message: `${path === '' ? 'The body' : 'unknown'} must be ${CreateTokenSchema.description}`
     })
   }
-  checkBody({ body: {}, validationError: undefined } as never, CreateTokenSchema)
+  checkInput({ body: {}, validationError: undefined } as never, CreateTokenSchema)
   t.end()
 })
 

@@ -17,7 +17,7 @@ export const BUGS = {
     [lease, 'until = newest.sent + LEASE', 'until = performance.now() + LEASE'],
     [lease, 'untilDate = newest.sentDate + LEASE', 'untilDate = Date.now() + LEASE'],
     // Which also ends it in time.
-    [line, '}, SILENCE).unref()', '}, 10 * SILENCE).unref()']
+    [line, 'inTime(send(query), SILENCE)', 'inTime(send(query), 10 * SILENCE)']
   ],
   'the answer to the question is taken for a proof': [
     [lease, 'open.findLastIndex(({ xmax }) => last >= xmax)', 'open.length - 1'], [
@@ -50,8 +50,8 @@ export const BUGS = {
     ]
   ],
   'a token of the future is refused': [[
-    rules, 'if (now >= known.endsAt)',
-    'if (now < Date.parse(known.token.issueDate)) return { ...EXPIRED, token: known.token }\n    if (now >= known.endsAt)'
+    rules, 'if (now >= known.expiresAt)',
+    'if (now < Date.parse(known.token.issueDate)) return { ...EXPIRED, token: known.token }\n    if (now >= known.expiresAt)'
   ]],
   'a lookup stores what it read before the revocation': [
     ['lib/tokens/cache.ts', 'if (!isStale) entries.set', 'entries.set']

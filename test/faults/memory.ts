@@ -44,7 +44,7 @@ const store: Store = {
     } satisfies Token
     : null,
   findAll: async () => [],
-  lease: () => ({ isHeld: true, losses: 0 }),
+  lease: () => ({ held: 1, losses: 0 }),
   bootstrap: async () => new Map(),
   list: async function * () {},
   purge: async () => 0,

@@ -16,9 +16,9 @@ import { until } from '../support/until.js'
 
 const known = (name: string): CachedToken => ({
   token: { name, hash: name, validUntil: '', role: 'viewer', requestedBy: '', issueDate: '', lastUsed: '' },
-  endsAt: Infinity,
-  expiry: Infinity,
-  expires: '',
+  expiresAt: Infinity,
+  claimExpiresAt: Infinity,
+  httpDate: '',
   lastUsed: 0
 })
 

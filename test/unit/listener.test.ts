@@ -259,7 +259,7 @@ t.test('a question without an answer for a second ends the connection; an answer
       // As after a time in which nothing could be read.
       if (isRead) read()
       for (let n = 0; n < 5; n++) await turn()
-      t.strictSame([listener.isTrusted(), reasons], isRead ? [true, []] : [false, ['Postgres does not answer']])
+      t.strictSame([listener.isTrusted(), reasons], isRead ? [true, []] : [false, ['Postgres did not answer within 1000 ms']])
     })
   }
 })

@@ -109,7 +109,7 @@ t.test('a token is looked up once; later it is accepted synchronously, without v
   t.ok(looking instanceof Promise)
   t.match(await looking, {
     token: { name: 'a', role: 'viewer', requestedBy: 'me, applied', lastUsed: '1970-01-01T00:00:11.000Z' },
-    expires: 'Thu, 01 Jan 1970 00:00:20 GMT'
+    httpDate: 'Thu, 01 Jan 1970 00:00:20 GMT'
   })
   t.equal(Object.isFrozen((await looking as CachedToken).token), true, 'many requests share it')
   const known = tokens.authenticate(credential, 12_000)

@@ -1,12 +1,12 @@
 import t from 'tap'
-import type { Connection, Query } from '../../lib/store/connection.js'
+import type { Connection, SqlQuery } from '../../lib/store/connection.js'
 import { createSend, type Send } from '../../lib/store/statement.js'
 
 const QUERY = { name: 'a name', text: 'SELECT 1', values: [] }
 
 /** A way to Postgres on which each statement meets the next of these errors. */
-function create (codes: string[], isPrepared = true): { send: Send, sent: Query[], deadlines: unknown[] } {
-  const [sent, deadlines]: [Query[], unknown[]] = [[], []]
+function create (codes: string[], isPrepared = true): { send: Send, sent: SqlQuery[], deadlines: unknown[] } {
+  const [sent, deadlines]: [SqlQuery[], unknown[]] = [[], []]
   const connection = {
     async withClient (work: Parameters<Connection['withClient']>[0], deadline?: number) {
       deadlines.push(deadline)
