@@ -283,7 +283,7 @@ function createRequest ({ url, headers = [], query = {}, originalUrl }: Wire): R
 
 function find (wire: Wire, parameter: string | false = 'token') {
   const request = createRequest(wire)
-  findCredential(request, parameter, secret => secret.startsWith('our') ? { secret, hash: `hash of ${secret}` } : null)
+  findCredential(request, parameter, secret => /^our\S*$/.test(secret) ? { secret, hash: `hash of ${secret}` } : null)
   return { request, state: stateOf(request) }
 }
 
@@ -323,6 +323,9 @@ t.test('two tokens are no credential, in any places; credentials of others do no
     'several',
     'but beside one of ours'
   )
+  for (const words of ['Bearer no token', 'Bearer no\ttoken', 'Bearer ']) {
+    t.match(find({ url: '/', headers: ['Authorization', words, 'Authorization', 'Bearer our1'] }).state, OUR1, words)
+  }
   t.end()
 })
 
