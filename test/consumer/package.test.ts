@@ -82,7 +82,7 @@ async function install (): Promise<void> {
 for (const [page, language, file] of [
   ['README.md', 'js', 'host.mjs'], ['docs/host-integration.md', 'cjs', 'host.cjs']
 ] as const) {
-  t.test(`the example of ${page} as ${file}, run with the installed package, accepts a token`, async t => {
+  t.test(`the example of ${page} as ${file}, run with the installed package, accepts a token`, { buffered: true }, async t => {
     const { url } = await createSeparateDatabase(t)
     const [code = ''] = await blocksOf(page, language)
     await writeFile(join(consumer, file), code)
@@ -141,12 +141,12 @@ t.test('the lines of docs/operations.md that write the first bootstrap file prin
 })
 
 for (const neighbour of ['@fastify/jwt', '@fastify/passport']) {
-  t.test(`with ${neighbour}, strict and with every declaration checked, test/consumer compiles`, async t => {
+  t.test(`with ${neighbour}, strict and with every declaration checked, test/consumer compiles`, { buffered: true }, async t => {
     await checkWith(t, 'tsc', '--types', `node,${neighbour}`)
   })
 }
 
-t.test('a host with module: es2015, es2020 or preserve, and every declaration checked, compiles', async t => {
+t.test('a host with module: es2015, es2020 or preserve, and every declaration checked, compiles', { buffered: true }, async t => {
   const host = join(consumer, 'module.ts')
   await writeFile(host, `
     import Fastify from 'fastify'
@@ -180,7 +180,7 @@ t.test('a host with module: es2015, es2020 or preserve, and every declaration ch
   }
 })
 
-t.test('with moduleResolution: node10 the plugin is found and its schemas are not, as docs/typescript.md says', async t => {
+t.test('with moduleResolution: node10 the plugin is found and its schemas are not, as docs/typescript.md says', { buffered: true }, async t => {
   await writeFile(join(consumer, 'node10.ts'), `
     import tokensPlugin from 'fastify-mmc-tokens'
     // @ts-expect-error
@@ -190,7 +190,7 @@ t.test('with moduleResolution: node10 the plugin is found and its schemas are no
     ...'--types node --strict --esModuleInterop --noEmit node10.ts'.split(' '))
 })
 
-t.test('publint and attw report no problem with the tarball', async t => {
+t.test('publint and attw report no problem with the tarball', { buffered: true }, async t => {
   const tarball = await readFile(join(consumer, filename))
   const { messages } = await publint({ strict: true, pack: { tarball: Uint8Array.from(tarball).buffer } })
   t.strictSame(messages, [])
@@ -252,7 +252,7 @@ async function sizeOf (folder: string): Promise<number> {
   return [1, ...sizes].reduce((sum, size) => sum + Math.ceil(size / 4096) * 4096, 0)
 }
 
-t.test('the schemas work if only TypeBox is installed', async t => {
+t.test('the schemas work if only TypeBox is installed', { buffered: true }, async t => {
   const frontend = await makeFolder()
   await mkdir(join(frontend, 'node_modules/@sinclair'), { recursive: true })
   for (const name of ['fastify-mmc-tokens', '@sinclair/typebox']) {
@@ -283,3 +283,6 @@ t.test('the lock file has no addresses, and no version below the minimum', async
     for (const [path, { version }] of copies) t.ok(isAtLeast(version, floor), `${path} ${version} ≥ ${floor}`)
   }
 })
+
+// At the end of the file, so that those that say "buffered" run beside each other, and all others alone.
+t.jobs = 3
