@@ -94,7 +94,19 @@ const PREFLIGHT = {
 }
 const CORS = { origin: true, credentials: true, methods: ['GET', 'POST', 'DELETE'], maxAge: 60 }
 
-// A refusal in onRequest has only what the host has added before us.
+t.test("@fastify/cors after the plugin, hook: 'onRequest': refusals lack its headers, as docs/host-integration.md says", async t => {
+  const { app, addTokens } = await createBareHost(t)
+  await addTokens({ hook: 'onRequest' })
+  await app.register(cors, CORS)
+  app.get('/own', async () => 'own')
+  for (const [headers, status, allowed] of [
+    [ORIGIN, 200, ORIGIN.origin], [{ ...ORIGIN, ...bearer(FORGED) }, 401, undefined]
+  ] as const) {
+    const answer = await app.inject({ url: '/own', headers })
+    t.strictSame([answer.statusCode, answer.headers['access-control-allow-origin']], [status, allowed])
+  }
+})
+
 for (const [order, hook] of [
   ['before the plugin', 'preHandler'], ['before the plugin', 'onRequest'], ['after the plugin', 'preHandler']
 ] as const) {

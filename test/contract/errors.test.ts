@@ -63,6 +63,29 @@ t.test('every error is the MMC body as application/json: code and message, data.
   await check([500, 'INTERNAL_ERROR', { url: '/api/viewer', headers: bearer(unknown.token) }])
 })
 
+t.test('unknown, revoked, expired and forged tokens get the same response to the byte, and different reasons in events', async t => {
+  const { all, onEvent } = collectEvents()
+  const { app, database, issue } = await buildHost(t, { tokens: { onEvent } })
+  const [revoked, expired, viewer] = [await issue(), await issue(), await issue()]
+  await app.tokens.revoke(revoked.hash)
+  await database.query("UPDATE tokens SET valid_until = now() - interval '1 day' WHERE hash = $1", [expired.hash])
+  const { token: unknown } = app.tokens.mint(GOOD)
+  const secrets = [unknown, revoked.token, expired.token, `${viewer.token.slice(0, -4)}AAAA`]
+  for (const url of ['/api/viewer', '/api/tokens', '/nowhere']) {
+    for (const where of ['header', 'query']) {
+      const present = (token: string): object => where === 'header' ? { headers: bearer(token) } : { query: { token } }
+      const responses = await Promise.all(secrets.map(async secret => {
+        const { statusCode, headers, body } = await app.inject({ url, ...present(secret) })
+        return JSON.stringify({ statusCode, headers: { ...headers, date: '' }, body })
+      }))
+      t.match(responses[0], '"statusCode":401')
+      t.equal(new Set(responses).size, 1, `${url}, ${where}`)
+    }
+  }
+  const rejected = all.filter(({ type }) => type === 'authentication.rejected')
+  t.equal(new Set(rejected.map(({ reason }) => reason)).size, 3, 'unknown and revoked are one')
+})
+
 t.test("an unexpected error of a host's hook on the four routes is a 500 with the MMC body, and only the log has its cause", async t => {
   const lines: string[] = []
   const { app } = await buildHost(t, {
