@@ -16,7 +16,8 @@ t.setTimeout(900_000)
 
 const { load, runBlock } = await installHost(t, [
   'fastify@5.12.8', '@fastify/websocket@11.3.7', '@fastify/http-proxy@11.6.3', 'graphql@16.15.0', 'graphql-ws@6.4.2',
-  'mercurius@16.10.1', '@trpc/server@11.25.2', '@trpc/client@11.25.2', 'ws@8.23.0'
+  '@apollo/server@5.5.1', '@as-integrations/fastify@3.1.0', '@graphql-tools/schema@10.1.5', 'mercurius@16.10.1',
+  '@trpc/server@11.25.2', '@trpc/client@11.25.2', 'ws@8.23.0'
 ])
 interface Plugin { default: FastifyPluginAsync<Record<string, unknown>> }
 const { default: Fastify } = await load<{ default: (options: object) => FastifyInstance }>('fastify')
@@ -124,18 +125,21 @@ async function * who (user: Context['user']): AsyncGenerator<{ who: string | und
 
 interface Context { user: { username: string } | null }
 const subscribe = (_root: object, _args: object, { user }: Context) => who(user)
+const resolvers = {
+  Query: { who: (_root: object, _args: object, { user }: Context) => user?.username },
+  Subscription: { who: { subscribe } }
+}
+
+/** Asks who it is over HTTP. */
+async function query (address: string, token: string): Promise<Response> {
+  const headers = { ...bearer(token), 'content-type': 'application/json' }
+  return await fetch(`http://${address}/graphql`, { method: 'POST', headers, body: '{"query":"{ who }"}' })
+}
 
 t.test('Mercurius: subscriptions end with their token, whether it came with the upgrade or in connectionParams', async t => {
   await tryRecipe(t, {
     async build (app) {
-      await runBlock(blockWith("'mercurius'"), {
-        app,
-        schema: SCHEMA,
-        resolvers: {
-          Query: { who: (_root: object, _args: object, { user }: Context) => user?.username },
-          Subscription: { who: { subscribe } }
-        }
-      })
+      await runBlock(blockWith("'mercurius'"), { app, schema: SCHEMA, resolvers })
     },
     ways: {
       connectionParams: {
@@ -145,10 +149,7 @@ t.test('Mercurius: subscriptions end with their token, whether it came with the 
         code: 1006,
         async open (address, token) {
           const opened = await openSubscription(t, `ws://${address}/graphql?token=${token}`, {})
-          const body = JSON.stringify({ query: '{ who }' })
-          const headers = { ...bearer(token), 'content-type': 'application/json' }
-          const answer = await fetch(`http://${address}/graphql`, { method: 'POST', headers, body })
-          t.strictSame(await answer.json(), { data: { who: opened.first } })
+          t.strictSame(await (await query(address, token)).json(), { data: { who: opened.first } })
           return opened
         }
       }
@@ -171,6 +172,29 @@ t.test('graphql-ws: a socket whose token came in connectionParams is closed with
       }
     },
     refused: refusedSubscription(t)
+  })
+})
+
+t.test('Apollo with the route of graphql-ws: queries and subscriptions have the same user, and end with their token', async t => {
+  await tryRecipe(t, {
+    async build (app) {
+      const recipe = blockWith('makeExecutableSchema') + blockWith("'graphql-ws")
+      await runBlock(recipe, { app, typeDefs: SCHEMA, resolvers })
+    },
+    ways: {
+      connectionParams: {
+        code: 4403,
+        async open (address, token) {
+          const opened = await openSubscription(t, `ws://${address}/graphql`, { token })
+          t.strictSame(await (await query(address, token)).json(), { data: { who: opened.first } })
+          return opened
+        }
+      }
+    },
+    async refused (address, token) {
+      t.equal((await query(address, token)).status, 401)
+      return await refusedSubscription(t)(address, token)
+    }
   })
 })
 
