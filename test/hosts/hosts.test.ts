@@ -25,7 +25,9 @@ const NESTS = [
     jest: []
   }
 ]
-const NEST_NEEDS = ['reflect-metadata@0.2.2', 'rxjs@7.8.2', 'typescript@5.9.3', '@types/node@20.19.43']
+const NEST_NEEDS = [
+  '@fastify/secure-session@8.4.0', 'reflect-metadata@0.2.2', 'rxjs@7.8.2', 'typescript@5.9.3', '@types/node@20.19.43'
+]
 
 /** What a program prints; the test fails where it fails. */
 async function ask (t: Test, cwd: string, variables: object, file: string, ...args: string[]): Promise<string> {
@@ -111,6 +113,88 @@ test('a token comes in, a bad one does not', async () => {
 })
 `
 
+const SESSION_MODULE = `
+import { Controller, Get, Module, Param, Req, UseGuards } from '@nestjs/common'
+import type { FastifyRequest } from 'fastify'
+import type { TokenPrincipal } from 'fastify-mmc-tokens'
+import { Roles } from './roles.guard'
+import { UserGuard } from './user.guard'
+
+@Controller()
+class AppController {
+  @Get('login/:role')
+  login (@Param('role') role: string, @Req() request: FastifyRequest) {
+    request.session.set('user', { username: 'me', roles: [role] })
+    return ''
+  }
+
+  @Get('who') @UseGuards(UserGuard)
+  who (@Req() request: FastifyRequest & { user: TokenPrincipal }) { return request.user.username }
+
+  @Get('editor') @Roles(['editor', 'admin']) @UseGuards(UserGuard)
+  editor () { return 'editor' }
+}
+
+@Module({ controllers: [AppController] })
+export class AppModule {}
+`
+
+const SESSION_TEST = `
+import 'reflect-metadata'
+import assert from 'node:assert'
+import { EventEmitter, once } from 'node:events'
+import test from 'node:test'
+import { createApp } from './create-app'
+
+const { DATABASE_URL: postgres = '', TOKENS_SECRET: secret = '', TOKENS_SCHEMA: schema = '' } = process.env
+
+test('a token that a logged-in user created', { timeout: 60_000 }, async t => {
+  const [one, other] = [await createApp({ postgres, secret, schema }), await createApp({ postgres, secret, schema })]
+  t.after(async () => { await Promise.all([one.close(), other.close()]) })
+  await Promise.all([one.init(), other.init()])
+  const login = async (role: string) => {
+    const cookie = String((await one.inject('/login/' + role)).headers['set-cookie'])
+    assert.match(cookie, /; Path=\\/; HttpOnly/)
+    return { cookie: cookie.split(';')[0] }
+  }
+  const ask = async (url: string, headers = {}) => {
+    const { statusCode, body } = await one.inject({ url, headers })
+    return statusCode === 200 ? body : statusCode
+  }
+  const [admin, viewer] = [await login('admin'), await login('viewer')]
+  const payload = { name: 'ci', role: 'editor', validUntil: '2099-01-01T00:00:00Z' }
+  const refused = await one.inject({ method: 'POST', url: '/api/tokens', headers: viewer, payload })
+  const created = await one.inject({ method: 'POST', url: '/api/tokens', headers: admin, payload })
+  assert.deepStrictEqual([refused.statusCode, created.statusCode], [403, 200])
+  const { token, hash, requestedBy } = created.json()
+  assert.strictEqual(requestedBy, 'me')
+  const bearer = { authorization: 'Bearer ' + token }
+  const both = { ...viewer, ...bearer }
+  assert.deepStrictEqual(
+    [await ask('/who'), await ask('/who', viewer), await ask('/who', bearer), await ask('/who', both)],
+    [401, 'me', 'token:ci', 'token:ci']
+  )
+  assert.deepStrictEqual(
+    [await ask('/editor'), await ask('/editor', viewer), await ask('/editor', bearer), await ask('/editor', admin)],
+    [401, 403, 'editor', 'editor']
+  )
+
+  const { tokens } = one.getHttpAdapter().getInstance()
+  const accepted = await tokens.authenticate(token)
+  assert(accepted !== null)
+  const signal = tokens.signal(accepted, new EventEmitter())
+  assert(signal !== null)
+  const ended = once(signal, 'abort')
+  const revoked = await other.inject({ method: 'DELETE', url: '/api/tokens/' + hash, headers: admin })
+  assert.deepStrictEqual([revoked.statusCode, revoked.json()], [200, []])
+  await ended
+  assert.deepStrictEqual(
+    [await ask('/who', bearer), await ask('/who', both), await ask('/who', viewer)],
+    [401, 401, 'me']
+  )
+})
+`
+
 for (const { packages, fastify, jest } of NESTS) {
   t.test(`a Nest application of the recipe on ${packages[0]} compiles and passes its test, without a second Fastify`, async t => {
     const folder = join(root, fastify)
@@ -123,7 +207,9 @@ for (const { packages, fastify, jest } of NESTS) {
     t.equal((JSON.parse(
       await readFile(join(folder, 'node_modules/fastify/package.json'), 'utf8')
     ) as { version: string }).version, fastify)
-    const [createApp = '', main = '', guard = ''] = await blocksOf('docs/recipes.md', 'ts')
+    const [
+      createApp = '', main = '', guard = '', sessionApp = '', userGuard = ''
+    ] = await blocksOf('docs/recipes.md', 'ts')
     const [jestConfig = '', jestTsconfig = ''] = await blocksOf('docs/recipes.md', 'json')
     await writeFile(join(folder, 'create-app.ts'), createApp)
     await writeFile(join(folder, 'main.ts'), main)
@@ -133,6 +219,14 @@ for (const { packages, fastify, jest } of NESTS) {
     await writeFile(join(folder, 'app.spec.ts'), NEST)
     await writeFile(join(folder, 'jest.config.json'), jestConfig)
     await writeFile(join(folder, 'tsconfig.jest.json'), jestTsconfig)
+    const session = join(folder, 'session')
+    await mkdir(session)
+    await writeFile(join(session, 'create-app.ts'), sessionApp)
+    await writeFile(join(session, 'main.ts'), main)
+    await writeFile(join(session, 'roles.guard.ts'), guard)
+    await writeFile(join(session, 'user.guard.ts'), userGuard)
+    await writeFile(join(session, 'app.module.ts'), SESSION_MODULE)
+    await writeFile(join(session, 'app.test.ts'), SESSION_TEST)
     await writeFile(join(folder, 'tsconfig.json'), JSON.stringify({
       compilerOptions: {
         target: 'es2022',
@@ -148,6 +242,10 @@ for (const { packages, fastify, jest } of NESTS) {
     }))
     await ask(t, folder, {}, 'node_modules/.bin/tsc')
     await ask(t, folder, await variablesFor(t), process.execPath, '--test', 'dist/app.test.js')
+    await t.test('with a session: users and tokens pass the guard, a token until it is revoked on another node', async t => {
+      const variables = { ...await variablesFor(t), SESSION_KEY: '07'.repeat(32) }
+      await ask(t, folder, variables, process.execPath, '--test', 'dist/session/app.test.js')
+    })
     if (jest.length > 0) await ask(t, folder, await variablesFor(t), 'node_modules/.bin/jest', '--silent')
   })
 }
