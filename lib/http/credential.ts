@@ -68,7 +68,7 @@ function addBearers (authorizations: readonly string[], recognize: Recognize, fo
       if (secret === '') continue
       // Two are enough to refuse the request.
       const credential = found.length < 2 ? recognize(secret) : null
-      // Afterwards, since it costs more than the digest. A token has no whitespace.
+      // Last, since it reads every character. A token has no whitespace.
       if (credential === null && /\s/.test(secret)) continue
       count++
       if (credential !== null) found.push(credential)
