@@ -1,7 +1,8 @@
 import pg from 'pg'
 import { DatabaseError, DeadlineError } from '../errors.js'
 import type { RefreshableCache, ChangeListener, Log, Token } from '../types.js'
-import { closeByDeadline, codeOf, type Connection, type Run } from './connection.js'
+import { codeOf, type Connection, type Run } from './connection.js'
+import { closeByDeadline } from './deadline.js'
 import type { KeyCheck } from './key-check.js'
 import { randomFraction, FIRST_BEAT, SILENCE } from './lease.js'
 import { createListeningConnection, type ListeningConnection } from './listening-connection.js'
@@ -18,9 +19,6 @@ const SILENT = 'no notification arrives: does the listening connection reach the
 
 /** `serverId` is known once it listens. */
 interface Current { line: ListeningConnection, serverId?: string, heldAt?: number, timer?: NodeJS.Timeout }
-
-/** About a lost connection that did work: its server, and the longest pause before the next one. */
-interface Replacement { serverId?: string | undefined, longest?: number }
 
 interface Parts {
   /** Direct: a pooler that lends connections by transaction swallows notifications. */
@@ -83,10 +81,7 @@ export function createListener (parts: Parts, Client = pg.Client): Listener {
         channels: [CHANNEL, keys.channel],
         beats,
         onNotification: handle,
-        onHearing () {
-          clearTimeout(fresh.timer)
-          refreshLater(fresh)
-        },
+        onHearing: () => { refreshLater(fresh) },
         onHeld: () => { acquire(fresh) },
         onDead: error => { replace(fresh, error) }
       })
@@ -111,7 +106,7 @@ export function createListener (parts: Parts, Client = pg.Client): Listener {
   /** Causes a notification, in case no other node sends one. */
   function requestNotification (fresh: Current): void {
     keys.ask()
-    fresh.timer = setTimeout(replace, SILENCE, fresh, new Error(SILENT), { serverId: fresh.serverId }).unref()
+    fresh.timer = setTimeout(replace, SILENCE, fresh, new Error(SILENT), fresh.serverId).unref()
   }
 
   function handle (channel: string, payload: string): void {
@@ -121,9 +116,7 @@ export function createListener (parts: Parts, Client = pg.Client): Listener {
     else for (const change of changes) change.forget(payload)
   }
 
-  function report (): void {
-    if (current?.line.isBeater() === true) onEventsWaiting()
-  }
+  const report = (): void => { if (current?.line.isBeater() === true) onEventsWaiting() }
 
   function acquire (held: Current): void {
     acquisitions++
@@ -155,6 +148,7 @@ export function createListener (parts: Parts, Client = pg.Client): Listener {
   }
 
   function refreshLater (looking: Current): void {
+    clearTimeout(looking.timer)
     looking.timer = setTimeout(() => { void refresh(looking) }, REFRESH_INTERVAL).unref()
   }
 
@@ -162,14 +156,12 @@ export function createListener (parts: Parts, Client = pg.Client): Listener {
     const expected = current?.serverId ?? previousServer
     if (expected === undefined || answered === expected) return
     const error = new DatabaseError(`the pool and the listener at ${connection.target} do not reach the same primary`)
-    const { serverId } = current ?? {}
-    if (current && serverId !== undefined) replace(current, error, { serverId, longest: PAUSE.elsewhere })
+    if (current?.serverId !== undefined) replace(current, error, current.serverId, PAUSE.elsewhere)
     throw error
   }
 
-  function replace (
-    lost: Current | undefined, error: Error, { serverId, longest = PAUSE.longest }: Replacement = {}
-  ): void {
+  /** @param serverId of a connection that worked */
+  function replace (lost: Current | undefined, error: Error, serverId?: string, longest = PAUSE.longest): void {
     if (lost !== current) return
     stop()?.close().catch(() => {})
     previousServer = serverId

@@ -1,6 +1,7 @@
 import pg from 'pg'
 import type { PostgresConfig } from '../types.js'
-import { inTime, type Run, runOn } from './connection.js'
+import { type Run, runOn } from './connection.js'
+import { inTime } from './deadline.js'
 import { createLease, type Lease, SILENCE } from './lease.js'
 
 /** A lock must not block the queue of queries. Postgres 14 may end idle sessions, which a listening one seems to be. */

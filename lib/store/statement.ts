@@ -15,7 +15,7 @@ const PAUSE = 10
 export const LOCK_TIMEOUT = "(SELECT pg_catalog.set_config('lock_timeout', '500', true)) IS NOT NULL"
 
 export interface SendOptions {
-  /** In milliseconds; by default `DEADLINE` of connection.ts. */
+  /** In milliseconds; by default `DEADLINE` of deadline.ts. */
   deadline?: number
   /** Codes of errors after which it is retried until the deadline. */
   transient?: readonly string[]

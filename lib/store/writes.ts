@@ -1,5 +1,5 @@
 import type { BootstrapOutcome, Origin, Store, Token } from '../types.js'
-import { DEADLINE } from './connection.js'
+import { DEADLINE } from './deadline.js'
 import { nameKey, ORIGIN } from './migrations.js'
 import { LOCK_TIMEOUT, type Statement, TRANSIENT } from './statement.js'
 

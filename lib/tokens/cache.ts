@@ -22,10 +22,10 @@ export interface CachedToken {
   token: Readonly<Token>
   /** When it expires: the earlier time of row and claim. */
   expiresAt: number
-  /** When its claim expires. */
-  claimExpiresAt: number
   /** The same as an HTTP-date (RFC 9110 §5.6.7). */
   httpDate: string
+  /** When its claim expires. */
+  claimExpiresAt: number
   lastUsed: number
 }
 
@@ -137,8 +137,8 @@ export function toCachedToken (token: Token, claimExpiresAt: number): CachedToke
   const known: CachedToken = {
     token: Object.freeze({ ...token, get lastUsed () { return new Date(known.lastUsed).toISOString() } }),
     expiresAt,
-    claimExpiresAt,
     httpDate: new Date(expiresAt).toUTCString(),
+    claimExpiresAt,
     lastUsed: Date.parse(token.lastUsed)
   }
   return known

@@ -59,7 +59,7 @@ export const BUGS = {
   'the node that revokes waits for its notification': [
     [rules, 'cache.forget(hash)\n        connections.end(hash)', 'connections.end(hash)']
   ],
-  'a call may take 5 s': [[connection, 'const DEADLINE = 900', 'const DEADLINE = 5000']],
+  'a call may take 5 s': [['lib/store/deadline.ts', 'const DEADLINE = 900', 'const DEADLINE = 5000']],
   'nobody listens to the errors of a pool': [[connection, "pool.on('error', onError)", '']],
   'an error of the database is a 401': [
     [rules, 'await store.find(hash)\n', 'await store.find(hash).catch(() => null)\n']

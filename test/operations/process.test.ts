@@ -36,7 +36,8 @@ t.test('unwritten uses, a waiting task, a waiting listener and an idle pool do n
 
 t.test('a call to a Postgres that does not answer rejects, even if nothing else keeps the process running', async t => {
   t.equal(await run(`
-    import { closeByDeadline, createConnection } from './lib/store/connection.ts'
+    import { createConnection } from './lib/store/connection.ts'
+    import { closeByDeadline } from './lib/store/deadline.ts'
     const silent = { options: {}, on () {}, connect () {} }
     await closeByDeadline(Promise.resolve(), console)
     console.log(process.getActiveResourcesInfo().filter(kind => kind === 'Timeout'))
