@@ -195,6 +195,20 @@ test('a token that a logged-in user created', { timeout: 60_000 }, async t => {
 })
 `
 
+/** The `test` of node:test, as far as the one above needs it, on Jest's. */
+const JEST_TEST = `
+const test = (name: string, { timeout }: { timeout: number }, work: (t: object) => Promise<void>) => {
+  const hooks: Array<() => Promise<void>> = []
+  afterEach(async () => { for (const hook of hooks) await hook() })
+  globalThis.test(name, async () => { await work({ after: (hook: () => Promise<void>) => { hooks.push(hook) } }) }, timeout)
+}
+`
+
+/** Nest's `test/jest-e2e.json`. */
+const JEST_E2E = {
+  moduleFileExtensions: ['js', 'json', 'ts'], rootDir: '.', testEnvironment: 'node', testRegex: '.e2e-spec.ts$'
+}
+
 for (const { packages, fastify, jest } of NESTS) {
   t.test(`a Nest application of the recipe on ${packages[0]} compiles and passes its test, without a second Fastify`, async t => {
     const folder = join(root, fastify)
@@ -238,7 +252,7 @@ for (const { packages, fastify, jest } of NESTS) {
         skipLibCheck: true,
         types: ['node']
       },
-      exclude: ['**/*.spec.ts']
+      exclude: ['**/*spec.ts']
     }))
     await ask(t, folder, {}, 'node_modules/.bin/tsc')
     await ask(t, folder, await variablesFor(t), process.execPath, '--test', 'dist/app.test.js')
@@ -246,7 +260,20 @@ for (const { packages, fastify, jest } of NESTS) {
       const variables = { ...await variablesFor(t), SESSION_KEY: '07'.repeat(32) }
       await ask(t, folder, variables, process.execPath, '--test', 'dist/session/app.test.js')
     })
-    if (jest.length > 0) await ask(t, folder, await variablesFor(t), 'node_modules/.bin/jest', '--silent')
+    if (jest.length === 0) return
+    await writeFile(join(folder, 'session/app.spec.ts'), SESSION_TEST.replace("import test from 'node:test'", JEST_TEST))
+    await mkdir(join(folder, 'test'))
+    await writeFile(join(folder, 'test/app.e2e-spec.ts'), NEST.replaceAll("'./", "'../"))
+    const { transform, transformIgnorePatterns } = JSON.parse(jestConfig) as Record<string, unknown>
+    await writeFile(join(folder, 'test/jest-e2e.json'), JSON.stringify({
+      ...JEST_E2E, transform, transformIgnorePatterns
+    }))
+    const jestOf = async (variables: object, ...args: string[]): Promise<void> => {
+      await ask(t, folder, { ...await variablesFor(t), ...variables }, 'node_modules/.bin/jest', '--silent', ...args)
+    }
+    await jestOf({}, 'app.spec.ts', '--testPathIgnorePatterns=session')
+    await jestOf({ SESSION_KEY: '07'.repeat(32) }, 'session')
+    await jestOf({}, '--config=test/jest-e2e.json')
   })
 }
 
