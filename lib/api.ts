@@ -137,7 +137,9 @@ export interface ApplicationTokens {
    * @param from the client, for the event if the token is refused
    * @throws if Postgres can't be queried
    */
-  authenticate: (secret: string, from?: { address?: string, requestId?: string }) => Promise<Authenticated | null>
+  authenticate: (
+    secret: string, from?: { address?: string | undefined, requestId?: string | undefined }
+  ) => Promise<Authenticated | null>
   /**
    * A signal that aborts when the token of a request, or of a result of `authenticate`, is revoked, expires, or gets
    * another role or name, or when tokens are disabled. Its `reason` is an error with the `code` `MMC_TOKENS_REVOKED`,

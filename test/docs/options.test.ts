@@ -1,3 +1,4 @@
+import { randomBytes } from 'node:crypto'
 import { readFile } from 'node:fs/promises'
 import Fastify from 'fastify'
 import t from 'tap'
@@ -134,8 +135,7 @@ for (const { name, example } of sectionsOf(PAGE)) {
     const process = {
       env: {
         DATABASE_URL: 'postgres://localhost/none',
-        TOKENS_SECRET: SECRET,
-        NEW_TOKENS_SECRET: `new ${SECRET}`,
+        TOKENS_SECRET: [randomBytes(32), randomBytes(32)].map(bytes => bytes.toString('base64')).join(),
         TOKENS_ENABLED: 'false'
       }
     }

@@ -48,6 +48,7 @@ const OPTIONS: ts.CompilerOptions = {
   target: ts.ScriptTarget.ES2023,
   module: ts.ModuleKind.NodeNext,
   strict: true,
+  exactOptionalPropertyTypes: true,
   skipLibCheck: true,
   noEmit: true,
   types: ['node'],
