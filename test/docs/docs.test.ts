@@ -142,7 +142,7 @@ t.test("docs/host-integration.md: the harness for a host's tests builds isolated
   t.equal(await count(), 0)
 })
 
-t.test('docs/postgres.md: the privileges on the page are enough for an owner that migrates, and for a node with migrate: false', async t => {
+t.test('docs/postgres.md: the privileges on the page are enough for an owner that migrates, and for a node with migrate: false; docs/deployment.md removes both', async t => {
   const [owner, node] = ['owner', 'node'].map(name => `${name}_${randomUUID().replaceAll('-', '')}`) as [string, string]
   const server = new pg.Client(await databaseUrl())
   await server.connect()
@@ -198,6 +198,9 @@ t.test('docs/postgres.md: the privileges on the page are enough for an owner tha
   t.equal(await app.tokens.revoke(hash), true)
   t.equal((await app.inject({ url: '/', headers: bearer(token) })).statusCode, 401)
   await events.until(1, 'token.revoked')
+  await app.close()
+  for (const sql of await blocksOf('docs/deployment.md', 'sql')) await query(named(sql))
+  t.strictSame(await query('SELECT FROM pg_roles WHERE rolname = ANY ($1)', [[owner, node]]), [])
 })
 
 t.test('docs/http-api.md: the commands, run one after another, return what the page says', { skip: lacks('curl') }, async t => {
