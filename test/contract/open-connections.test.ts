@@ -234,6 +234,27 @@ t.test('while notifications do not arrive, Postgres is asked every second', asyn
   t.equal(behind.app.tokens.health().lease, 'lost')
 })
 
+t.test('while the listener can not connect, each revocation is found by a question of every second', async t => {
+  const database = await createDatabase(t)
+  const one = await startNode(t, database)
+  const proxy = await createProxy(t, database.url)
+  const deaf = await startNode(t, database, { listen: proxy.url })
+  await held(deaf)
+  const tokens = [await issue(one), await issue(one), await issue(one)]
+  const open = [] as Array<Awaited<ReturnType<typeof stream>>>
+  for (const { token } of tokens) open.push(await stream(deaf, token))
+  proxy.set('refuse')
+  proxy.cut()
+  await until(() => deaf.app.tokens.health().lease === 'lost')
+  // One after another, so that each needs a question of its own.
+  for (const [index, { signal, ended }] of open.entries()) {
+    await one.app.tokens.revoke(tokens[index]?.hash ?? '')
+    await Promise.race([ended, sleep(5000, undefined, { ref: false })])
+    t.ok(signal.aborted, 'within seconds')
+  }
+  t.equal(deaf.app.tokens.health().lease, 'lost')
+})
+
 t.test('while the pool is exhausted, changes are looked up on the connection that listens', async t => {
   const database = await createDatabase(t)
   const pool = new pg.Pool({ connectionString: database.url, max: 2 })
