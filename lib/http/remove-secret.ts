@@ -20,16 +20,14 @@ function createStrip (secrets: Iterable<string>): Strip {
 
 /**
  * A fast form of `urlWithout` for the usual URL, `/path?token=…`. Returns `null` if the URL is unusual: if it has an
- * escape, or may contain the secret elsewhere, too.
+ * escape or another parameter, or may contain the secret elsewhere, too.
  */
-export function urlWithoutPair (url: string, parameter: string, secret: string): string | null {
-  const pair = `${parameter}=${secret}`
-  const start = url.indexOf(pair)
-  const [before, after] = [url[start - 1], url[start + pair.length]]
-  if ((before !== '?' && before !== '&') || (after !== undefined && after !== '&')) return null
-  const rest = after === undefined ? url.slice(0, start - 1) : url.slice(0, start) + url.slice(start + pair.length + 1)
+export function urlWithoutQuery (url: string, parameter: string, secret: string): string | null {
+  const query = `?${parameter}=${secret}`
+  if (!url.endsWith(query)) return null
+  const path = url.slice(0, -query.length)
   const payload = secret.slice(secret.indexOf('.') + 1, secret.lastIndexOf('.'))
-  return rest.includes('%') || rest.includes(payload) ? null : rest
+  return path.includes('%') || path.includes(payload) ? null : path
 }
 
 /**

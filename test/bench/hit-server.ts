@@ -25,8 +25,20 @@ function forge (): string {
 
 const bare = async (): Promise<Served> => ({ app: Fastify() })
 
-/** The least that a hit can do, in three hooks: find, judge, and set headers of the response. */
-async function floor (): Promise<Served> {
+/** Three hooks that do nothing. */
+async function hooks (): Promise<Served> {
+  const app = Fastify()
+  app.addHook('onRequest', (_request, _reply, done) => { done() })
+  app.addHook('preHandler', (_request, _reply, done) => { done() })
+  app.addHook('onSend', (_request, _reply, payload, done) => { done(null, payload) })
+  return { app }
+}
+
+/**
+ * The least that a hit can do, in three hooks: find, judge, and set headers of the response. By query, the token is
+ * removed from query and URL, and the response gets two headers.
+ */
+async function floor (isQuery: boolean): Promise<Served> {
   type Found = FastifyRequest & { found: string | null }
   const app = Fastify()
   const token = forge()
@@ -34,8 +46,14 @@ async function floor (): Promise<Served> {
   const records = new Map([[hash('sha256', token, 'hex'), record]])
   for (const property of ['found', 'user', 'applicationToken']) app.decorateRequest(property, null)
   app.addHook('onRequest', (request, _reply, done) => {
-    const { authorization } = request.raw.headers
-    if (authorization !== undefined) (request as Found).found = authorization.slice(7)
+    const { raw } = request
+    if (isQuery) {
+      (request as Found).found = (request.query as { token: string }).token
+      request.query = {}
+      raw.url = raw.url?.slice(0, raw.url.indexOf('?'))
+    } else {
+      (request as Found).found = raw.headers.authorization?.slice(7) ?? null
+    }
     done()
   })
   app.addHook('preHandler', (request, reply, done) => {
@@ -49,8 +67,11 @@ async function floor (): Promise<Served> {
     request.applicationToken = record.token
     done()
   })
-  app.addHook('onSend', (_request, _reply, payload, done) => { done(null, payload) })
-  return { app, authorizations: [token] }
+  app.addHook('onSend', (_request, reply, payload, done) => {
+    if (isQuery) reply.header('cache-control', 'no-store').header('referrer-policy', 'no-referrer')
+    done(null, payload)
+  })
+  return { app, ...isQuery ? { path: `/hello?token=${token}` } : { authorizations: [token] } }
 }
 
 async function ours (): Promise<{ app: FastifyInstance, token: string, hash: string }> {
@@ -81,7 +102,9 @@ async function fastifyJwt (cache: boolean): Promise<Served> {
 const contenders: Record<string, () => Promise<Served>> = {
   bare,
   'bare again': bare,
-  floor,
+  hooks,
+  floor: async () => await floor(false),
+  'floor, query': async () => await floor(true),
   async 'ours, header' () {
     const { app, token } = await ours()
     return { app, authorizations: [token] }
