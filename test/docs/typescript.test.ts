@@ -60,8 +60,8 @@ const OPTIONS: ts.CompilerOptions = {
 
 const parsed = new Map<string, ts.SourceFile | undefined>()
 
-/** What the compiler says of blocks, each a module of the reader's. */
-function compile (blocks: string[], host = HOST): string[] {
+/** What the compiler says of blocks, each a module of the reader's: for each block, its errors. */
+function compileEach (blocks: string[], host = HOST): string[][] {
   const files = new Map([host, APP, ...blocks].map((text, index) =>
     [resolve('docs', ['host.ts', 'app.ts'][index] ?? `block${index}.ts`), text]))
   const compiler = ts.createCompilerHost(OPTIONS)
@@ -74,30 +74,37 @@ function compile (blocks: string[], host = HOST): string[] {
     if (!parsed.has(name)) parsed.set(name, getSourceFile(name, settings, ...others))
     return parsed.get(name)
   }
-  const program = ts.createProgram([...files.keys()], OPTIONS, compiler)
-  return ts.getPreEmitDiagnostics(program).map(({ file, start, messageText }) => {
+  const names = [...files.keys()]
+  const program = ts.createProgram(names, OPTIONS, compiler)
+  const errors = ts.getPreEmitDiagnostics(program).map(({ file, start, messageText }) => {
     const line = file?.text.slice(start).split('\n', 1)[0] ?? ''
-    return `${ts.flattenDiagnosticMessageText(messageText, '\n')}: ${line}`
+    return { index: names.indexOf(file?.fileName ?? ''), text: `${ts.flattenDiagnosticMessageText(messageText, '\n')}: ${line}` }
   })
+  t.strictSame(errors.filter(({ index }) => index < 2), [])
+  return blocks.map((_block, index) => errors.filter(error => error.index === index + 2).map(({ text }) => text))
 }
+
+const compile = (block: string, host?: string): string[] => compileEach([block], host).flat()
+
+// Two ways to declare the reader's types must not meet.
+const isAlone = (block: string): boolean => block.includes('declare module')
+const together = PAGES.flatMap(({ blocks }) => blocks).filter(block => !isAlone(block))
+const errorsOf = new Map(compileEach(together).map((errors, index) => [together[index], errors]))
 
 for (const { name, blocks } of PAGES.filter(({ blocks }) => blocks.length > 0)) {
   t.test(`docs/${name}: each block of TypeScript compiles with strict`, async t => {
-    // Two ways to declare the reader's types must not meet.
-    const isAlone = (block: string): boolean => block.includes('declare module')
-    t.strictSame(compile(blocks.filter(block => !isAlone(block))), [])
-    for (const block of blocks.filter(isAlone)) t.strictSame(compile([block], ''), [], block)
+    for (const block of blocks) t.strictSame(isAlone(block) ? compile(block, '') : errorsOf.get(block), [], block)
   })
 }
 
 t.test("README.md: the example compiles as strict TypeScript, and its token does not outlive the reader's day", async t => {
   const [example = '', ...more] = await blocksOf('README.md', 'js')
-  t.strictSame([compile([example], ''), more], [[], []])
+  t.strictSame([compile(example, ''), more], [[], []])
   t.notMatch(await readFile('README.md', 'utf8'), /\b20\d\d-\d\d/)
 })
 
 t.test('the check finds a type error, an undeclared name and a missing import', async t => {
-  t.match(compile(["const n: number = 'one'"]), [/not assignable to type 'number'/])
-  t.match(compile(['call()']), [/Cannot find name 'call'/])
-  t.match(compile(['await app.register(tokensPlugin, options)']), [/Cannot find name 'tokensPlugin'/])
+  t.match(compile("const n: number = 'one'"), [/not assignable to type 'number'/])
+  t.match(compile('call()'), [/Cannot find name 'call'/])
+  t.match(compile('await app.register(tokensPlugin, options)'), [/Cannot find name 'tokensPlugin'/])
 })
