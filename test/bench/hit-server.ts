@@ -146,7 +146,10 @@ if (create === undefined) {
   const send = createClient(app.server, requests, status)
 
   process.on('disconnect', () => { process.exit() })
-  process.on('message', (count: number) => {
+  process.on('message', (requests: number) => {
+    // Of the plugin that connections.ts changes.
+    Object.assign(globalThis, { isOff: requests < 0 })
+    const count = Math.abs(requests)
     const before = process.cpuUsage()
     send(count).then(() => {
       const { user, system } = process.cpuUsage(before)

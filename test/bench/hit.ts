@@ -5,7 +5,8 @@ import { show, showSpread, spread, type Spread, table } from './statistics.js'
 
 const ROOT = new URL('../../', import.meta.url)
 const SERVER = fileURLToPath(new URL('node_modules/.bench/test/bench/hit-server.js', import.meta.url))
-const PLUGIN = new URL('dist/lib/index.js', ROOT)
+/** The package as `build` makes it. */
+export const DIST = new URL('dist/', ROOT)
 
 /** Each process compiles its code a little differently, so new ones take over. */
 const GENERATIONS = 3
@@ -61,7 +62,7 @@ export async function measureHit (postgres: string): Promise<string> {
 }
 
 /** Builds the package as it is published. */
-function build (): void {
+export function build (): void {
   const tsc = fileURLToPath(new URL('node_modules/typescript/bin/tsc', ROOT))
   const { status, stdout } = spawnSync(process.execPath, [tsc, '-p', 'lib'], { cwd: ROOT, encoding: 'utf8' })
   if (status !== 0) throw new Error(stdout)
@@ -78,13 +79,17 @@ async function namesOf (): Promise<string[]> {
   return names
 }
 
-async function start (name: string, postgres: string): Promise<ChildProcess> {
-  const server = run(name, postgres, PLUGIN.href)
+/** A contender in a process of its own, which serves when this resolves. */
+export async function start (
+  name: string, postgres: string, plugin = new URL('lib/index.js', DIST)
+): Promise<ChildProcess> {
+  const server = run(name, postgres, plugin.href)
   await answerOf(server)
   return server
 }
 
-async function ask (server: ChildProcess, requests: number): Promise<number> {
+/** Has it serve requests; resolves with the CPU of each, in microseconds. */
+export async function ask (server: ChildProcess, requests: number): Promise<number> {
   const answer = answerOf(server)
   server.send(requests)
   return await answer

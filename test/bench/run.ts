@@ -4,6 +4,7 @@ import { cpus } from 'node:os'
 import { parseArgs } from 'node:util'
 import { startPostgres } from '../support/postgres.js'
 import { compare } from './compare.js'
+import { measureConnections } from './connections.js'
 import { compared } from './contenders.js'
 import { measureCreate } from './create.js'
 import { measureFlood } from './flood.js'
@@ -71,6 +72,7 @@ async function compareAll (): Promise<string> {
 
 const parts: Record<string, () => Promise<string>> = {
   hit: async () => await measureHit(postgres.url),
+  connections: async () => await measureConnections(postgres.url),
   compare: compareAll,
   flood: async () => await measureFlood(start, turns),
   revocation: async () => await measureRevocation(start, Number(revocations)),
