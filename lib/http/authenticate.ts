@@ -166,10 +166,10 @@ export function addAuthentication (app: FastifyInstance, parts: Parts): void {
 
 /** Settles at once where the outcome is known. A lookup that fails is a 500. */
 function settleOrFail (
-  outcome: Outcome | Promise<Outcome>, settle: (verdict: Verdict) => void, done: Done
+  outcome: Outcome | Promise<Outcome>, onVerdict: (verdict: Verdict) => void, done: Done
 ): void {
-  if (!(outcome instanceof Promise)) settle(outcome)
-  else outcome.catch((reason: unknown): Failure => ({ refused: 'failed', reason })).then(settle).catch(done)
+  if (!(outcome instanceof Promise)) onVerdict(outcome)
+  else outcome.catch((reason: unknown): Failure => ({ refused: 'failed', reason })).then(onVerdict).catch(done)
 }
 
 /** Why a token that was accepted before is refused now, or `null`. */

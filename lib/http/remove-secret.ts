@@ -31,8 +31,8 @@ export function urlWithoutQuery (url: string, parameter: string, secret: string)
 }
 
 /**
- * A URL without these secrets, in any percent-encoding, and without parameters that held nothing else. If none is
- * found, since the host's parser decodes the query in its own way, the whole query is removed.
+ * A URL without these secrets, in any percent-encoding, and without parameters that held nothing else. Removes the
+ * whole query if it finds none: the host's parser may decode the query in its own way.
  */
 export function urlWithout (url: string, secrets: Iterable<string>): string {
   const strip = createStrip(secrets)

@@ -114,7 +114,7 @@ export function createAudit ({ store, onEvent, log }: Parts): Audit {
         reported.splice(0, ids.length)
       }
     } finally {
-      // In the turn in which nothing was left, so that no event is added in between.
+      // In the same turn as the last check, so that no event is added in between.
       dropping = undefined
     }
   }

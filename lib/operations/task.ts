@@ -33,7 +33,7 @@ export function createTask ({ job, interval, failure, log }: Options): Task {
     } catch (err) {
       log.warn({ err }, failure)
     } finally {
-      // In the turn in which nothing was due, so that no trigger is missed in between.
+      // In the same turn as the last check, so that no trigger is missed in between.
       running = undefined
     }
   }

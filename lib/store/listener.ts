@@ -132,12 +132,12 @@ export function createListener (parts: Parts, Client = pg.Client): Listener {
     // A missing answer does not end the lease: the host's pool may be exhausted.
     if (cache.wasUsed()) askPool().then(check).catch(() => {})
     try {
-      const ended = await cache.refresh(async hashes => {
+      const changed = await cache.refresh(async hashes => {
         const tokens = await findAll(looking.line.run, hashes)
         canRefresh = true
         return tokens
       })
-      for (const hash of ended) handle(CHANNEL, hash)
+      for (const hash of changed) handle(CHANNEL, hash) // as if notified
     } catch (err) {
       // Only after an error that Postgres returned is the connection still usable.
       if (err instanceof DeadlineError || codeOf(err) === '') replace(looking, err as Error)

@@ -6,9 +6,9 @@ import type { RefreshableCache, Token } from '../types.js'
 const SIZE = 10_000
 /** Lookups under way at once; the next is an error. */
 const MAX_LOADS = 10_000
-/** How long "does not exist" is cached, in milliseconds: new tokens are not notified. */
+/** How long "does not exist" is cached, in milliseconds: nothing notifies of new tokens. */
 const MISSING_FOR = 1000
-/** The same for "exists"; a token in use is refreshed before, in the background. */
+/** How long "exists" is cached. A token in use is refreshed in the background before that time is up. */
 const EXISTS_FOR = 60_000
 /** From one refresh of a token to the next, in milliseconds: after an answer, and after a failure. */
 const REFRESH_AFTER = { answer: 30_000, failure: 10_000 }
