@@ -147,7 +147,7 @@ export interface ApplicationTokens {
    * @param closable emits `close` when the signal is no longer needed; for a request, its response does
    * @throws `MMC_TOKENS_SIGNAL` for a result of `authenticate` without `closable`
    */
-  signal: (of: FastifyRequest | Authenticated, closable?: Closable) => AbortSignal | null
+  signal: (of: AnyRequest | Authenticated, closable?: Closable) => AbortSignal | null
   /** The state of this process, without I/O. */
   health: () => Health
   /** Counters and gauges; asks Postgres for the number of tokens. */
@@ -165,7 +165,10 @@ export interface ApplicationTokens {
 }
 
 /** A guard, for `preHandler`. */
-export type Guard = (request: FastifyRequest) => Promise<void>
+export type Guard = (request: AnyRequest) => Promise<void>
+
+/** A request of a server over HTTP/1.1, HTTPS or HTTP/2, whose types differ. */
+export type AnyRequest = Pick<FastifyRequest, 'applicationToken'>
 
 declare module 'fastify' {
   interface FastifyInstance {

@@ -89,7 +89,8 @@ export function createRequireRole (parts: GuardParts): ApplicationTokens['requir
         'correct it, unless users have it')
     }
     const needed = [...new Set(['admin', ...roles])]
-    return async request => {
+    return async given => {
+      const request = given as FastifyRequest
       const principal = await principalOf(request, session)
       if (principal?.roles.some(role => needed.includes(role)) === true) return
       const missing = `Requires one of these roles: ${needed.join(', ')}`

@@ -1,7 +1,9 @@
 import { once } from 'node:events'
 import { connect, type ClientHttp2Session, type IncomingHttpHeaders } from 'node:http2'
 import type { AddressInfo } from 'node:net'
+import { PassThrough } from 'node:stream'
 import { text } from 'node:stream/consumers'
+import { setTimeout as sleep } from 'node:timers/promises'
 import Fastify from 'fastify'
 import t from 'tap'
 import tokensPlugin from '../../lib/index.js'
@@ -57,4 +59,36 @@ t.test('over HTTP/2, tokens in the header and the query are accepted, refused an
   })
   t.notMatch(lines.join(''), token.split('.')[2])
   t.match(lines.join(''), '/missing?token=[Redacted]', 'this test would notice')
+})
+
+t.test('an HTTP/2 session that an ended token used is not cut: its stream gets the signal, and other requests go on', async t => {
+  const { url: postgres, schema } = await createDatabase(t)
+  const app = Fastify({ http2: true })
+  t.teardown(() => app.close())
+  await app.register(tokensPlugin, { postgres, schema, secret: SECRET })
+  app.get('/', async request => who(request as never))
+  app.get('/stream', { preHandler: app.tokens.requireRole('editor') }, async (request, reply) => {
+    const stream = new PassThrough()
+    stream.write('open')
+    app.tokens.signal(request)?.addEventListener('abort', ({ target }) => {
+      stream.end((target as AbortSignal).reason.code)
+    })
+    return await reply.send(stream)
+  })
+  await app.listen({ port: 0, host: '127.0.0.1' })
+  const client = connect(`http://127.0.0.1:${(app.server.address() as AddressInfo).port}`)
+  t.teardown(() => { client.close() })
+  t.equal((await ask(client, { ':path': '/stream' })).status, 401)
+  const { token, hash } = await app.tokens.issue({
+    name: 't1', role: 'editor', validUntil: '2999-01-01T00:00:00Z', requestedBy: 'test'
+  })
+  const stream = client.request({ ':path': '/stream', ...bearer(token) })
+  await once(stream, 'response')
+  const heard = text(stream)
+  await app.tokens.revoke(hash)
+  t.equal(await heard, 'openMMC_TOKENS_REVOKED')
+  await sleep(1200) // longer than an upgraded connection may live
+  t.notOk(client.destroyed)
+  t.match(await ask(client, { ':path': '/' }), { status: 200 })
+  t.equal((await ask(client, { ':path': '/', ...bearer(token) })).status, 401)
 })

@@ -1,7 +1,8 @@
-import { EventEmitter, once } from 'node:events'
+import { EventEmitter, on, once } from 'node:events'
 import { Agent, get } from 'node:http'
 import type { AddressInfo } from 'node:net'
-import { Readable } from 'node:stream'
+import { PassThrough, Readable } from 'node:stream'
+import { pipeline } from 'node:stream/promises'
 import { setImmediate as turn, setTimeout as sleep } from 'node:timers/promises'
 import websocket from '@fastify/websocket'
 import Fastify, { type FastifyInstance, type FastifyRequest } from 'fastify'
@@ -49,6 +50,11 @@ async function startNode (t: Test, { url, schema }: Database, options = {}): Pro
   })
   app.get('/ask', async request => ask(request) === app.tokens.signal(request))
   app.get('/plain', async () => 'plain')
+  app.get('/hijacked', (request, reply) => {
+    ask(request)
+    reply.hijack()
+    reply.raw.end('hijacked')
+  })
   const slow = new EventEmitter()
   const slowBegun = once(slow, 'begun')
   app.get('/slow', async () => {
@@ -216,6 +222,43 @@ t.test('a keep-alive connection that an ended token used is not cut, and keeps n
   t.equal(await ask('/plain'), 200)
   t.equal(sockets.size, 1)
   t.equal(node.signals.filter(({ aborted }) => aborted).length, 0, 'requests that are over are not told')
+})
+
+t.test('requests that are over keep nothing: injected, hijacked and upgraded ones', async t => {
+  const node = await startNode(t, await createDatabase(t))
+  const { token, hash } = await issue(node)
+  const headers = bearer(token)
+  for (let n = 0; n < 20; n++) {
+    await node.app.inject({ url: '/ask', headers })
+    t.equal((await node.app.inject({ url: '/hijacked', headers })).body, 'hijacked')
+    t.equal(await (await fetch(`http://${node.address}/hijacked`, { headers })).text(), 'hijacked')
+    const socket = await connect(node, token)
+    socket.close()
+    await once(socket, 'close')
+  }
+  await until(() => node.app.websocketServer.clients.size === 0)
+  t.equal(node.signals.length, 80)
+  await node.app.tokens.revoke(hash)
+  t.equal(node.signals.filter(({ aborted }) => aborted).length, 0)
+})
+
+t.test('a signal ends a pipeline, a fetch and an iteration of events, each with its reason', async t => {
+  const node = await startNode(t, await createDatabase(t))
+  const { token, hash } = await issue(node)
+  const accepted = await node.app.tokens.authenticate(token) as Authenticated
+  const signal = node.app.tokens.signal(accepted, new EventEmitter()) as AbortSignal
+  async function iterate (): Promise<void> {
+    for await (const event of on(new EventEmitter(), 'event', { signal })) t.fail(String(event))
+  }
+  const endless = new Readable({ read () {} })
+  const work = Promise.allSettled([
+    pipeline(endless, new PassThrough(), { signal }), fetch(`http://${node.address}/slow`, { signal }), iterate()
+  ])
+  await node.slowBegun
+  await node.app.tokens.revoke(hash)
+  const reasons = (await work).map(result => (result as { reason: { code: string, cause?: { code: string } } }).reason)
+  t.strictSame(reasons.map(({ code, cause }) => cause?.code ?? code), Array(3).fill('MMC_TOKENS_REVOKED'))
+  node.answerSlow()
 })
 
 t.test('while notifications do not arrive, Postgres is asked every second', async t => {
