@@ -37,8 +37,8 @@ export const OptionsSchema = Type.Object({
       'or an array of up to five: the first signs, all verify'
   }),
   /**
-   * Who is logged in with the host's session, `null` for nobody; called on the four routes and for `data.session` of a
-   * 401. Default: `request.user` as the host set it.
+   * Who is logged in with the host's session, `null` for nobody; called on the four routes, by the guards of
+   * `requireRole`, and for `data.session` of a 401. Default: `request.user` as the host set it.
    */
   session: Type.Optional(Type.Unsafe<
     (request: FastifyRequest) => TokenPrincipal | null | undefined | Promise<TokenPrincipal | null | undefined>
@@ -71,7 +71,7 @@ export const OptionsSchema = Type.Object({
   /** The name of the query parameter that may carry a token, or `false` for none. Default `token`. */
   queryParameter: Type.Union([Type.String({ pattern: '^[A-Za-z0-9_.-]{1,255}$' }), Type.Literal(false)], {
     default: 'token',
-    description: 'a name of letters, digits, "_", "." and "-", or false to refuse tokens in the query'
+    description: 'a name of letters, digits, "_", "." and "-", or false to ignore tokens in the query'
   }),
   /** The versions that `Accept: application/json;version=N` may ask for on the four routes. Default `[1]`. */
   versions: Type.Array(Type.Integer({ minimum: 1 }), {

@@ -49,7 +49,7 @@ t.test('an invalid option rejects the registration with an error that says what 
     ],
     hook: ['"preHandler", or "onRequest" for a host whose guards run in that hook', 'preValidation', '', true],
     queryParameter: [
-      'a name of letters, digits, "_", "." and "-", or false to refuse tokens in the query', '', true, 'a b', 'a=',
+      'a name of letters, digits, "_", "." and "-", or false to ignore tokens in the query', '', true, 'a b', 'a=',
       'a&b', 'tok%65n', 5
     ],
     versions: ['an array of different positive integers, such as [1]', [], 1, [0], [1.5], ['1'], [1, 1]],
