@@ -27,6 +27,10 @@ export interface Load {
   history: Call[]
   /** Asks every node for its lease, but for these. */
   askHealth: (frozen: readonly string[]) => void
+  /** Revokes a token by each node. All nodes know these tokens, and nobody uses them until `useRevoked`. */
+  revokeKnown: () => void
+  /** Uses them on every node: what a node still believes of them, no use has corrected. */
+  useRevoked: () => void
   /** Ends when every request is answered. */
   stop: () => Promise<void>
 }
@@ -88,13 +92,15 @@ export async function startLoad (nodes: readonly [Target, ...Target[]], random: 
     for (const node of nodes) follow(use(node, known))
   }
 
+  async function end (target: Target, { name, hash }: Token): Promise<void> {
+    await call(target, 'revoke', { method: 'DELETE', path: `/api/tokens/${hash}`, headers: session, name, hash })
+  }
+
   async function revoke (target: Target): Promise<void> {
     // Often the newest, which some node may be looking up just then.
     const [token] = live.splice(random() < 0.5 ? -1 : Math.floor(random() * live.length), 1)
     if (token === undefined) return
-    await call(target, 'revoke', {
-      method: 'DELETE', path: `/api/tokens/${token.hash}`, headers: session, name: token.name, hash: token.hash
-    })
+    await end(target, token)
     // What one node believes, nobody's use corrects in time.
     const spared = pick(random, nodes)
     for (const delay of TRIES) {
@@ -130,11 +136,14 @@ export async function startLoad (nodes: readonly [Target, ...Target[]], random: 
   let failure: unknown
 
   for (let n = 0; n < ENOUGH; n++) await issue(nodes[0])
+  const known = live.splice(0, nodes.length)
   const timer = setInterval(() => { for (const node of nodes) follow(step(node)) }, PACE)
 
   return {
     history,
     askHealth (frozen) { for (const node of nodes) if (!frozen.includes(node.name)) follow(plain(node, '/health')) },
+    revokeKnown () { for (const [n, token] of known.entries()) follow(end(nodes[n] ?? nodes[0], token)) },
+    useRevoked () { for (const token of known) for (const node of nodes) follow(use(node, token)) },
     async stop () {
       clearInterval(timer)
       for (const timer of timers) clearTimeout(timer)

@@ -23,12 +23,15 @@ export async function runFault (
     struck = performance.now()
     const heal = await strike(world)
     full = performance.now()
-    await setTimeout(LASTS)
+    await setTimeout(LASTS / 2)
+    load.revokeKnown()
+    await setTimeout(LASTS / 2)
     // The others ask by chance, and may miss it.
     load.askHealth(frozen)
     await heal()
     healed = performance.now()
     await setTimeout(after)
+    load.useRevoked()
   } finally {
     await load.stop()
   }
