@@ -91,7 +91,7 @@ function takeFromQuery (
 ): RequestState['original'] {
   const { url, originalUrl } = request.raw as { url: string, originalUrl?: string }
   const given = request.query as Query
-  // The usual query, without the arrays and sets of the others, which would cost a tenth of a hit.
+  // The usual query. The general way, below, would make a hit 1.4 times as expensive.
   if (typeof value === 'string' && originalUrl === undefined && Object.keys(given).length === 1) {
     const path = urlWithoutQuery(url, parameter, value)
     if (path !== null) {
