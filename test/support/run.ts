@@ -22,6 +22,8 @@ const LONG = ['consumer/package', 'contract/several-nodes', 'unit/cache', 'contr
 // Tests wait more than they work; one Postgres has connections for six files.
 const JOBS = Math.min(2 * availableParallelism() + 1, 6)
 const COVERAGE = resolve('.tap/coverage')
+// They run mostly a compiler, a browser or other processes, which coverage would slow down.
+const UNCOVERED = /^test\/(consumer\/|demo\/|docs\/typescript)/
 // Nothing of these is left when the types are gone.
 const TYPES = ['lib/api.ts', 'lib/types.ts']
 
@@ -53,7 +55,6 @@ const named = positionals.length > 0
   : (faults ? ['faults'] : quick ? QUICK : ALL).map(folder => `test/${folder}`)
 const files = inOrder(named.flatMap(filesAt))
 const report = createReport(files.length)
-const coverage = hasCoverage ? { NODE_V8_COVERAGE: COVERAGE } : {}
 rmSync(COVERAGE, { recursive: true, force: true })
 await compile()
 
@@ -63,7 +64,6 @@ const postgres = process.env.DATABASE_URL === undefined
 const env = {
   ...process.env,
   ...postgres && { DATABASE_URL: postgres.url },
-  ...coverage,
   TAP_TIMEOUT: timeout as string,
   // Options that are tap's own, such as --grep=name or --bail, are read by the tests.
   ...Object.fromEntries(Object.entries(ofTap).map(
@@ -92,7 +92,10 @@ async function work (): Promise<void> {
 
 async function run (file: string): Promise<FileRun> {
   const begun = performance.now()
-  const child = spawn(process.execPath, [...FLAGS, compiled(file)], { env, stdio: ['ignore', 'pipe', 'pipe'] })
+  const coverage = hasCoverage && !UNCOVERED.test(file) ? { NODE_V8_COVERAGE: COVERAGE } : {}
+  const child = spawn(process.execPath, [...FLAGS, compiled(file)], {
+    env: { ...env, ...coverage }, stdio: ['ignore', 'pipe', 'pipe']
+  })
   running.add(child)
   // tap ends what takes too long and says where it stood; this is for one that can't.
   const timer = setTimeout(() => { child.kill('SIGKILL') }, (seconds + 10) * 1000)

@@ -3,11 +3,11 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 
 /** Before a server starts: takes away what disturbs it, of those that were killed and of others. */
-export async function clean (data: string): Promise<void> {
+export async function clean ({ data, memory }: { data: string, memory: string }): Promise<void> {
   // They are for another server, and pg reads them wherever an address says nothing.
   for (const name of Object.keys(process.env)) if (name.startsWith('PG')) delete process.env[name]
   await sweep(data, /^(\d+)-/)
-  await sweep(tmpdir(), /^mmc-tokens-(\d+)-/)
+  for (const parent of [tmpdir(), memory]) await sweep(parent, /^mmc-tokens-(\d+)-/)
 }
 
 /**
