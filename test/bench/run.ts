@@ -37,7 +37,7 @@ const turns = { cycles: Number(cycles), seconds: Number(slice) }
 
 await buildServer()
 pin()
-const postgres = await startPostgres({ settings: ['max_connections=400'] })
+const postgres = await startPostgres({ settings: ['max_connections=400'], isDurable: true })
 const running = new Set<Server>()
 let count = 0
 
