@@ -88,7 +88,10 @@ export async function bringUpToDate (
     const done = await withClient(version, timeLeft())
     if (done < steps.length) {
       const state = `schema "${schema}" is at migration ${done} of ${steps.length}`
-      if (!migrate) throw new Error(`${state}; migrate it, or leave the option "migrate" on`)
+      if (!migrate) {
+        const advice = 'migrate it as the role that may (see "Migrations by hand" in docs/postgres.md)'
+        throw new Error(`${state}; ${advice}, or leave the option "migrate" on`)
+      }
       await withClient(apply, timeLeft())
     }
     await withClient(checkRights, timeLeft())

@@ -133,7 +133,7 @@ export function createPostgresStore (given: PostgresStoreOptions): Store {
         if (tokens.length > 0) yield tokens
       } while (last !== undefined)
     },
-    ...createWrites(schema, statement, () => startBy - performance.now()),
+    ...createWrites(schema, statement, connection.target, () => startBy - performance.now()),
     ...createOutbox(schema, time, statement),
     async count (now) {
       return (await countTokens(new Date(now))).map(row => ({ ...row, count: Number(row.count) }))

@@ -1,4 +1,5 @@
 import type { BootstrapOutcome, Origin, Store, Token } from '../types.js'
+import { explain } from './connection.js'
 import { DEADLINE } from './deadline.js'
 import { nameKey, ORIGIN } from './migrations.js'
 import { LOCK_TIMEOUT, type Statement, TRANSIENT } from './statement.js'
@@ -32,9 +33,12 @@ type Writes = Pick<Store, 'insert' | 'bootstrap' | 'remove' | 'purge'>
 
 /**
  * The statements that create and end tokens: each sets its origin.
+ * @param target where Postgres is, for messages
  * @param timeToStart how long the start may still take, in milliseconds
  */
-export function createWrites (schema: string, statement: Statement, timeToStart: () => number): Writes {
+export function createWrites (
+  schema: string, statement: Statement, target: string, timeToStart: () => number
+): Writes {
   const insertToken = statement('insert', `
     INSERT INTO ${schema}.tokens (${COLUMNS})
     SELECT $1, $2, $3, $4, $5::timestamptz, $6::timestamptz, $7::timestamptz WHERE ${LOCK_TIMEOUT}
@@ -76,7 +80,9 @@ export function createWrites (schema: string, statement: Statement, timeToStart:
   return {
     insert: async (token, origin) => (await insertToken(...toValues(token), encode(origin))).length > 0,
     async bootstrap (tokens, origin) {
-      const rows = await bootstrapTokens(JSON.stringify(tokens), encode(origin))
+      const rows = await bootstrapTokens(JSON.stringify(tokens), encode(origin)).catch((error: unknown) => {
+        throw explain(target, error)
+      })
       return new Map(rows.map(({ hash, outcome }) => [hash, outcome]))
     },
     remove: async (hash, origin) => (await removeToken(hash, encode(origin))).length > 0,

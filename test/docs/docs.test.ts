@@ -271,7 +271,7 @@ t.test('docs/operations.md: the commands for a leaked token find and revoke it; 
   })
   t.strictSame([JSON.parse(stdout), await app.tokens.list()], [record, []])
 
-  const [audit = '', metrics = ''] = await blocksOf('docs/operations.md', 'ts')
+  const [audit = '', once = '', metrics = ''] = await blocksOf('docs/operations.md', 'ts')
   const { url: postgres, schema } = await createDatabase(t)
   const own = Fastify()
   t.teardown(() => own.close())
@@ -292,10 +292,31 @@ t.test('docs/operations.md: the commands for a leaked token find and revoke it; 
   await until(() => told.length !== 0)
   t.match(told.map(line => JSON.parse(line) as object), [{ type: 'token.issued', name: 'prometheus' }])
   t.equal((await own.inject('/metrics')).statusCode, 401)
-  t.match(
-    (await own.inject({ url: '/metrics', headers: bearer(monitor.token) })).body,
-    'mmc_tokens_authentications{outcome="accepted"} 1'
-  )
+  const { body } = await own.inject({ url: '/metrics', headers: bearer(monitor.token) })
+  t.match(body, 'mmc_tokens_authentications{outcome="accepted"} 1')
+  t.match(body, /mmc_tokens_lease_held [01]/)
+  const [, shown = ''] = await blocksOf('docs/operations.md', 'json')
+  const shapeOf = (value: object): unknown => JSON.parse(JSON.stringify(value, (_key, member: unknown) =>
+    typeof member === 'number' ? 0 : Array.isArray(member) ? member.slice(0, 1) : member))
+  const tokens = [{ role: 'monitoringViewer', state: 'active', count: 0 }]
+  t.strictSame(shapeOf(await own.tokens.metrics()), { ...shapeOf(JSON.parse(shown) as object) as object, tokens })
+
+  const { url, query } = await createSeparateDatabase(t)
+  const [, statement = ''] = /`(CREATE TABLE audit .*)`/.exec(await readFile('docs/operations.md', 'utf8')) ?? []
+  await query(statement.replace('audit', 'public.audit'))
+  type OnEvent = (event: object) => Promise<void>
+  let onEvent: OnEvent | undefined
+  const pool = new pg.Pool({ connectionString: url })
+  t.teardown(() => pool.end())
+  await runBlock(once, {
+    app: { async register (_plugin: unknown, options: { onEvent: OnEvent }) { onEvent = options.onEvent } },
+    tokensPlugin,
+    options: {},
+    pg: { Pool: function () { return pool } }
+  })
+  const event = JSON.parse(told[0] ?? '') as { id: string }
+  for (let times = 0; times < 2; times++) await onEvent?.(event)
+  t.strictSame(await query('SELECT id, event FROM public.audit'), [{ id: event.id, event }])
 })
 
 t.test('docs/operations.md: the statement for a restored backup works', async t => {

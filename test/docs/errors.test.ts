@@ -132,6 +132,15 @@ const walk: Record<string, (t: Test, host: Host) => Promise<string>> = {
     t.teardown(() => query(`DROP ROLE ${schema}`))
     return await startWith(t, { schema, postgres: { connectionString: url, options: `-c role=${schema}` } })
   },
+  async 'a role without privileges on the table bootstrapped' (t) {
+    const { database: { url, schema, query }, app: { tokens } } = await buildHost(t)
+    await query(`CREATE ROLE ${schema}; GRANT USAGE ON SCHEMA ${schema} TO ${schema};
+      GRANT SELECT ON migrations TO ${schema}; GRANT SELECT, DELETE, UPDATE ON events TO ${schema}`)
+    t.teardown(() => query(`DROP OWNED BY ${schema}; DROP ROLE ${schema}`))
+    const { entry } = tokens.mint({ name: 'ci', role: 'viewer', validUntil: NEW_TOKEN.validUntil })
+    const bootstrap = join(t.testdir({ 'bootstrap.json': JSON.stringify([entry]) }), 'bootstrap.json')
+    return await startWith(t, { schema, postgres: { connectionString: url, options: `-c role=${schema}` }, bootstrap })
+  },
   async 'a role without privileges on the outbox' (t) {
     const { database: { url, schema, query } } = await buildHost(t)
     await query(
