@@ -70,8 +70,8 @@ export function createConnection (postgres: string | PostgresConfig | PostgresPo
 const ADVICE: Record<string, string> = {
   28000: 'check the user, and which addresses and TLS modes pg_hba.conf allows',
   '28P01': 'check the user and the password',
-  42501: 'let the role create the schema (GRANT CREATE ON DATABASE … TO …), or migrate as another role ' +
-    'and run the GRANTs for this one: see "Migrations by hand" in docs/postgres.md',
+  42501: 'grant the role what it lacks: CREATE ON DATABASE to migrate, otherwise the GRANTs of "Migrations by hand" ' +
+    'in docs/postgres.md',
   '3D000': 'create the database, or correct its name'
 }
 

@@ -29,7 +29,7 @@ export async function openPage (t: Test, options: BrowserContextOptions = {}): P
     colorScheme: 'light',
     locale: 'en-GB',
     permissions: ['clipboard-read', 'clipboard-write'],
-    // A frame of an animation costs as much as the page.
+    // Frames of animations are drawn by the CPU.
     reducedMotion: 'reduce',
     ...options
   })

@@ -22,7 +22,7 @@ const LONG = ['consumer/package', 'contract/several-nodes', 'unit/cache', 'contr
 // Tests wait more than they work; one Postgres has connections for six files.
 const JOBS = Math.min(2 * availableParallelism() + 1, 6)
 const COVERAGE = resolve('.tap/coverage')
-// They run mostly a compiler, a browser or other processes, which coverage would slow down.
+// Files that run mostly a compiler, a browser or other processes: coverage would slow them down and add nothing.
 const UNCOVERED = /^test\/(consumer\/|demo\/|docs\/typescript)/
 // Nothing of these is left when the types are gone.
 const TYPES = ['lib/api.ts', 'lib/types.ts']
