@@ -101,8 +101,8 @@ export async function startLoad (nodes: readonly [Target, ...Target[]], random: 
     const [token] = live.splice(random() < 0.5 ? -1 : Math.floor(random() * live.length), 1)
     if (token === undefined) return
     await end(target, token)
-    // What one node believes, nobody's use corrects in time.
-    const spared = pick(random, nodes)
+    // What one of the others believes, nobody's use corrects in time.
+    const spared = pick(random, nodes.filter(node => node !== target))
     for (const delay of TRIES) {
       const timer = setTimeout(() => {
         timers.delete(timer)

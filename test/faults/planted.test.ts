@@ -3,8 +3,11 @@ import t from 'tap'
 import type { BugName } from './bugs.js'
 import { type Fault, isAccepted } from './fault.js'
 import { chosen } from './faults.js'
+import { SEED } from './random.js'
 import { runFault } from './run-fault.js'
 import { createWorld, startServer } from './world.js'
+
+t.comment(`FAULT_SEED=${SEED}`)
 
 const postgres = await startServer(t)
 const faults = new Map<BugName, Fault[]>()
@@ -21,7 +24,9 @@ for (const [bug, finders] of faults) {
           // A planted bug may keep a dead connection for ten seconds.
           if (run > 1) await setTimeout(5000)
           const { violations, summary } = await runFault(world, { ...fault, name: `${fault.name}, run ${run}` }, {
-            after: fault.caught === isAccepted ? 5500 : 1500
+            after: fault.caught === isAccepted ? 5500 : 1500,
+            // Another draw each time.
+            seed: SEED + run
           })
           const isFound = violations.some(violation => fault.caught.test(violation))
           if (!isFound && run < 5) continue

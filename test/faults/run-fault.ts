@@ -2,7 +2,7 @@ import { setTimeout } from 'node:timers/promises'
 import { check, measure } from './check.js'
 import { LASTS, type Strike } from './fault.js'
 import { startLoad } from './load.js'
-import { createRandom } from './random.js'
+import { createRandom, SEED } from './random.js'
 import type { World } from './world.js'
 
 /** Before it, in milliseconds. */
@@ -12,9 +12,9 @@ const AFTER = 3500
 
 /** A fault under load, and what the history says of it. */
 export async function runFault (
-  world: World, { name, strike, frozen = [], calls, only }: Strike, { after = AFTER } = {}
+  world: World, { name, strike, frozen = [], calls, only }: Strike, { after = AFTER, seed = SEED } = {}
 ) {
-  const load = await startLoad(world.nodes, createRandom(), name)
+  const load = await startLoad(world.nodes, createRandom(seed), name)
   let struck = NaN
   let full = NaN
   let healed = NaN
