@@ -1,7 +1,7 @@
 import type { FastifyRequest } from 'fastify'
 import { GuardError, NotAllowedError, UnauthorizedError } from '../errors.js'
 import { isActor } from '../tokens/new-token.js'
-import { challenge } from './send-error.js'
+import { createChallenge } from './send-error.js'
 import type { ApplicationTokens, Log, Token, TokenPrincipal, TokensPluginOptions } from '../types.js'
 
 type User = TokenPrincipal | null | undefined
@@ -74,6 +74,7 @@ const MAX_WARNED = 100
 export function createRequireRole (parts: GuardParts): ApplicationTokens['requireRole'] {
   const { session, realm, roles: known, log } = parts
   const warned = new Set(known)
+  const challenge = createChallenge(realm)
 
   return (...given) => {
     const roles = [...new Set(given.flat())]
@@ -95,7 +96,7 @@ export function createRequireRole (parts: GuardParts): ApplicationTokens['requir
       if (principal?.roles.some(role => needed.includes(role)) === true) return
       const missing = `Requires one of these roles: ${needed.join(', ')}`
       const error = principal === null ? new UnauthorizedError() : new NotAllowedError(missing)
-      const headers = challenge(error.statusCode, hasToken(request), realm)
+      const headers = { ...challenge(error.statusCode, hasToken(request)) }
       throw Object.assign(error, { headers }, principal === null && { data: { session: false } })
     }
   }

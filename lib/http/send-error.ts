@@ -1,5 +1,6 @@
-import type { FastifyReply, FastifyRequest } from 'fastify'
-import type { ErrorBody } from '../../schemas/error.js'
+import { SerializerSelector } from '@fastify/fast-json-stringify-compiler'
+import type { FastifyReply, FastifyRequest, FastifySerializerCompiler } from 'fastify'
+import { type ErrorBody, ErrorSchema } from '../../schemas/error.js'
 import { InternalError, TokensError } from '../errors.js'
 import type { Session } from './authorize.js'
 import { presentsToken } from './request-state.js'
@@ -12,6 +13,10 @@ export type SendError = (request: FastifyRequest, reply: FastifyReply, error: un
  * and serializers would each change it. An unexpected error is logged, and the client gets a 500.
  */
 export function createSendError (realm: string, session: Session): SendError {
+  const compile = SerializerSelector()() as FastifySerializerCompiler<unknown>
+  const serialize = compile({ schema: ErrorSchema, method: '', url: '' })
+  const challenge = createChallenge(realm)
+
   return async (request, reply, error) => {
     let known = error instanceof TokensError ? error : new InternalError({ cause: error })
     let data: ErrorBody['data']
@@ -26,20 +31,25 @@ export function createSendError (realm: string, session: Session): SendError {
     }
     const { code, message, statusCode } = known
     if (statusCode === 500) request.log.error({ err: known.cause }, 'application tokens: unexpected error')
-    reply.headers(challenge(statusCode, presentsToken(request), realm))
+    reply.headers(challenge(statusCode, presentsToken(request)))
     reply.code(statusCode).type('application/json; charset=utf-8').serializer(asIs)
-      .send(JSON.stringify({ code, message, data }))
+      .send(serialize({ code, message, data }))
   }
 }
 
-/**
- * The `WWW-Authenticate` of every 401, and of a 403 to a token (RFC 6750 §3).
- * @param isToken whether the request presents a credential of the plugin's
- */
-export function challenge (statusCode: number, isToken: boolean, realm: string): { 'www-authenticate'?: string } {
-  if (statusCode !== 401 && !(statusCode === 403 && isToken)) return {}
-  const error = statusCode === 401 ? 'invalid_token' : 'insufficient_scope'
-  return { 'www-authenticate': `Bearer realm="${realm}"${isToken ? `, error="${error}"` : ''}` }
+/** @param isToken whether the request presents a credential of the plugin's */
+export type Challenge = (statusCode: number, isToken: boolean) => { readonly 'www-authenticate'?: string }
+
+/** The `WWW-Authenticate` of every 401, and of a 403 to a token (RFC 6750 §3). Made once: refusals come in floods. */
+export function createChallenge (realm: string): Challenge {
+  const bearer = `Bearer realm="${realm}"`
+  const missing = { 'www-authenticate': bearer }
+  const invalid = { 'www-authenticate': `${bearer}, error="invalid_token"` }
+  const insufficient = { 'www-authenticate': `${bearer}, error="insufficient_scope"` }
+  return (statusCode, isToken) => {
+    if (statusCode === 401) return isToken ? invalid : missing
+    return statusCode === 403 && isToken ? insufficient : {}
+  }
 }
 
 function asIs (payload: unknown): string {

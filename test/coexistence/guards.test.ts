@@ -3,7 +3,7 @@ import t from 'tap'
 import {
   type Session, createRequireRole, createSession as create, requireAdmin as requireAdminOrToken, toPrincipal
 } from '../../lib/http/authorize.js'
-import { challenge } from '../../lib/http/send-error.js'
+import { createChallenge } from '../../lib/http/send-error.js'
 import type { ApplicationTokens } from '../../lib/index.js'
 import type { Log, Token, TokenPrincipal, TokensPluginOptions } from '../../lib/types.js'
 import { NEW_TOKEN, createBareHost } from '../support/bare-host.js'
@@ -130,7 +130,7 @@ t.test('requireRole accepts users with one of the roles and admins, and tells ot
 t.test('a 401 has a challenge, and so has a 403 to a token', async t => {
   t.strictSame([
     [401, false], [401, true], [403, false], [403, true], [404, true], [200, false]
-  ].map(([code, isToken]) => challenge(code as number, isToken as boolean, 'r')), [
+  ].map(([code, isToken]) => createChallenge('r')(code as number, isToken as boolean)), [
     { 'www-authenticate': 'Bearer realm="r"' },
     { 'www-authenticate': 'Bearer realm="r", error="invalid_token"' },
     {},
