@@ -1,7 +1,7 @@
 import { cp, readFile, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { fileURLToPath, pathToFileURL } from 'node:url'
-import { ask, build, DIST, start } from './hit.js'
+import { ask, build, DIST, start, WARM_UP } from './hit.js'
 import { spread, table } from './statistics.js'
 
 const COPY = fileURLToPath(new URL('node_modules/.bench/switched/', import.meta.url))
@@ -16,7 +16,6 @@ const PROCESSES = 12
 /** Pairs of slices per process. */
 const PAIRS = 60
 const SLICE = 2000
-const WARM_UP = 15_000
 
 /**
  * What open connections cost a request that opens none: slices with and without, in the same process and random order,

@@ -36,7 +36,8 @@ const { values: { cycles, slice, revocations, nodes, seconds, only, part } } = p
 const turns = { cycles: Number(cycles), seconds: Number(slice) }
 
 await buildServer()
-pin()
+// The first is for servers.
+pin(process.pid, 1)
 const postgres = await startPostgres({ settings: ['max_connections=400'], isDurable: true })
 const running = new Set<Server>()
 let count = 0
