@@ -329,6 +329,20 @@ t.test('two tokens are no credential, in any places; credentials of others do no
   t.end()
 })
 
+t.test('of an Authorization that a proxy joined with commas, each bearer counts, with any whitespace around it', t => {
+  for (const value of [
+    'Bearer our1,', 'Basic x,Bearer our1', 'Basic x, Bearer our1', 'Basic x,\t bearer  our1', 'Bearer our1 , Basic x',
+    'Bearer our1\t,Basic x', ', ,Bearer our1 \t', 'Digest username="x", qop=auth, Bearer our1'
+  ]) t.match(find({ url: '/', headers: ['Authorization', value] }).state, OUR1, value)
+  for (const value of [
+    'Bearer our1,Bearer our1', 'Bearer our1, Bearer our2', 'Bearer our1 ,\tbearer foreign', 'Bearer foreign, Bearer our1'
+  ]) t.equal(find({ url: '/', headers: ['Authorization', value] }).state?.credential, 'several', value)
+  for (const value of ['Bearer foreign, Bearer other', 'Basic our1, Digest our2', ',,,']) {
+    t.equal(find({ url: '/', headers: ['Authorization', value] }).state, null, value)
+  }
+  t.end()
+})
+
 t.test('a query token is removed from query and URL, and the rest of both is not changed', t => {
   for (const [url, query, leftUrl, leftQuery] of [
     ['/x?token=our1', { token: 'our1' }, '/x', {}],
