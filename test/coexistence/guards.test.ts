@@ -127,6 +127,13 @@ t.test('requireRole accepts users with one of the roles and admins, and tells ot
   })
 })
 
+t.test('a host may change the headers of one refusal, and the next one has its own', async t => {
+  const guard = createRequireRole({ session: () => null, realm: 'r', roles: [], log })('viewer')
+  const headersOf = async (): Promise<object> => await guard(request({})).then(() => ({}), error => error.headers)
+  Object.assign(await headersOf(), { 'www-authenticate': 'Cookie' })
+  t.strictSame(await headersOf(), { 'www-authenticate': 'Bearer realm="r"' })
+})
+
 t.test('a 401 has a challenge, and so has a 403 to a token', async t => {
   t.strictSame([
     [401, false], [401, true], [403, false], [403, true], [404, true], [200, false]
