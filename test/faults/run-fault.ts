@@ -9,6 +9,8 @@ import type { World } from './world.js'
 const BEFORE = 500
 /** After it was healed: long enough to see what recovers too late, and what is accepted too late. */
 const AFTER = 3500
+/** Some planted bugs show only where a token was looked up, or revoked, in a moment that chance must bring about. */
+const RUNS = 8
 
 /** A fault under load, and what the history says of it. */
 export async function runFault (
@@ -41,6 +43,19 @@ export async function runFault (
     `node "${node.name}" died: ${node.said().slice(-3000)}`)
   const violations = [...dead, ...check(load.history, await world.takeRows(), rules)]
   return { history: load.history, violations, summary: summarise(violations), figures: measure(load.history, rules) }
+}
+
+/** Strikes until a planted bug is caught, eight times at most, with another draw each time. */
+export async function seek (world: World, strike: Strike, caught: RegExp, after = AFTER) {
+  for (let run = 1; ; run++) {
+    // A planted bug may keep a dead connection for ten seconds.
+    if (run > 1) await setTimeout(5000)
+    const { violations, summary } = await runFault(world, { ...strike, name: `${strike.name}, run ${run}` }, {
+      after, seed: SEED + run
+    })
+    const isFound = violations.some(violation => caught.test(violation))
+    if (isFound || run === RUNS) return { isFound, run, summary }
+  }
 }
 
 /** How many of each kind, and the first. */
