@@ -64,7 +64,7 @@ export function createConnections ({ isEnabled, isCurrent, isTrusted, findAll }:
 
   function open (accepted: CachedToken, closable: Closable, end: (reason: Reason) => void): void {
     // It has emitted `close` already, so the entry would never be released.
-    if (closable.closed === true) return
+    if (isClosed(closable)) return
     if (!isEnabled()) {
       end('disabled')
       return
@@ -189,4 +189,13 @@ export function createConnections ({ isEnabled, isCurrent, isTrusted, findAll }:
       for (const entry of entries.values()) remove(entry)
     }
   }
+}
+
+/** `CLOSED` of a WebSocket (WHATWG WebSockets §3.1), which `ws` follows. */
+const WEBSOCKET_CLOSED = 3
+
+/** Whether it has emitted `close`, or is about to: a stream or socket, a WebSocket of `ws`, a response over HTTP/2. */
+function isClosed (closable: Closable): boolean {
+  const { closed, readyState, stream } = closable as Closable & { readyState?: unknown, stream?: { closed?: boolean } }
+  return closed === true || readyState === WEBSOCKET_CLOSED || stream?.closed === true
 }

@@ -92,3 +92,29 @@ t.test('an HTTP/2 session that an ended token used is not cut: its stream gets t
   t.match(await ask(client, { ':path': '/' }), { status: 200 })
   t.equal((await ask(client, { ':path': '/', ...bearer(token) })).status, 401)
 })
+
+t.test('a signal that a handler asks for after its HTTP/2 stream was reset is kept nowhere', async t => {
+  const { url: postgres, schema } = await createDatabase(t)
+  const app = Fastify({ http2: true })
+  t.teardown(() => app.close())
+  await app.register(tokensPlugin, { postgres, schema, secret: SECRET })
+  const listening = new Promise<number[]>(resolve => {
+    app.get('/', async (request, reply) => {
+      const closed = once(reply.raw, 'close')
+      stream.close()
+      await closed
+      const before = reply.raw.listenerCount('close')
+      app.tokens.signal(request)
+      resolve([before, reply.raw.listenerCount('close')])
+    })
+  })
+  await app.listen({ port: 0, host: '127.0.0.1' })
+  const client = connect(`http://127.0.0.1:${(app.server.address() as AddressInfo).port}`)
+  t.teardown(() => { client.close() })
+  const { token } = await app.tokens.issue({
+    name: 't1', role: 'editor', validUntil: '2999-01-01T00:00:00Z', requestedBy: 'test'
+  })
+  const stream = client.request({ ':path': '/', ...bearer(token) })
+  const [before, after] = await listening
+  t.equal(after, before)
+})
