@@ -63,7 +63,7 @@ export function createConnections ({ isEnabled, isCurrent, isTrusted, findAll }:
   const due: Array<() => void> = []
 
   function open (accepted: CachedToken, closable: Closable, end: (reason: Reason) => void): void {
-    // It has emitted `close` already, so the entry would never be released.
+    // Its entry would never be released.
     if (isClosed(closable)) return
     if (!isEnabled()) {
       end('disabled')
@@ -191,11 +191,8 @@ export function createConnections ({ isEnabled, isCurrent, isTrusted, findAll }:
   }
 }
 
-/** `CLOSED` of a WebSocket (WHATWG WebSockets §3.1), which `ws` follows. */
-const WEBSOCKET_CLOSED = 3
-
-/** Whether it has emitted `close`, or is about to: a stream or socket, a WebSocket of `ws`, a response over HTTP/2. */
+/** Whether `close` was emitted or is about to be. A WebSocket has `readyState`, 3 if closed; HTTP/2 a `stream`. */
 function isClosed (closable: Closable): boolean {
   const { closed, readyState, stream } = closable as Closable & { readyState?: unknown, stream?: { closed?: boolean } }
-  return closed === true || readyState === WEBSOCKET_CLOSED || stream?.closed === true
+  return closed === true || readyState === 3 || stream?.closed === true
 }

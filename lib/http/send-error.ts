@@ -38,7 +38,7 @@ export function createSendError (realm: string, session: Session): SendError {
 }
 
 /** @param isToken whether the request presents a credential of the plugin's */
-export type Challenge = (statusCode: number, isToken: boolean) => { readonly 'www-authenticate'?: string }
+type Challenge = (statusCode: number, isToken: boolean) => { readonly 'www-authenticate'?: string }
 
 /** The `WWW-Authenticate` of every 401, and of a 403 to a token (RFC 6750 §3). Made once: refusals come in floods. */
 export function createChallenge (realm: string): Challenge {
