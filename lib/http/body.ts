@@ -18,9 +18,14 @@ const UNREADABLE_JSON =
 export function deferBodyErrors (app: FastifyInstance): void {
   // Fastify refuses a malformed content type before any parser runs.
   app.addHook('onRequest', (request, _reply, done) => {
-    const type = request.raw.headers['content-type']
+    const { 'content-type': type } = request.headers
     if (type !== undefined) {
-      request.raw.headers['content-type'] = isJson(type) ? 'application/json' : 'application/octet-stream'
+      const replacement = isJson(type) ? 'application/json' : 'application/octet-stream'
+      request.raw.headers['content-type'] = replacement
+      // A host may have assigned `request.headers`, which takes precedence.
+      if (request.headers['content-type'] !== replacement) {
+        request.headers = { ...request.headers, 'content-type': replacement }
+      }
     }
     done()
   })

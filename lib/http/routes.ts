@@ -175,7 +175,7 @@ export function createRoutes (parts: Parts) {
     }, async (request, reply) => {
       const { tokenHash } = request.params
       const isRevoked = isHash(tokenHash) && await tokens.revoke(tokenHash, originOfAdmin(request))
-      if (!MINIMAL.test(String(request.raw.headers.prefer))) return await lists.send(reply)
+      if (!MINIMAL.test(String(request.headers.prefer))) return await lists.send(reply)
       if (!isRevoked) throw new NotFoundError()
       return await reply.code(204).header('preference-applied', 'return=minimal').send()
     })

@@ -29,6 +29,24 @@ t.test("a guard that runs before the plugin's hook sees no token, in an earlier 
   }
 })
 
+t.test('a host that replaces request.headers gets the errors of a body in their order, too', async t => {
+  const { app, addTokens, issue } = await createBareHost(t)
+  app.addHook('onRequest', async request => { request.headers = { ...request.headers, 'x-host': '1' } })
+  await addTokens()
+  const { token } = await issue({ role: 'admin' })
+  for (const [type, headers, status] of [
+    ['garbage', {}, 401],
+    ['garbage', bearer(token), 415],
+    ['application/json;charset=latin1', bearer(token), 415],
+    ['application/json ; charset=UTF-8', bearer(token), 200]
+  ] as const) {
+    const answer = await app.inject({
+      method: 'POST', url: '/api/tokens', headers: { 'content-type': type, ...headers }, payload: NEW_TOKEN
+    })
+    t.equal(answer.statusCode, status, type)
+  }
+})
+
 t.test('with hook: onRequest, guards in onRequest, preParsing and preValidation see the token, on the host, on routes and in children', async t => {
   for (const phase of ['onRequest', 'preParsing', 'preValidation', 'preHandler'] as const) {
     for (const level of ['host', 'route', 'child'] as const) {
