@@ -61,12 +61,14 @@ export type Query = Record<string, unknown>
 /** A query without these secrets, and the original members that had one. */
 export function withoutSecrets (given: Query, secrets: Iterable<string>): { query: Query, members: Query } {
   const strip = createStrip(secrets)
-  const query: Query = {}
-  const members: Query = {}
+  const query = { ...given }
+  // A member may be called `__proto__`.
+  const members = Object.create(null) as Query
   for (const [key, value] of Object.entries(given)) {
     const stripped = stripDeeply(value, strip)
     const isKept = strip(key) === key
     if (isKept) query[key] = stripped
+    else delete query[key]
     if (!isKept || stripped !== value) members[key] = value
   }
   return { query, members }

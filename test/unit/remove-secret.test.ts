@@ -1,6 +1,6 @@
 import fc from 'fast-check'
 import t from 'tap'
-import { urlWithout, urlWithoutQuery } from '../../lib/http/remove-secret.js'
+import { urlWithout, urlWithoutQuery, withoutSecrets } from '../../lib/http/remove-secret.js'
 
 const SECRET = 'eyJh.eyJpc3MiOiJ4In0.c2ln'
 /** What a URL is made of, so that each part comes next to each other. */
@@ -34,4 +34,18 @@ t.test('the short way is taken for the usual URLs alone', async t => {
     [`/a?token=${SECRET}&token=${SECRET}`, null],
     ['/a?token=x', null]
   ] as const) t.equal(urlWithoutQuery(url, 'token', SECRET), rest, url)
+})
+
+t.test('a member of the query called __proto__ is kept, and has no effect', async t => {
+  for (const prototype of [null, Object.prototype]) {
+    for (const [value, kept] of [['x', 'x'], [`a/${SECRET}`, 'a/'], [['x', SECRET], ['x', '']]] as const) {
+      const given = Object.defineProperty(Object.create(prototype) as Record<string, unknown>, '__proto__', {
+        value, enumerable: true
+      })
+      const { query, members } = withoutSecrets(given, [SECRET])
+      t.strictSame(Object.entries(query), [['__proto__', kept]])
+      t.strictSame(Object.entries(members), value === kept ? [] : [['__proto__', value]])
+      t.equal(Object.getPrototypeOf(query), Object.prototype)
+    }
+  }
 })
