@@ -13,7 +13,6 @@ const LONGEST_TIMER = 60_000
 const BATCH = 20
 
 const REASONS = { revoked: TokenRevokedError, expired: TokenExpiredError, disabled: TokensDisabledError }
-
 type Reason = keyof typeof REASONS
 
 /** The connections that one token opened; there are no more than the server has connections. */
@@ -58,7 +57,7 @@ export function createConnections ({ isEnabled, isCurrent, isTrusted, findAll }:
   /** Hashes of tokens to look up: a change was notified, or may have been missed. */
   const doubtful = new Set<string>()
   let retry: NodeJS.Timeout | undefined
-  let asking: Promise<void> | undefined
+  let isAsking = false
   /** The sockets to destroy; there are no more than the server has connections. */
   const due: Array<() => void> = []
 
@@ -114,7 +113,7 @@ export function createConnections ({ isEnabled, isCurrent, isTrusted, findAll }:
 
   function doubt (hash: string): void {
     if (entries.has(hash)) doubtful.add(hash)
-    if (doubtful.size > 0) asking ??= ask().finally(() => { asking = undefined })
+    if (doubtful.size > 0 && !isAsking) void ask()
   }
 
   function doubtAll (): void {
@@ -128,6 +127,7 @@ export function createConnections ({ isEnabled, isCurrent, isTrusted, findAll }:
 
   /** Looks up all in one statement, and those that change meanwhile in another. */
   async function ask (): Promise<void> {
+    isAsking = true
     // Waits for all that become doubtful in this turn.
     await nextTurn()
     while (doubtful.size > 0) {
@@ -142,9 +142,10 @@ export function createConnections ({ isEnabled, isCurrent, isTrusted, findAll }:
       } catch {
         // Postgres can't be queried: the connections stay open until it can.
         for (const hash of hashes) if (entries.has(hash)) doubtful.add(hash)
-        return
+        break
       }
     }
+    isAsking = false
   }
 
   function update (entry: Entry | undefined, token: Token | undefined): void {

@@ -11,6 +11,7 @@ import t, { type Test } from 'tap'
 import { WebSocket } from 'ws'
 import { createConnections } from '../../lib/http/connections.js'
 import tokensPlugin, { type Authenticated, type IssuedToken } from '../../lib/index.js'
+import type { CachedToken } from '../../lib/tokens/cache.js'
 import { bearer, issueInOrder, SECRET } from '../support/build-host.js'
 import { createDatabase, type Database } from '../support/database.js'
 import { createProxy } from '../support/proxy.js'
@@ -338,6 +339,13 @@ t.test('a token that can not be looked up, since the table is locked, is looked 
   t.equal(codeOf(signal), 'MMC_TOKENS_REVOKED')
 })
 
+/** An accepted token, as the hooks hand it to `createConnections`. */
+function cachedToken (hash: string): CachedToken {
+  const times = { validUntil: '2999-01-01T00:00:00.000Z', issueDate: '2026-01-01T00:00:00.000Z' }
+  const token = { ...times, name: 'a', hash, role: 'viewer', requestedBy: 'b', lastUsed: times.issueDate }
+  return { token, expiresAt: Infinity, claimExpiresAt: Infinity, httpDate: '', lastUsed: 0 }
+}
+
 t.test('a lookup that fails, while changes are received, is repeated until it succeeds', async t => {
   // A real one fails under a lease only for as long as a lock lasts.
   let lookups = 0
@@ -350,17 +358,35 @@ t.test('a lookup that fails, while changes are received, is repeated until it su
       return []
     }
   })
-  const times = { validUntil: '2999-01-01T00:00:00.000Z', issueDate: '2026-01-01T00:00:00.000Z' }
-  const token = { ...times, name: 'a', hash: 'h', role: 'viewer', requestedBy: 'b', lastUsed: times.issueDate }
-  const cached = { token, expiresAt: Infinity, claimExpiresAt: Infinity, httpDate: '', lastUsed: 0 }
+  const cached = cachedToken('h')
   const signal = connections.signal(cached, new EventEmitter())
-  connections.forget(token.hash)
+  connections.forget('h')
   // The plugin's timers keep no process alive.
   const alive = setInterval(() => {}, 1000)
   await until(() => signal.aborted)
   clearInterval(alive)
   t.equal(lookups, 3)
   t.equal(codeOf(signal), 'MMC_TOKENS_REVOKED')
+})
+
+t.test('a change in the turn in which a lookup ends is looked up at once', async t => {
+  const lookups: string[][] = []
+  const connections = createConnections({
+    isEnabled: () => true,
+    isCurrent: () => true,
+    isTrusted: () => true,
+    async findAll (hashes) {
+      lookups.push(hashes)
+      return []
+    }
+  })
+  t.teardown(() => { connections.close() })
+  const [first, second] = ['a', 'b'].map(hash => connections.signal(cachedToken(hash), new EventEmitter()))
+  first?.addEventListener('abort', () => { queueMicrotask(() => { connections.forget('b') }) })
+  connections.forget('a')
+  for (let count = 0; count < 5; count++) await turn()
+  t.strictSame(lookups, [['a'], ['b']])
+  t.equal(second?.aborted, true)
 })
 
 t.test('a role that changes ends what was opened before, also if it asks for its signal later, and nothing that was opened after', async t => {
