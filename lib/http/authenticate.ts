@@ -8,7 +8,7 @@ import { findCredential, restoreCredential } from './credential.js'
 import { createGuardCheck } from './host.js'
 import { originOf } from './origin.js'
 import { becomePrincipal, withdrawPrincipal } from './principal.js'
-import { keepPrivate, keepRawPrivate } from './private.js'
+import { keepPrivate } from './private.js'
 import { createLogCheck } from './redact-log.js'
 import { decorateState, type RequestState, stateFor, stateOf } from './request-state.js'
 import type { SendError } from './send-error.js'
@@ -55,22 +55,25 @@ export function addAuthentication (app: FastifyInstance, parts: Parts): void {
   app.decorateRequest('applicationToken', null)
   decorateState(app)
 
-  app.addHook('onRequest', (request, _reply, done) => {
+  app.addHook('onRequest', (request, reply, done) => {
     // Requests of a child that was created before the plugin was registered lack the decorator.
     request.applicationToken ??= null
     checkLog(request)
     if (isEnabled()) find(request)
     else stateFor(request).isDisabled = true
+    const state = stateOf(request)
+    if (state?.original) keepPrivate(reply, state)
     done()
   })
 
   app.addHook(hook as 'preHandler', (request: FastifyRequest, reply: FastifyReply, done: Done) => {
     const state = stateOf(request)
-    if (!state?.credential) {
+    // `reply.callNotFound()` runs preHandler hooks again.
+    if (!state?.credential || state.judged > 0) {
       done()
       return
     }
-    state.isJudged = true
+    state.judged = 1
     const { credential } = state
     const outcome = credential === 'several' ? SEVERAL : tokens.authenticate(credential, Date.now())
     settleOrFail(outcome, verdict => { settle(request, reply, verdict, done) }, done)
@@ -79,11 +82,13 @@ export function addAuthentication (app: FastifyInstance, parts: Parts): void {
   // Checks again after the body has arrived: the client may have sent it slowly.
   if (hook === 'onRequest') {
     app.addHook('preHandler', (request, reply, done) => {
-      const credential = stateOf(request)?.credential
-      if (!credential || credential === 'several' || request.applicationToken === null) {
+      const state = stateOf(request)
+      const credential = state?.credential
+      if (!credential || credential === 'several' || request.applicationToken === null || state.judged > 1) {
         done()
         return
       }
+      state.judged = 2
       const outcome = isEnabled() ? tokens.authenticate(credential, Date.now(), true) : DISABLED
       settleOrFail(outcome, verdict => { settleAgain(request, reply, verdict, done) }, done)
     })
@@ -91,9 +96,10 @@ export function addAuthentication (app: FastifyInstance, parts: Parts): void {
 
   app.addHook('onSend', (request, reply, payload, done) => {
     checkLog(request) // again: a middleware may have added its logger since
-    const isPrivate = Boolean(stateOf(request)?.original)
+    const state = stateOf(request)
+    if (state !== null) state.isSent = true
     if (isEnabled()) checkGuard(request, reply)
-    done(null, isPrivate ? keepPrivate(reply, payload) : payload)
+    done(null, payload)
   })
 
   function settle (request: FastifyRequest, reply: FastifyReply, outcome: Verdict, done: Done): void {
@@ -104,14 +110,8 @@ export function addAuthentication (app: FastifyInstance, parts: Parts): void {
       refuse(request, reply, outcome).catch(done)
       return
     } else {
-      try {
-        becomePrincipal(request, outcome)
-      } catch (reason) {
-        refuse(request, reply, { refused: 'failed', reason }).catch(done)
-        return
-      }
+      if (!accept(request, reply, outcome, done)) return
       tokens.count('accepted')
-      accept(request, reply, outcome)
       if (isUpgrade(request)) connections.cut(outcome, reply.raw, () => { request.raw.socket.destroy() })
     }
     done()
@@ -126,25 +126,35 @@ export function addAuthentication (app: FastifyInstance, parts: Parts): void {
     const refusal = isEnabled() ? endOf(request, outcome) : DISABLED
     if (refusal !== null) {
       withdrawPrincipal(request)
+      reply.removeHeader(EXPIRY_HEADER)
+      if (!reply.raw.headersSent) reply.raw.removeHeader(EXPIRY_HEADER)
       refuse(request, reply, refusal, true).catch(done)
       return
     }
     // A session that was restored after `onRequest` does not replace the token.
-    becomePrincipal(request, outcome as CachedToken)
-    accept(request, reply, outcome as CachedToken)
-    done()
+    if (accept(request, reply, outcome as CachedToken, done, true)) done()
   }
 
-  function accept (request: FastifyRequest, reply: FastifyReply, cached: CachedToken): void {
+  /** Returns false, and responds, if the token can't become the user. */
+  function accept (
+    request: FastifyRequest, reply: FastifyReply, cached: CachedToken, done: Done, isCounted = false
+  ): boolean {
+    try {
+      becomePrincipal(request, cached)
+    } catch (reason) {
+      refuse(request, reply, { refused: 'failed', reason }, isCounted).catch(done)
+      return false
+    }
     const { token, httpDate } = cached
     const state = stateOf(request) as RequestState
     request.applicationToken = token
     state.accepted = { cached, response: reply.raw }
-    if (expiryHeader) reply.header(EXPIRY_HEADER, httpDate)
-    // A response that a handler writes itself, such as after `reply.hijack()`, does not run `onSend`.
-    if ((!expiryHeader && !state.original) || reply.raw.headersSent) return
-    if (expiryHeader) reply.raw.setHeader(EXPIRY_HEADER, httpDate)
-    if (state.original) keepRawPrivate(reply.raw)
+    if (expiryHeader) {
+      reply.header(EXPIRY_HEADER, httpDate)
+      // For a response that a handler writes itself, such as after `reply.hijack()`.
+      if (!reply.raw.headersSent) reply.raw.setHeader(EXPIRY_HEADER, httpDate)
+    }
+    return true
   }
 
   async function refuse (

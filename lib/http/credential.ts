@@ -17,7 +17,7 @@ const BEARER = 'bearer '
 export function findCredential (request: FastifyRequest, parameter: string | false, recognize: Recognize): void {
   // Runs for every request of the host, so the route's options are read last.
   const authorizations = authorizationsOf(request)
-  const value = parameter === false ? undefined : (request.query as Query)[parameter]
+  const value = parameter === false ? undefined : (request.query as Query | null | undefined)?.[parameter]
   if (authorizations === NONE && value === undefined) return
   if (request.routeOptions.config.applicationTokens === false) return
   const found: Credential[] = []
@@ -30,7 +30,7 @@ export function findCredential (request: FastifyRequest, parameter: string | fal
   state.original = original
 }
 
-/** All Authorization headers. `headers` has only the first of them, but shows whether the host deleted them. */
+/** All Authorization headers. `headers` has the first of them only, and what the host replaced or deleted. */
 function authorizationsOf ({ raw }: FastifyRequest): readonly string[] {
   const { rawHeaders } = raw
   // Simulated requests, such as those of `injectWS` of @fastify/websocket, have no raw headers.
@@ -42,7 +42,10 @@ function authorizationsOf ({ raw }: FastifyRequest): readonly string[] {
     found ??= []
     found.push(rawHeaders[index + 1] as string)
   }
-  return found === undefined || raw.headers.authorization === undefined ? NONE : found
+  if (found === undefined) return NONE
+  const { authorization } = raw.headers
+  if (authorization === undefined) return NONE
+  return authorization === found[0] ? found : [authorization]
 }
 
 /** Restores the request to what it would be without the plugin. */

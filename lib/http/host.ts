@@ -38,9 +38,9 @@ export function createGuardCheck (
 ): (request: FastifyRequest, reply: FastifyReply) => void {
   let isDone = false
   return (request, reply) => {
-    if (isDone || !GUARD_STATUSES.has(reply.statusCode)) return
+    if (isDone || !GUARD_STATUSES.has(reply.statusCode) || stateOf(request)?.isDisabled) return
     if (!presentsToken(request)) find(request)
-    if (!presentsToken(request) || stateOf(request)?.isJudged) return
+    if (!presentsToken(request) || stateOf(request)?.judged) return
     isDone = true
     request.log.warn(`a guard answered ${reply.statusCode} before the token of the request was checked ` +
       `in the hook "${hook}": ` +

@@ -49,7 +49,8 @@ export function redactParameter (log: Log, parameter: string, issuer: string): v
 export function createLogCheck (hostLog: Log, parameter: string | false): (request: FastifyRequest) => void {
   let isDone = parameter === false
   return request => {
-    if (isDone || (request.query as Record<string, unknown>)[parameter as string] === undefined) return
+    const query = request.query as Record<string, unknown> | null | undefined
+    if (isDone || query?.[parameter as string] === undefined) return
     const { allLogs } = request.raw as { allLogs?: unknown }
     const { [HOOKS]: hooks } = hostLog as Log & Pino
     if (allLogs === undefined && (request.log as Log & Pino)[HOOKS] === hooks) return

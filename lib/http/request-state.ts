@@ -10,8 +10,10 @@ export interface RequestState {
   credential: Credential | 'several' | null
   /** The original query members and URLs, if a credential was removed from them. */
   original: { members: Record<string, unknown>, url: string, originalUrl: string | undefined } | null
-  /** Whether its credential was judged. A guard that runs earlier may have answered before. */
-  isJudged: boolean
+  /** How often its credential was judged; 0 if a guard that runs earlier has answered. */
+  judged: number
+  /** Whether Fastify sends the response, and no handler of the host. */
+  isSent: boolean
   /** `request.user` before it became the token's principal, and after. */
   users: { before: unknown, after: unknown } | null
   /** The token that was accepted, and the response, whose `close` ends the request. */
@@ -26,7 +28,8 @@ const NOTHING: RequestState = {
   isDisabled: false,
   credential: null,
   original: null,
-  isJudged: false,
+  judged: 0,
+  isSent: false,
   users: null,
   accepted: null,
   signal: null,
