@@ -1,14 +1,13 @@
-import { STATUS_CODES } from 'node:http'
 import { SerializerSelector } from '@fastify/fast-json-stringify-compiler'
 import { type TypeBoxTypeProvider, TypeBoxValidatorCompiler } from '@fastify/type-provider-typebox'
-import type { FastifyError, FastifyInstance, FastifyRequest, FastifySerializerCompiler } from 'fastify'
-import { ErrorSchema } from '../../schemas/error.js'
+import { Kind, type TSchema } from '@sinclair/typebox'
+import type { FastifyError, FastifyInstance, FastifyReply, FastifyRequest, FastifySerializerCompiler } from 'fastify'
 import {
-  createTokenSchema, IssuedTokenSchema, ListQuerySchema, TIME, TokenParamsSchema, TokenSchema, TokensSchema
+  createTokenSchema, IssuedTokenSchema, ListQuerySchema, TokenParamsSchema, TokenSchema, TokensSchema
 } from '../../schemas/token.js'
 import {
-  ConflictError, InternalError, InvalidError, mustBe, NotAllowedError, NotEnabledError, NotFoundError, TokensError,
-  TooLargeError, TwoCredentialsError, UnauthorizedError, UnsupportedMediaTypeError
+  ConflictError, InvalidError, mustBe, NotEnabledError, NotFoundError, TokensError, TooLargeError,
+  UnsupportedMediaTypeError
 } from '../errors.js'
 import { isHash } from '../tokens/jwt.js'
 import type { Tokens } from '../tokens/tokens.js'
@@ -18,8 +17,10 @@ import { checkInput, deferBodyErrors } from './body.js'
 import { createLists, linkToNext, parseListQuery } from './list.js'
 import { originOf } from './origin.js'
 import { stateFor, stateOf } from './request-state.js'
+import { describe, describeRoute, errorsOfEvery, swaggerTransform } from './route-docs.js'
 import type { SendError } from './send-error.js'
-import { checkVersion, mediaTypes, notAcceptable } from './version.js'
+import { sendJson, serializeError } from './send-json.js'
+import { checkVersion, mediaTypes } from './version.js'
 
 interface Parts {
   tokens: Tokens
@@ -29,33 +30,6 @@ interface Parts {
   versions: readonly number[]
   tokensMayManageTokens: boolean
   sendError: SendError
-}
-
-// For @fastify/swagger. Routes name no security scheme: it throws if the host has not declared it.
-const describeEvery = (served: string[]) => ({
-  tags: ['tokens'],
-  description: `For admins, by session or token. \`Accept: ${served[0]}\` selects the representation.`
-})
-const errorsOfEvery = (served: string[]) => [
-  new TwoCredentialsError(), new UnauthorizedError(), new NotAllowedError('Only an admin may manage tokens'),
-  new NotEnabledError(), notAcceptable(served), new InternalError()
-]
-function describe (...errors: TokensError[]) {
-  return Object.fromEntries(errors.map(({ statusCode, code, message }) => [statusCode, {
-    ...ErrorSchema,
-    description: STATUS_CODES[statusCode],
-    examples: [{ code, message, ...statusCode === 401 && { data: { session: false } } }]
-  }]))
-}
-
-/** For @fastify/swagger in a host that transforms schemas of another kind, such as zod. Adds the format of times. */
-const config: object = {
-  swaggerTransform: ({ schema, url }: { schema: object, url: string }) => ({
-    url,
-    schema: JSON.parse(JSON.stringify(schema), (_key, value: { pattern?: string } | null): unknown => {
-      return value?.pattern === TIME ? { ...value, format: 'date-time' } : value
-    }) as object
-  })
 }
 
 /** `Prefer: return=minimal` (RFC 7240 §4.2). */
@@ -69,7 +43,7 @@ export function createRoutes (parts: Parts) {
   const lists = createLists(tokens)
   const createToken = createTokenSchema(roles)
   const served = mediaTypes(versions)
-  const [common, every] = [describeEvery(served), errorsOfEvery(served)]
+  const every = errorsOfEvery(served)
 
   /** Checks all but the body, in the order of the contract, once the host has restored its session. */
   async function checkRequest (request: FastifyRequest): Promise<void> {
@@ -85,25 +59,27 @@ export function createRoutes (parts: Parts) {
 
   return async function routes (host: FastifyInstance): Promise<void> {
     const app = host.withTypeProvider<TypeBoxTypeProvider>()
-    // The host's compilers may be for schemas of another kind, such as zod.
-    app.setValidatorCompiler(TypeBoxValidatorCompiler)
-    app.setSerializerCompiler(SerializerSelector()() as FastifySerializerCompiler<unknown>)
+    // The host's compilers may be for schemas of another kind, such as zod. It may add schemas to every route.
+    app.setValidatorCompiler<TSchema>(route => Kind in route.schema ? TypeBoxValidatorCompiler(route) : acceptAny)
+    const compile = SerializerSelector()() as FastifySerializerCompiler<unknown>
+    // The plugin's errors are strings. Those of the host, of any shape, would not fit the schemas.
+    app.setSerializerCompiler(route => Number(route.httpStatus) < 400 ? compile(route) : serializeError)
+    // The host's formatter may be for the errors of another validator. The message is made later.
+    app.setSchemaErrorFormatter(() => new Error())
     deferBodyErrors(host)
     app.setErrorHandler<FastifyError>(async (error, request, reply) => {
       await sendError(request, reply, translate(error))
       return reply
     })
-    app.addHook('onSend', (_request, reply, payload, done) => {
-      reply.header('cache-control', 'no-store')
-      done(null, payload)
-    })
+    // Early, in case a hook of the host fails before `onSend`.
+    app.addHook('onRequest', async (_request, reply) => { forbidCaching(reply) })
 
     app.get('/api/tokens', {
-      config,
+      ...createOptions(),
       preHandler: [checkRequest, async request => { checkInput(request, ListQuerySchema) }],
       attachValidation: true,
       schema: {
-        ...common,
+        ...describeRoute(served),
         operationId: 'listApplicationTokens',
         summary: 'List all tokens, oldest first',
         querystring: ListQuerySchema,
@@ -114,15 +90,15 @@ export function createRoutes (parts: Parts) {
       if (query.limit === undefined) return await lists.send(reply, filter)
       const { page, last } = await lists.takePage(Number(query.limit), filter)
       if (last !== undefined) reply.header('link', linkToNext(query, last))
-      return page
+      return sendJson(reply, page)
     })
 
     app.post('/api/tokens', {
-      config,
+      ...createOptions(),
       preHandler: [checkRequest, async request => { checkInput(request, createToken) }],
       attachValidation: true,
       schema: {
-        ...common,
+        ...describeRoute(served),
         operationId: 'createApplicationToken',
         summary: 'Create a token; the secret is returned only in this response',
         body: createToken,
@@ -134,34 +110,35 @@ export function createRoutes (parts: Parts) {
           )
         }
       }
-    }, async request => {
+    }, async (request, reply) => {
       const { name, role, validUntil } = request.body
       const origin = originOfAdmin(request)
-      return await tokens.issue({ name, role, validUntil, requestedBy: origin.actor }, Date.now(), origin)
+      const issued = await tokens.issue({ name, role, validUntil, requestedBy: origin.actor }, Date.now(), origin)
+      return sendJson(reply, issued)
     })
 
     app.get('/api/tokens/:tokenHash', {
-      config,
+      ...createOptions(),
       preHandler: checkRequest,
       schema: {
-        ...common,
+        ...describeRoute(served),
         operationId: 'getApplicationToken',
         summary: 'Get the token with this hash',
         params: TokenParamsSchema,
         response: { 200: TokenSchema, ...describe(...every, new NotFoundError()) }
       }
-    }, async request => {
+    }, async (request, reply) => {
       const { tokenHash } = request.params
       const token = isHash(tokenHash) ? await tokens.get(tokenHash) : null
       if (token === null) throw new NotFoundError()
-      return token
+      return sendJson(reply, token)
     })
 
     app.delete('/api/tokens/:tokenHash', {
-      config,
+      ...createOptions(),
       preHandler: checkRequest,
       schema: {
-        ...common,
+        ...describeRoute(served),
         operationId: 'revokeApplicationToken',
         summary: 'Revoke the token with this hash; returns the remaining tokens',
         params: TokenParamsSchema,
@@ -180,6 +157,21 @@ export function createRoutes (parts: Parts) {
       return await reply.code(204).header('preference-applied', 'return=minimal').send()
     })
   }
+}
+
+/** Options of one route: a host may change each. */
+const createOptions = () => ({
+  config: { swaggerTransform } as object,
+  // A hook of the route runs after all hooks of the host.
+  onSend: async (_request: FastifyRequest, reply: FastifyReply) => { forbidCaching(reply) }
+})
+
+function forbidCaching (reply: FastifyReply): void {
+  reply.header('cache-control', 'no-store')
+}
+
+function acceptAny (value: unknown): object {
+  return { value }
 }
 
 /**

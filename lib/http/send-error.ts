@@ -4,6 +4,7 @@ import { type ErrorBody, ErrorSchema } from '../../schemas/error.js'
 import { InternalError, TokensError } from '../errors.js'
 import type { Session } from './authorize.js'
 import { presentsToken } from './request-state.js'
+import { sendAsIs } from './send-json.js'
 
 /** Responds with an error. */
 export type SendError = (request: FastifyRequest, reply: FastifyReply, error: unknown) => Promise<void>
@@ -32,8 +33,7 @@ export function createSendError (realm: string, session: Session): SendError {
     const { code, message, statusCode } = known
     if (statusCode === 500) request.log.error({ err: known.cause }, 'application tokens: unexpected error')
     reply.headers(challenge(statusCode, presentsToken(request)))
-    reply.code(statusCode).type('application/json; charset=utf-8').serializer(asIs)
-      .send(serialize({ code, message, data }))
+    sendAsIs(reply.code(statusCode), serialize({ code, message, data }))
   }
 }
 
@@ -50,8 +50,4 @@ export function createChallenge (realm: string): Challenge {
     if (statusCode === 401) return isToken ? invalid : missing
     return statusCode === 403 && isToken ? insufficient : {}
   }
-}
-
-function asIs (payload: unknown): string {
-  return payload as string
 }
