@@ -16,13 +16,20 @@ export function keepPrivate (reply: FastifyReply, state: RequestState): void {
   const raw = response as unknown as { writeHead: WriteHead }
   const { writeHead } = raw
   raw.writeHead = (...args) => {
-    const given = args.at(-1)
-    const headers = typeof given === 'object' && given !== null ? given : {}
-    for (const [name, value] of state.original === null ? [] : Object.entries(PRIVATE)) {
-      if (state.isSent || !(name in headers || response.hasHeader(name))) response.setHeader(name, value)
-      // Those that Fastify passes are the reply's.
-      if (state.isSent && name in headers) Object.assign(headers, { [name]: value })
+    if (state.original !== null) {
+      const given = args.at(-1)
+      const headers = typeof given === 'object' && given !== null ? given : {}
+      // Those that Fastify passes are the reply's. `setHeader` beside them would double the cost of a response.
+      if (state.isSent && headers === given) Object.assign(headers, PRIVATE)
+      else if (state.isSent) for (const [name, value] of Object.entries(PRIVATE)) response.setHeader(name, value)
+      else setMissing(response, headers)
     }
     return writeHead.apply(response, args)
+  }
+}
+
+function setMissing (response: FastifyReply['raw'], headers: object): void {
+  for (const [name, value] of Object.entries(PRIVATE)) {
+    if (!(name in headers || response.hasHeader(name))) response.setHeader(name, value)
   }
 }
