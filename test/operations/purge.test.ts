@@ -3,6 +3,7 @@ import Fastify from 'fastify'
 import t from 'tap'
 import { createPurge } from '../../lib/operations/purge.js'
 import { buildHost, type TestHost } from '../support/build-host.js'
+import { lock } from '../support/database.js'
 import { collectEvents } from '../support/events.js'
 import { holdTimers } from '../support/timers.js'
 
@@ -97,6 +98,40 @@ async function holdLock ({ database: { url, schema } }: TestHost): Promise<() =>
   await client.query('SELECT pg_advisory_xact_lock(hashtext($1))', [`"${schema}" purge`])
   return async () => { await client.end() }
 }
+
+t.test('a node whose clock is ahead purges no token that is valid by the clock of Postgres', async t => {
+  const events = collectEvents()
+  const one = await buildHost(t, { tokens: { onEvent: events.onEvent } })
+  for (const name of ['expired', 'valid']) await one.issue({ name })
+  await expire(one, 'expired', '1 day')
+  await expire(one, 'valid', '-30 minutes')
+  const pass = holdTimers(t, 'setInterval')
+  const { now } = Date
+  const ahead = t.intercept(Date, 'now', { value: () => now() + 3_600_000 })
+  await buildHost(t, { database: one.database, tokens: { purgeExpiredAfter: 0, onEvent: events.onEvent } })
+  pass(1000)
+  // Of one statement, so the other would be gone, too.
+  await events.until(1, 'token.expired-purged')
+  ahead.restore()
+  t.strictSame((await one.app.tokens.list()).map(({ name }) => name), ['valid'])
+})
+
+t.test('an expired token whose row is locked is purged later, and all others meanwhile', async t => {
+  const events = collectEvents()
+  const one = await buildHost(t, { tokens: { onEvent: events.onEvent } })
+  for (const name of ['locked', 'other', 'another']) await one.issue({ name })
+  await expire(one, 'locked', '2 days')
+  for (const name of ['other', 'another']) await expire(one, name, '1 day')
+  const release = await lock(t, one.database, "SELECT FROM tokens WHERE name = 'locked' FOR UPDATE")
+  const pass = holdTimers(t, 'setInterval')
+  await buildHost(t, { database: one.database, tokens: { purgeExpiredAfter: 0, onEvent: events.onEvent } })
+  pass(1000)
+  await events.until(2, 'token.expired-purged')
+  t.strictSame((await one.app.tokens.list()).map(({ name }) => name), ['locked'])
+  await release()
+  pass(1000)
+  t.match((await events.until(3, 'token.expired-purged'))[2], { name: 'locked' })
+})
 
 t.test('a failed purge is logged as a warning and retried', async t => {
   const warnings: unknown[] = []

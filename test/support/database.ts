@@ -62,3 +62,15 @@ function openSchema (
   })
   return { url, schema, query }
 }
+
+/** Locks what `text` selects, until the function returned is called or the test ends. */
+export async function lock (
+  t: Test, { url, schema }: Database, text: string, values?: unknown[]
+): Promise<() => Promise<void>> {
+  const client = new pg.Client({ connectionString: url, options: `-c search_path=${schema}` })
+  await client.connect()
+  t.teardown(() => client.end())
+  await client.query('BEGIN')
+  await client.query(text, values)
+  return async () => { await client.query('ROLLBACK') }
+}
