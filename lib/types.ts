@@ -100,7 +100,7 @@ export interface Store {
   purge: (before: string) => Promise<number>
   /** Claims events of the outbox, oldest first: no other node gets them for a minute. */
   claimEvents: (limit: number) => Promise<StoredEvent[]>
-  /** Deletes events from the outbox. */
+  /** Deletes events from the outbox; one that is locked is claimed again when its claim has ended. */
   dropEvents: (ids: readonly string[]) => Promise<void>
   /** Returns events to the outbox, to be claimed again after `minutes`; adds `attempts` to theirs. */
   deferEvents: (ids: readonly string[], by: { attempts: number, minutes: number }) => Promise<void>

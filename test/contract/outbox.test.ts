@@ -4,7 +4,7 @@ import t, { type Test } from 'tap'
 import { migrations } from '../../lib/store/migrations.js'
 import { NEW_TOKEN } from '../support/bare-host.js'
 import { buildHost, type TestHost } from '../support/build-host.js'
-import { createDatabase, createSeparateDatabase, type Database } from '../support/database.js'
+import { createDatabase, createSeparateDatabase, type Database, lock } from '../support/database.js'
 import { collectEvents, type Events } from '../support/events.js'
 import { until } from '../support/until.js'
 
@@ -220,6 +220,40 @@ t.test(`${ROWS} rows that are deleted at once are an event each, on two nodes, a
   // The rest would take a minute.
   await database.query('DELETE FROM events')
 })
+
+for (const [outcome, isFailing] of [['was reported', false], ['could not be reported', true]] as const) {
+  t.test(`an event that ${outcome} stops no other while its row is locked, and is reported again afterwards`, async t => {
+    const begun = performance.now()
+    const events = collectEvents()
+    let release: (() => Promise<void>) | undefined
+    const { database, issue } = await buildHost(t, {
+      tokens: {
+        async onEvent (event) {
+          if (release === undefined) {
+            release = await lock(t, database, 'SELECT FROM events WHERE id = $1 FOR UPDATE', [event.id])
+            events.onEvent(event)
+            if (isFailing) throw new Error('try again')
+          } else {
+            events.onEvent(event)
+          }
+        }
+      }
+    })
+    await issue({ name: 'locked' })
+    await events.until(1)
+    await issue({ name: 'second' })
+    t.match((await events.until(2))[1], { name: 'second' })
+    t.ok(performance.now() - begun < 10_000, 'at once, not when the node looks for what others left')
+
+    await release?.()
+    // As if the minute of its claim were over.
+    await database.query("UPDATE events SET claimed_until = now() WHERE name = 'locked'")
+    await issue({ name: 'third' })
+    t.strictSame((await events.until(4)).map(({ name }) => name).sort(), ['locked', 'locked', 'second', 'third'])
+    t.equal(new Set(events.all.map(({ id }) => id)).size, 3, 'with the same id')
+    await until(async () => (await database.query('SELECT 1 FROM events')).length === 0)
+  })
+}
 
 t.test('after a week without any node, all events are reported when one starts, including those that a dead node had claimed', async t => {
   const { issue, app, database, events: before } = await createNode(t)
