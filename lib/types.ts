@@ -106,7 +106,10 @@ export interface Store {
   deferEvents: (ids: readonly string[], by: { attempts: number, minutes: number }) => Promise<void>
   /** How many tokens there are of each role, by whether they have expired. */
   count: (now: number) => Promise<NonNullable<Metrics['tokens']>>
-  /** Moves `lastUsed` forward, by hash. Ignores tokens that no longer exist. */
-  touch: (uses: ReadonlyMap<string, string>) => Promise<void>
+  /**
+   * Moves `lastUsed` forward, by hash. Ignores tokens that no longer exist. Skips rows that are locked, and resolves
+   * with their hashes, unless it `waits` for them.
+   */
+  touch: (uses: ReadonlyMap<string, string>, waits?: boolean) => Promise<string[]>
   close: () => Promise<void>
 }

@@ -70,15 +70,20 @@ export function createPostgresStore (given: PostgresStoreOptions): Store {
     FROM ${schema}.tokens GROUP BY 1, 2 ORDER BY 1, 2 DESC`)
   // In the order of the hashes, or two nodes that write the same ones would deadlock. Not later than now: the clock of
   // a node may be ahead, and last_used only moves forward.
-  const touchTokens = statement('touch', `
-    WITH used AS MATERIALIZED (
-      SELECT hash, at FROM (
-        SELECT hash, least(at, date_trunc('milliseconds', now())) AS at
-        FROM unnest($1::text[], $2::timestamptz[]) AS noted (hash, at)
-      ) AS used JOIN ${schema}.tokens AS token USING (hash)
-      WHERE token.last_used < at AND ${LOCK_TIMEOUT} ORDER BY hash FOR NO KEY UPDATE OF token)
-    UPDATE ${schema}.tokens AS token SET last_used = at FROM used
-    WHERE token.hash = used.hash AND token.last_used < at`)
+  const touch = (locked: string): string => `
+    WITH noted AS MATERIALIZED (
+      SELECT hash, least(at, date_trunc('milliseconds', now())) AS at
+      FROM unnest($1::text[], $2::timestamptz[]) AS noted (hash, at)
+    ), used AS MATERIALIZED (
+      SELECT hash, at FROM noted JOIN ${schema}.tokens AS token USING (hash)
+      WHERE token.last_used < at AND ${LOCK_TIMEOUT} ORDER BY hash FOR NO KEY UPDATE OF token ${locked}
+    ), written AS (
+      UPDATE ${schema}.tokens AS token SET last_used = at FROM used
+      WHERE token.hash = used.hash AND token.last_used < at)
+    SELECT hash::text FROM noted JOIN ${schema}.tokens AS token USING (hash)
+    WHERE token.last_used < at AND hash NOT IN (SELECT hash FROM used)`
+  const touchFree = statement<{ hash: string }>('touch', touch('SKIP LOCKED'))
+  const touchAll = statement('touchw', touch(''))
   const notify = statement('notify', `SELECT pg_notify($1, $2)::text WHERE ${LOCK_TIMEOUT}`)
 
   function toTokens (rows: FindRow[]): Token[] {
@@ -138,8 +143,11 @@ export function createPostgresStore (given: PostgresStoreOptions): Store {
     async count (now) {
       return (await countTokens(new Date(now))).map(row => ({ ...row, count: Number(row.count) }))
     },
-    async touch (uses) {
-      await touchTokens([...uses.keys()], [...uses.values()])
+    async touch (uses, waits = false) {
+      const values = [[...uses.keys()], [...uses.values()]]
+      if (!waits) return (await touchFree(...values)).map(({ hash }) => hash)
+      await touchAll(...values)
+      return []
     },
     async close () {
       await listener?.close()

@@ -27,16 +27,28 @@ export function createUsage (store: Pick<Store, 'touch'>, log: Log): Usage {
   let flushing: Promise<void> | undefined
   let isClosed = false
 
+  /** Resolves with those whose rows are locked. */
+  async function writeAll (uses: Array<[string, number]>, waits: boolean): Promise<Array<[string, number]>> {
+    const skipped: Array<[string, number]> = []
+    for (let start = 0; start < uses.length; start += BATCH) {
+      const batch = uses.slice(start, start + BATCH)
+      const times = new Map(batch.map(([hash, at]) => [hash, new Date(at).toISOString()]))
+      const locked = new Set(await store.touch(times, waits))
+      for (const [hash, at] of batch) {
+        if (locked.has(hash)) skipped.push([hash, at])
+        else if (waiting.get(hash) === at) waiting.delete(hash)
+      }
+    }
+    return skipped
+  }
+
   async function write (): Promise<void> {
     const begun = performance.now()
     try {
       // A snapshot: a token in steady use would keep this busy forever.
-      const uses = [...waiting]
-      for (let start = 0; start < uses.length; start += BATCH) {
-        const batch = uses.slice(start, start + BATCH)
-        await store.touch(new Map(batch.map(([hash, at]) => [hash, new Date(at).toISOString()])))
-        for (const [hash, at] of batch) if (waiting.get(hash) === at) waiting.delete(hash)
-      }
+      const locked = await writeAll([...waiting], false)
+      // Last, so that they hold up no other. Most are free at once: another node wrote the same ones.
+      await writeAll(locked, true)
       since = begun
     } catch (error) {
       log.warn({ err: error }, 'could not write lastUsed; will retry')

@@ -53,7 +53,7 @@ const store: Store = {
   deferEvents: async () => {},
   count: async () => [],
   remove: async () => true,
-  touch: async () => {},
+  touch: async () => [],
   close: async () => {}
 }
 const log = Fastify({ logger: false }).log

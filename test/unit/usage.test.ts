@@ -9,7 +9,7 @@ import { type Usage, createUsage } from '../../lib/tokens/usage.js'
 import type { Log, Store, Token } from '../../lib/types.js'
 import { createBareHost } from '../support/bare-host.js'
 import { type TestHost, bearer, buildHost } from '../support/build-host.js'
-import { type Database, createSeparateDatabase } from '../support/database.js'
+import { type Database, createSeparateDatabase, lock } from '../support/database.js'
 import { startNode } from '../support/node-process.js'
 import { holdTimers } from '../support/timers.js'
 import { until } from '../support/until.js'
@@ -73,6 +73,40 @@ t.test("uses that can't be written are kept, merged and written with the next fl
   await tick()
   t.strictSame(written, [new Map([['h', '1970-01-01T00:00:02.000Z'], ['i', '1970-01-01T00:00:01.000Z']])])
   t.equal(usage.apply(TOKEN).lastUsed, TOKEN.lastUsed, 'then it is in the row')
+})
+
+t.test('a use whose row is locked is written after all others of the flush, or with the next one', async t => {
+  const pass = holdTimers(t, 'setTimeout')
+  const written: string[] = []
+  const warnings: unknown[] = []
+  let isLocked = true
+  const store = {
+    async touch (uses: Map<string, string>, waits: boolean) {
+      if (waits && isLocked) throw new Error('still locked')
+      const locked: string[] = waits || !isLocked ? [] : [...uses.keys()].filter(hash => hash === 'h0')
+      written.push(...[...uses.keys()].filter(hash => !locked.includes(hash)))
+      if (waits) written.push('waited')
+      return locked
+    }
+  } as unknown as Store
+  const usage = createUsage(store, { warn: (...words: unknown[]) => { warnings.push(words) } } as unknown as Log)
+  t.teardown(() => usage.close())
+  const tick = async (): Promise<void> => {
+    pass(4000)
+    for (let n = 0; n < 10; n++) await turn()
+  }
+  for (let n = 0; n < 1500; n++) usage.note(`h${n}`, 1000)
+  await tick()
+  t.equal(written.length, 1499, 'all others, also of the next statement')
+  t.match(warnings, [[{ err: { message: 'still locked' } }, 'could not write lastUsed; will retry']])
+  t.equal(usage.lag().waiting, 1)
+  t.equal(usage.apply({ ...TOKEN, hash: 'h0' }).lastUsed, '1970-01-01T00:00:01.000Z')
+
+  written.length = 0
+  isLocked = false
+  await tick()
+  t.strictSame(written, ['h0'])
+  t.equal(usage.lag().waiting, 0)
 })
 
 t.test('a use while its token is being written is written again', async t => {
@@ -368,7 +402,7 @@ t.test('nodes that write uses of the same tokens concurrently do not deadlock', 
     const uses = [hashes, [...hashes].reverse()].map((order, later) =>
       new Map(order.map(hash => [hash, `2026-02-01T00:00:${second}.00${later}Z`])))
     await Promise.all(stores.map(
-      async (store, index) => { await patiently(async () => { await store.touch(uses[index] ?? new Map()) }) }
+      async (store, index) => { await patiently(async () => { await store.touch(uses[index] ?? new Map(), true) }) }
     ))
     t.strictSame(await database.query('SELECT DISTINCT last_used FROM tokens'), [
       { last_used: new Date(`2026-02-01T00:00:${second}.001Z`) }
@@ -447,4 +481,23 @@ t.test('other nodes see a use within 5 s; it is also written on close, and never
   await one.app.close()
   t.not((await two.app.tokens.get(other.hash))?.lastUsed, other.issueDate)
   t.equal(await two.app.tokens.get(gone.hash), null)
+})
+
+t.test('a token whose row is locked keeps the use of no other from being seen, and its own is seen when it is free', async t => {
+  const one = await buildHost(t)
+  const two = await buildHost(t, { database: one.database })
+  const tokens = [await one.issue({ name: 'locked' }), await one.issue({ name: 'other' })] as const
+  const isSeen = async ({ hash, issueDate }: { hash: string, issueDate: string }): Promise<boolean> =>
+    (await two.app.tokens.get(hash))?.lastUsed !== issueDate
+  const release = await lock(t, one.database, "SELECT FROM tokens WHERE name = 'locked' FOR UPDATE")
+  const pass = holdTimers(t, 'setTimeout')
+  for (const { token } of tokens) await use(one, token)
+  pass(4000)
+  await until(async () => await isSeen(tokens[1]))
+  t.notOk(await isSeen(tokens[0]))
+  await release()
+  await until(async () => {
+    pass(1000)
+    return await isSeen(tokens[0])
+  })
 })
