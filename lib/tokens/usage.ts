@@ -6,6 +6,8 @@ const INTERVAL = 4000
 const MAX_WAITING = 100_000
 /** Tokens per statement, so that each ends well within its deadline. */
 const BATCH = 1000
+/** How long a row may be on its way from Postgres, in milliseconds: longer than the deadline of a call. */
+const READ = 2000
 
 export interface Usage {
   /** Records that a token was used. */
@@ -21,6 +23,11 @@ export interface Usage {
 /** `lastUsed`: collected in memory, written within 5 s in one statement for all, never backwards in time. */
 export function createUsage (store: Pick<Store, 'touch'>, log: Log): Usage {
   const waiting = new Map<string, number>()
+  /**
+   * What flushes wrote, and when by the monotonic clock: a row that was read before that may still be on its way. Each
+   * flush removes what is older, so there are no more than two of them left here.
+   */
+  const written = new Map<string, { at: number, since: number }>()
   /** When the oldest was recorded, by the monotonic clock. */
   let since = 0
   let timer: NodeJS.Timeout | undefined
@@ -35,8 +42,12 @@ export function createUsage (store: Pick<Store, 'touch'>, log: Log): Usage {
       const times = new Map(batch.map(([hash, at]) => [hash, new Date(at).toISOString()]))
       const locked = new Set(await store.touch(times, waits))
       for (const [hash, at] of batch) {
-        if (locked.has(hash)) skipped.push([hash, at])
-        else if (waiting.get(hash) === at) waiting.delete(hash)
+        if (locked.has(hash)) {
+          skipped.push([hash, at])
+        } else {
+          written.set(hash, { at: Math.max(at, written.get(hash)?.at ?? at), since: performance.now() })
+          if (waiting.get(hash) === at) waiting.delete(hash)
+        }
       }
     }
     return skipped
@@ -44,6 +55,7 @@ export function createUsage (store: Pick<Store, 'touch'>, log: Log): Usage {
 
   async function write (): Promise<void> {
     const begun = performance.now()
+    for (const [hash, { since }] of written) if (since < begun - READ) written.delete(hash)
     try {
       // A snapshot: a token in steady use would keep this busy forever.
       const locked = await writeAll([...waiting], false)
@@ -77,8 +89,8 @@ export function createUsage (store: Pick<Store, 'touch'>, log: Log): Usage {
       schedule()
     },
     apply (token) {
-      const at = waiting.get(token.hash)
-      if (at === undefined) return token
+      const at = Math.max(waiting.get(token.hash) ?? -Infinity, written.get(token.hash)?.at ?? -Infinity)
+      if (at === -Infinity) return token
       const lastUsed = new Date(at).toISOString()
       return lastUsed > token.lastUsed ? { ...token, lastUsed } : token
     },

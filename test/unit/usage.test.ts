@@ -1,5 +1,5 @@
 import { randomBytes } from 'node:crypto'
-import { once } from 'node:events'
+import { EventEmitter, once } from 'node:events'
 import { setImmediate as turn, setTimeout as wait } from 'node:timers/promises'
 import Fastify from 'fastify'
 import pg from 'pg'
@@ -9,7 +9,7 @@ import { type Usage, createUsage } from '../../lib/tokens/usage.js'
 import type { Log, Store, Token } from '../../lib/types.js'
 import { createBareHost } from '../support/bare-host.js'
 import { type TestHost, bearer, buildHost } from '../support/build-host.js'
-import { type Database, createSeparateDatabase, lock } from '../support/database.js'
+import { createDatabase, createSeparateDatabase, type Database, lock } from '../support/database.js'
 import { startNode } from '../support/node-process.js'
 import { holdTimers } from '../support/timers.js'
 import { until } from '../support/until.js'
@@ -72,7 +72,26 @@ t.test("uses that can't be written are kept, merged and written with the next fl
   fail(false)
   await tick()
   t.strictSame(written, [new Map([['h', '1970-01-01T00:00:02.000Z'], ['i', '1970-01-01T00:00:01.000Z']])])
-  t.equal(usage.apply(TOKEN).lastUsed, TOKEN.lastUsed, 'then it is in the row')
+  t.equal(usage.apply(TOKEN).lastUsed, '1970-01-01T00:00:02.000Z', 'of a row that was read before that, too')
+})
+
+t.test('what a flush wrote is applied for 2 s, until the next flush', async t => {
+  const { usage, tick } = build(t)
+  let now = 1000
+  t.intercept(performance, 'now', { value: () => now })
+  const flush = async (): Promise<string> => {
+    usage.note('other', now)
+    await tick()
+    return usage.apply(TOKEN).lastUsed
+  }
+  usage.note('h', 5000)
+  t.equal(await flush(), '1970-01-01T00:00:05.000Z')
+  usage.note('h', 4000)
+  t.equal(usage.apply(TOKEN).lastUsed, '1970-01-01T00:00:05.000Z', 'also if the clock was set back')
+  now += 2000
+  t.equal(await flush(), '1970-01-01T00:00:05.000Z')
+  now += 2001
+  t.equal(await flush(), TOKEN.lastUsed, 'then it is in every row that arrives')
 })
 
 t.test('a use whose row is locked is written after all others of the flush, or with the next one', async t => {
@@ -445,6 +464,42 @@ t.test('a use moves lastUsed immediately on this node, also for a 403, and never
   now -= 60_000
   t.equal(await use('/api/viewer'), 200)
   t.strictSame(await lastUsed(), Array(3).fill('2026-11-24T12:00:02.500Z'))
+})
+
+t.test('lastUsed does not move backwards if a row that was read before a flush arrives after it', async t => {
+  const database = await createDatabase(t)
+  const pool = new pg.Pool({ connectionString: database.url })
+  t.teardown(() => pool.end())
+  const gate = new EventEmitter()
+  let isHeld = false
+  pool.on('connect', client => {
+    const query = client.query.bind(client) as (asked: { text: string }) => Promise<never>
+    Object.assign(client, {
+      query: async (asked: { text: string }) => {
+        const rows = await query(asked)
+        if (isHeld && asked.text.includes('WHERE hash = $1')) {
+          gate.emit('read')
+          await once(gate, 'open')
+        }
+        return rows
+      }
+    })
+  })
+  const node = await buildHost(t, { database, tokens: { postgres: pool } })
+  const { app: { tokens } } = node
+  const { token, hash } = await node.issue()
+  const pass = holdTimers(t, 'setTimeout')
+  t.equal(await use(node, token), 200)
+  const told = (await tokens.get(hash))?.lastUsed
+  // So that the deadline of the lookup does not pass, too.
+  pass(3500)
+  isHeld = true
+  const reading = tokens.get(hash)
+  await once(gate, 'read')
+  pass(500)
+  await until(async () => (await tokens.metrics()).usage.waiting === 0)
+  gate.emit('open')
+  t.equal((await reading)?.lastUsed, told)
 })
 
 t.test("the record on the request includes the current use, and can't be changed", async t => {
