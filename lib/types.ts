@@ -96,7 +96,7 @@ export interface Store {
   list: (filter: Filter, now: number) => AsyncIterable<Token[]>
   /** Resolves with whether a token had this hash. */
   remove: (hash: string, origin: Origin) => Promise<boolean>
-  /** Deletes a batch of tokens that expired before this time. Resolves with their number; 0 if another node does so. */
+  /** Deletes a batch of tokens that expired before this time, except locked ones. Resolves with their number. */
   purge: (before: string) => Promise<number>
   /** Claims events of the outbox, oldest first: no other node gets them for a minute. */
   claimEvents: (limit: number) => Promise<StoredEvent[]>

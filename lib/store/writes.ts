@@ -71,10 +71,10 @@ export function createWrites (
   () => ({ deadline: Math.max(DEADLINE, Math.round(timeToStart())), transient: [...TRANSIENT, UNIQUE_VIOLATION] }))
   const removeToken = statement('remove', `
     DELETE FROM ${schema}.tokens WHERE hash = $1 AND ${LOCK_TIMEOUT} RETURNING hash::text, ${setOrigin('$2')}`)
-  // Not later than now: the clock of a node may be ahead. A row that is locked is left to a later purge.
+  // Not later than now: the clock of a node may be ahead. A row that is locked may be in the batch of
+  // another node, and is left to a later purge otherwise.
   const purgeTokens = statement('purge', `
-    WITH turn AS MATERIALIZED (SELECT pg_try_advisory_xact_lock(hashtext('${schema} purge')) AS is_alone)
-    DELETE FROM ${schema}.tokens USING turn WHERE is_alone AND ${LOCK_TIMEOUT}
+    DELETE FROM ${schema}.tokens WHERE ${LOCK_TIMEOUT}
       AND hash = ANY (ARRAY(SELECT hash FROM ${schema}.tokens WHERE valid_until < least($1::timestamptz, now())
         ORDER BY valid_until LIMIT ${PURGE_BATCH} FOR UPDATE SKIP LOCKED))
     RETURNING hash::text, ${setOrigin("'purge'")}`)
