@@ -13,12 +13,27 @@ interface Parts {
   log: Log
 }
 
-/** Removes tokens some time after they expired, on a schedule. */
+/** Removes tokens some time after they expired, on a schedule. A close waits for the statement under way alone. */
 export function createPurge ({ store, seconds, onPurged, log }: Parts): Task {
   const grace = seconds === undefined ? undefined : seconds * 1000
+  let isClosed = false
+
   async function job (): Promise<void> {
-    while (await store.purge(new Date(Date.now() - Number(grace)).toISOString()) > 0) onPurged()
+    while (await purgeSome()) onPurged()
   }
+
+  /** Resolves with whether there may be more. */
+  async function purgeSome (): Promise<boolean> {
+    return !isClosed && await store.purge(new Date(Date.now() - Number(grace)).toISOString()) > 0
+  }
+
   const interval = grace === undefined ? undefined : Math.min(Math.max(grace, PAUSE.shortest), PAUSE.longest)
-  return createTask({ job, interval, failure: 'could not purge expired tokens; will retry', log })
+  const task = createTask({ job, interval, failure: 'could not purge expired tokens; will retry', log })
+  return {
+    ...task,
+    async close () {
+      isClosed = true
+      await task.close()
+    }
+  }
 }

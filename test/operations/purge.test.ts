@@ -1,3 +1,4 @@
+import { EventEmitter, once } from 'node:events'
 import { setImmediate as turn } from 'node:timers/promises'
 import Fastify from 'fastify'
 import t from 'tap'
@@ -136,4 +137,33 @@ t.test('a failed purge is logged as a warning and retried', async t => {
   ])
   await look()
   t.equal(purged, 2, 'piece by piece')
+})
+
+t.test('a close waits for the statement under way, and leaves the rest of the backlog to other nodes', async t => {
+  const pass = holdTimers(t, 'setInterval')
+  const events = new EventEmitter()
+  let statements = 0
+  let purged = 0
+  const store = {
+    async purge () {
+      // A backlog without end would keep the close waiting as long.
+      if (++statements > 100) return 0
+      events.emit('begun')
+      await once(events, 'done')
+      return 500
+    }
+  }
+  const purge = createPurge({ store, seconds: 0, onPurged: () => { purged++ }, log: Fastify().log })
+  purge.start()
+  const begun = once(events, 'begun')
+  pass(1000)
+  await begun
+  let isClosed = false
+  const closing = purge.close().then(() => { isClosed = true })
+  await turn()
+  t.equal(isClosed, false)
+  events.on('begun', () => { setImmediate(() => { events.emit('done') }) })
+  events.emit('done')
+  await closing
+  t.strictSame([statements, purged], [1, 1], 'what was purged is reported')
 })
