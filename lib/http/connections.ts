@@ -56,6 +56,7 @@ export function createConnections ({ isEnabled, isCurrent, isTrusted, findAll }:
   const entries = new Map<string, Entry>()
   /** Hashes of tokens to look up: a change was notified, or may have been missed. */
   const doubtful = new Set<string>()
+  let areAllDoubtful = false
   let retry: NodeJS.Timeout | undefined
   let isAsking = false
   /** The sockets to destroy; there are no more than the server has connections. */
@@ -64,10 +65,7 @@ export function createConnections ({ isEnabled, isCurrent, isTrusted, findAll }:
   function open (accepted: CachedToken, closable: Closable, end: (reason: Reason) => void): void {
     // Its entry would never be released.
     if (isClosed(closable)) return
-    if (!isEnabled()) {
-      end('disabled')
-      return
-    }
+    if (!isEnabled()) return end('disabled')
     const { token, token: { hash }, expiresAt, claimExpiresAt } = accepted
     const entry: Entry = entries.get(hash) ?? { hash, expiresAt, claimExpiresAt, ends: new Map() }
     const release = (): void => {
@@ -82,7 +80,7 @@ export function createConnections ({ isEnabled, isCurrent, isTrusted, findAll }:
     entries.set(hash, entry)
     entry.ends.set(once, token)
     closable.once('close', release)
-    retry ??= setInterval(askAgain, RETRY).unref()
+    retry ??= setInterval(() => { if (isTrusted()) void ask(); else doubtAll() }, RETRY).unref()
     expire(entry)
     // Added before the lookup, so that no change is missed.
     if (!isTrusted() || !isCurrent(accepted)) doubt(hash)
@@ -90,11 +88,11 @@ export function createConnections ({ isEnabled, isCurrent, isTrusted, findAll }:
 
   function remove (entry: Entry): void {
     clearTimeout(entry.timer)
-    const { hash } = entry
-    if (entries.get(hash) !== entry) return
-    entries.delete(hash)
-    doubtful.delete(hash)
+    if (entries.get(entry.hash) !== entry) return
+    entries.delete(entry.hash)
+    doubtful.delete(entry.hash)
     if (entries.size > 0) return
+    areAllDoubtful = false
     clearInterval(retry)
     retry = undefined
   }
@@ -112,26 +110,26 @@ export function createConnections ({ isEnabled, isCurrent, isTrusted, findAll }:
   }
 
   function doubt (hash: string): void {
-    if (entries.has(hash)) doubtful.add(hash)
-    if (doubtful.size > 0 && !isAsking) void ask()
+    if (!entries.has(hash)) return
+    doubtful.add(hash)
+    void ask()
   }
 
+  /** In constant time: any user of the database can notify of it in a loop. */
   function doubtAll (): void {
-    for (const hash of entries.keys()) doubt(hash)
-  }
-
-  function askAgain (): void {
-    if (!isTrusted()) doubtAll()
-    else for (const hash of doubtful) doubt(hash)
+    areAllDoubtful = entries.size > 0
+    if (areAllDoubtful) void ask()
   }
 
   /** Looks up all in one statement, and those that change meanwhile in another. */
   async function ask (): Promise<void> {
+    if (isAsking) return
     isAsking = true
     // Waits for all that become doubtful in this turn.
     await nextTurn()
-    while (doubtful.size > 0) {
-      const hashes = [...doubtful]
+    while (areAllDoubtful || doubtful.size > 0) {
+      const hashes = [...areAllDoubtful ? entries.keys() : doubtful]
+      areAllDoubtful = false
       doubtful.clear()
       try {
         const found = new Map((await findAll(hashes)).map(token => [token.hash, token]))

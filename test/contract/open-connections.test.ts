@@ -389,6 +389,27 @@ t.test('a change in the turn in which a lookup ends is looked up at once', async
   t.equal(second?.aborted, true)
 })
 
+t.test('a flood of notifications that all tokens may have changed does not hold up a node with open connections', async t => {
+  const lookups: number[] = []
+  const connections = createConnections({
+    isEnabled: () => true,
+    isCurrent: () => true,
+    isTrusted: () => true,
+    async findAll (hashes) {
+      lookups.push(hashes.length)
+      return hashes.map(hash => cachedToken(hash).token)
+    }
+  })
+  t.teardown(() => { connections.close() })
+  for (let n = 0; n < 5000; n++) connections.signal(cachedToken(String(n)), new EventEmitter())
+  const begun = performance.now()
+  for (let n = 0; n < 50_000; n++) connections.clear()
+  // One by one, the connections would take many seconds.
+  t.ok(performance.now() - begun < 1000)
+  await until(() => lookups.length > 0)
+  t.strictSame(lookups, [5000])
+})
+
 t.test('a role that changes ends what was opened before, also if it asks for its signal later, and nothing that was opened after', async t => {
   const database = await createDatabase(t)
   const node = await startNode(t, database)
