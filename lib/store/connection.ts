@@ -45,6 +45,8 @@ export function createConnection (postgres: string | PostgresConfig | PostgresPo
 
   // Without a listener, a pool that loses an idle connection would end the process.
   const onError = (error: Error): void => {
+    // pg's pool adds the client, which has the passphrase of the TLS key and the secret that cancels its queries.
+    Object.defineProperty(error, 'client', { enumerable: false })
     if (codeOf(error) !== IDLE_SESSION_TIMEOUT) log.warn({ err: error }, `lost a connection to Postgres at ${target}`)
   }
   pool.on('error', onError)

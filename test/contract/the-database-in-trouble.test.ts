@@ -273,6 +273,27 @@ t.test('a lost connection to Postgres is a warning in the log, never the end of 
   t.match(warning(), /"level":40.*terminating connection/)
 })
 
+t.test('the warning of a lost connection has the error of Postgres, and not the client with its secrets', async t => {
+  const lines: string[] = []
+  const database = await createDatabase(t)
+  const pool = new pg.Pool({ connectionString: database.url, max: 1 })
+  t.teardown(() => pool.end())
+  await buildHost(t, {
+    database,
+    tokens: { postgres: pool },
+    fastify: { logger: { stream: { write (line: string) { lines.push(line) } } } }
+  })
+  const { rows: [row] } = await pool.query<{ pid: number }>('SELECT pg_backend_pid() AS pid')
+  const lost = once(pool, 'error')
+  await database.query(
+    'SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid = $1 AND datname = current_database()', [row?.pid]
+  )
+  await lost
+  const line = lines.find(line => line.includes('lost a connection to Postgres')) ?? ''
+  t.match(line, /terminating connection/)
+  t.notMatch(line, /"client"|secretKey/)
+})
+
 t.test('a connection that is ended in the moment it is ready is a 500, never the end of the process', async t => {
   const { database, issue } = await buildHost(t)
   const { token } = await issue()
