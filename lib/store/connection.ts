@@ -1,6 +1,7 @@
 import pg from 'pg'
 import { DatabaseError, DeadlineError, OptionError, OverloadError } from '../errors.js'
 import type { Log, PostgresClient, PostgresConfig, PostgresPool } from '../types.js'
+import { cancel } from './cancel.js'
 import { closeByDeadline, DEADLINE } from './deadline.js'
 
 /** The maximum number of calls that wait for a client. Late ones count: a pool queues them until a client is free. */
@@ -24,9 +25,10 @@ export interface Connection {
    * Runs `work` with a client, for at most the deadline, whatever the settings of the pool. A client that arrives too
    * late is returned unused. One that met an error, or may still be busy, is closed, which also ends its transaction.
    * @param deadline in milliseconds
+   * @param isCancelled whether Postgres is asked to cancel what `work` does when it is given up
    * @throws DeadlineError, or what `work` throws
    */
-  withClient: <T>(work: (run: Run) => Promise<T>, deadline?: number) => Promise<T>
+  withClient: <T>(work: (run: Run) => Promise<T>, deadline?: number, isCancelled?: boolean) => Promise<T>
   /** For a separate client. Read it for each: the host may change the password of its pool. */
   readonly config: PostgresConfig
   /** Ends the pool, unless it is the host's. */
@@ -54,12 +56,13 @@ export function createConnection (postgres: string | PostgresConfig | PostgresPo
   return {
     target,
     get config () { return configure() },
-    async withClient (work, deadline = DEADLINE) {
+    async withClient (work, deadline = DEADLINE, isCancelled = true) {
       // A connection that takes longer than the deadline would keep others from connecting.
       if (own && config.connectionTimeoutMillis === undefined) own.options.connectionTimeoutMillis = deadline
       if (waiting >= MAX_WAITING) throw new OverloadError()
       waiting++
-      return await withClient(pool, work, deadline, () => { waiting-- })
+      const giveUp = (client: PostgresClient): void => { if (isCancelled) cancel(client, configure()) }
+      return await withClient(pool, work, deadline, () => { waiting-- }, giveUp)
     },
     async close () {
       if (own === undefined) pool.off('error', onError)
@@ -98,19 +101,24 @@ export function explain (target: string, cause: unknown): Error {
 }
 
 function withClient<T> (
-  pool: PostgresPool, work: (run: Run) => Promise<T>, deadline: number, onAnswer: () => void
+  pool: PostgresPool, work: (run: Run) => Promise<T>, deadline: number, onAnswer: () => void,
+  giveUp: (client: PostgresClient) => void
 ): Promise<T> {
   return new Promise((resolve, reject) => {
     let client: PostgresClient | undefined
     let isOver = false
-    function end (isSound: boolean, settle: () => void): void {
+    function end (settle: () => void, error?: Error): void {
       if (isOver) return
       isOver = true
       clearTimeout(timer)
-      if (client !== undefined) giveBack(client, !isSound)
+      if (client !== undefined) {
+        // Without an answer of Postgres, its statement may still run.
+        if (error instanceof DeadlineError || (error !== undefined && codeOf(error) === '')) giveUp(client)
+        giveBack(client, error !== undefined)
+      }
       settle()
     }
-    const fail = (error: Error): void => { end(false, () => { reject(error) }) }
+    const fail = (error: Error): void => { end(() => { reject(error) }, error) }
     // Not unref'ed: the caller waits. After `setImmediate`, so that an answer that has already arrived is read first.
     const timer = setTimeout(setImmediate, deadline, () => { fail(new DeadlineError(deadline)) })
 
@@ -126,7 +134,7 @@ function withClient<T> (
         process.nextTick(() => { giveBack(fresh) })
       } else {
         client = fresh
-        work(runOn(fresh)).then(result => { end(true, () => { resolve(result) }) }, fail)
+        work(runOn(fresh)).then(result => { end(() => { resolve(result) }) }, fail)
       }
     }
     try {

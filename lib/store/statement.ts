@@ -19,6 +19,8 @@ export interface SendOptions {
   deadline?: number
   /** Codes of errors after which it is retried until the deadline. */
   transient?: readonly string[]
+  /** Whether Postgres is asked to cancel it at the deadline. Default: true. */
+  isCancelled?: boolean
 }
 
 /** A statement of this name, to be sent with values. */
@@ -33,7 +35,9 @@ export type Send = <Row>(query: Required<SqlQuery>, options?: SendOptions) => Pr
  */
 export function createSend ({ withClient }: Connection, isPrepared: boolean): Send {
   let isNamed = isPrepared
-  return async ({ name, ...query }, { deadline, transient = TRANSIENT } = {}) => await withClient(async run => {
+  return async (
+    { name, ...query }, { deadline, transient = TRANSIENT, isCancelled } = {}
+  ) => await withClient(async run => {
     for (;;) {
       const sent = isNamed ? { name, ...query } : query
       try {
@@ -44,5 +48,5 @@ export function createSend ({ withClient }: Connection, isPrepared: boolean): Se
         else throw error
       }
     }
-  }, deadline)
+  }, deadline, isCancelled)
 }

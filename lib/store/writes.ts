@@ -69,10 +69,13 @@ export function createWrites (
     SELECT hash::text, 'stored' AS outcome FROM stored
     UNION ALL SELECT hash, CASE WHEN is_duplicate THEN 'duplicate' ELSE 'taken' END FROM refused`,
   () => ({ deadline: Math.max(DEADLINE, Math.round(timeToStart())), transient: [...TRANSIENT, UNIQUE_VIOLATION] }))
+  // Not cancelled: a commit that waits for a synchronous standby would end without it, and a second DELETE, which finds
+  // nothing, would be answered before the standby has the first.
   const removeToken = statement('remove', `
-    DELETE FROM ${schema}.tokens WHERE hash = $1 AND ${LOCK_TIMEOUT} RETURNING hash::text, ${setOrigin('$2')}`)
-  // Not later than now: the clock of a node may be ahead. A row that is locked may be in the batch of
-  // another node, and is left to a later purge otherwise.
+    DELETE FROM ${schema}.tokens WHERE hash = $1 AND ${LOCK_TIMEOUT} RETURNING hash::text, ${setOrigin('$2')}`,
+  () => ({ isCancelled: false }))
+  // Not later than now: the clock of a node may be ahead. A row that is locked may be in the batch of another node, and
+  // is left to a later purge otherwise.
   const purgeTokens = statement('purge', `
     DELETE FROM ${schema}.tokens WHERE ${LOCK_TIMEOUT}
       AND hash = ANY (ARRAY(SELECT hash FROM ${schema}.tokens WHERE valid_until < least($1::timestamptz, now())

@@ -8,8 +8,9 @@ import { UNKNOWN_ORIGIN } from '../../lib/tokens/tokens.js'
 import type { Store, StoredEvent } from '../../lib/types.js'
 import { FORGED, NEW_TOKEN } from '../support/bare-host.js'
 import { bearer, buildHost } from '../support/build-host.js'
-import { createSeparateDatabase, databaseUrl } from '../support/database.js'
+import { createDatabase, createSeparateDatabase, databaseUrl } from '../support/database.js'
 import { collectEvents } from '../support/events.js'
+import { createProxy } from '../support/proxy.js'
 import { holdTimers } from '../support/timers.js'
 import { until } from '../support/until.js'
 
@@ -262,16 +263,24 @@ t.test('a listener that hangs holds up no request, is handed one event by each n
 
 t.test('an INSERT that outlives its deadline is reported all the same', async t => {
   const events = collectEvents()
-  const { app, issue, database } = await buildHost(t, { tokens: { onEvent: events.onEvent } })
+  const database = await createDatabase(t)
+  const proxy = await createProxy(t, database.url)
+  const { app, issue } = await buildHost(t, { database, tokens: { postgres: proxy.url, onEvent: events.onEvent } })
   const other = new pg.Client(database.url)
   await other.connect()
   t.teardown(() => other.end())
   await other.query(`BEGIN; LOCK TABLE ${database.schema}.tokens IN SHARE MODE`)
-  await t.rejects(
-    app.tokens.issue({ ...NEW_TOKEN, name: 'late', requestedBy: 'alice' }), { code: 'MMC_TOKENS_DEADLINE' }
-  )
+  const issuing = app.tokens.issue({ ...NEW_TOKEN, name: 'late', requestedBy: 'alice' })
+  issuing.catch(() => {})
+  await until(async () => (await database.query(
+    "SELECT FROM pg_locks WHERE NOT granted AND relation = 'tokens'::regclass"
+  )).length > 0)
+  // The request to cancel it does not arrive.
+  proxy.set('refuse')
+  await t.rejects(issuing, { code: 'MMC_TOKENS_DEADLINE' })
   await other.query('COMMIT')
   await until(async () => (await database.query("SELECT 1 FROM tokens WHERE name = 'late'")).length > 0)
+  proxy.set('none')
   await issue({ name: 'next' })
   t.match(await events.until(2), [{ name: 'late', actor: 'alice' }, { name: 'next' }])
 })

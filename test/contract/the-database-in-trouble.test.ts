@@ -150,6 +150,35 @@ t.test('every call ends within a second: a pool of the host that is busy, a lock
   t.equal((await app.inject({ url: '/api/viewer', headers: bearer((await issue()).token) })).statusCode, 200)
 })
 
+const WAYS: Record<string, (t: Test, url: string) => Promise<TokensPluginOptions['postgres']>> = {
+  'a Unix socket': async (_t, url) => url,
+  TCP: async (t, url) => (await createProxy(t, url)).url,
+  'a pool of the host': async (t, url) => createPool(t, { connectionString: url }).pool,
+  'a pool of the host that gives up by itself': async (t, url) =>
+    createPool(t, { connectionString: url, query_timeout: 100 }).pool
+}
+
+for (const [way, create] of Object.entries(WAYS)) {
+  t.test(`while the table is locked, calls that are over leave no backend waiting: ${way}`, async t => {
+    const database = await createSeparateDatabase(t)
+    const { app, issue } = await buildHost(t, { database, tokens: { postgres: await create(t, database.url) } })
+    const tokens = [await issue(), await issue(), await issue()]
+    const locker = await openClient(t, database.url)
+    await locker.query(`BEGIN; LOCK TABLE ${database.schema}.tokens IN ACCESS EXCLUSIVE MODE`)
+    const waiting = async (): Promise<number> => (await database.query(
+      "SELECT FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
+    )).length
+    for (let round = 0; round < 2; round++) {
+      const calls = Promise.allSettled(tokens.map(async ({ token }) => await app.tokens.authenticate(token)))
+      await until(async () => await waiting() >= tokens.length)
+      t.strictSame((await calls).map(({ status }) => status), ['rejected', 'rejected', 'rejected'])
+      await until(async () => await waiting() === 0)
+    }
+    await locker.query('ROLLBACK')
+    t.ok(await app.tokens.authenticate(tokens[0]?.token ?? ''))
+  })
+}
+
 t.test('a frozen server: 500 within a second, and back when it thaws', async t => {
   const postgres = await startPostgres()
   t.teardown(() => postgres.end())
@@ -185,6 +214,21 @@ t.test('a frozen server: 500 within a second, and back when it thaws', async t =
 const skip = process.env.FAKETIME !== undefined &&
   'NO TIMEOUTS: under libfaketime those of Postgres never come while it waits for a lock'
 
+/** From now on commits wait for a standby that is not there. `ended` resolves when they don't any more. */
+async function holdCommits (t: Test, operator: pg.Client, url: string): Promise<{ ended?: Promise<unknown> }> {
+  const probe = await openClient(t, url)
+  await probe.query("SET application_name = 'other'; CREATE TABLE probe ()")
+  await operator.query("ALTER SYSTEM SET synchronous_standby_names = 'nobody'")
+  await operator.query('SELECT pg_reload_conf()')
+  // No commit waits before the checkpointer has read it, also of a session that has.
+  let probing: Promise<unknown> | undefined
+  await until(async () => {
+    probing ??= probe.query('INSERT INTO probe DEFAULT VALUES').finally(() => { probing = undefined })
+    return (await operator.query("SELECT FROM pg_stat_activity WHERE wait_event = 'SyncRep'")).rows.length > 0
+  })
+  return { ...probing && { ended: probing } }
+}
+
 t.test('a DELETE that a synchronous standby holds up stops notifications: no lease, no backend left waiting for a lock, and back when it goes on', { skip }, async t => {
   const postgres = await startPostgres()
   t.teardown(() => postgres.end())
@@ -195,19 +239,9 @@ t.test('a DELETE that a synchronous standby holds up stops notifications: no lea
   const [{ token }, { hash }] = [await issue(), await issue()]
   const isHeld = (): boolean => app.tokens.health().lease === 'held'
   await until(isHeld)
-  const [operator, other, probe] = await Promise.all([postgres.url, postgres.url, postgres.url].map(
-    async url => await openClient(t, url)
-  )) as [pg.Client, pg.Client, pg.Client]
-  for (const client of [other, probe]) await client.query("SET application_name = 'other'")
-  await probe.query('CREATE TABLE probe ()')
-  await operator.query("ALTER SYSTEM SET synchronous_standby_names = 'nobody'")
-  await operator.query('SELECT pg_reload_conf()')
-  // No commit waits before the checkpointer has read it, also of a session that has.
-  let probing: Promise<unknown> | undefined
-  await until(async () => {
-    probing ??= probe.query('INSERT INTO probe DEFAULT VALUES').finally(() => { probing = undefined })
-    return (await operator.query("SELECT FROM pg_stat_activity WHERE wait_event = 'SyncRep'")).rows.length > 0
-  })
+  const [operator, other] = [await openClient(t, postgres.url), await openClient(t, postgres.url)]
+  await other.query("SET application_name = 'other'")
+  const probing = await holdCommits(t, operator, postgres.url)
   const deleting = other.query('DELETE FROM mmc_tokens.tokens WHERE hash = $1', [hash])
   await until(() => !isHeld())
   // The first write of `lastUsed` waits for the standby, and the second for the first.
@@ -225,8 +259,22 @@ t.test('a DELETE that a synchronous standby holds up stops notifications: no lea
   }
   await operator.query('ALTER SYSTEM RESET synchronous_standby_names')
   await operator.query('SELECT pg_reload_conf()')
-  await Promise.all([deleting, probing])
+  await Promise.all([deleting, probing.ended])
   await until(isHeld)
+})
+
+t.test('a revocation that a synchronous standby holds up is not answered, however often it is asked for', async t => {
+  const postgres = await startPostgres()
+  t.teardown(() => postgres.end())
+  const database = { url: postgres.url, schema: 'mmc_tokens', query: async () => [] }
+  const { app, issue } = await buildHost(t, { database })
+  const { hash } = await issue()
+  const operator = await openClient(t, postgres.url)
+  await holdCommits(t, operator, postgres.url)
+  for (let n = 0; n < 3; n++) await t.rejects(app.tokens.revoke(hash), { code: 'MMC_TOKENS_DEADLINE' })
+  await operator.query('ALTER SYSTEM RESET synchronous_standby_names')
+  await operator.query('SELECT pg_reload_conf()')
+  await until(async () => (await operator.query('SELECT FROM mmc_tokens.tokens')).rows.length === 0)
 })
 
 t.test('a server in recovery may not know of the newest revocation: 500, never a guess', async t => {

@@ -1,0 +1,47 @@
+import pg from 'pg'
+import type { PostgresClient, PostgresConfig } from '../types.js'
+import { DEADLINE } from './deadline.js'
+
+/** What a client of pg knows of its session; one of another library may not. */
+interface Session { processID?: number | null, secretKey?: number | null }
+
+/** What the types of pg leave out. */
+interface Target { connection: CancelConnection, host: string, port: number, ssl: unknown, sslNegotiation: string }
+interface CancelConnection extends pg.Connection {
+  connect: (portOrPath: number | string, host?: string) => void
+  requestSsl: () => void
+  cancel: (processID: number, secretKey: number) => void
+  unref: () => void
+}
+
+/**
+ * Asks Postgres to cancel what a client does that is given up: Postgres does not notice that it left while a statement
+ * waits for a lock, and has only so many connections. Best effort, so errors are ignored: a statement that the request
+ * does not reach ends when it gets its lock. There are no more of these connections than clients are given up.
+ */
+export function cancel (client: PostgresClient, config: PostgresConfig): void {
+  const { processID, secretKey } = client as Session
+  if (processID == null || secretKey == null) return
+  const target = createTarget(config)
+  if (target === undefined) return
+  const { connection, host, port, ssl, sslNegotiation } = target
+  const send = (): void => { connection.cancel(processID, secretKey) }
+  connection.on('error', () => {})
+  // Encrypted as the client's own connection: the key is a secret. With "direct", pg begins with TLS by itself.
+  if (!ssl) connection.on('connect', send)
+  else if (sslNegotiation !== 'direct') connection.on('connect', () => { connection.requestSsl() })
+  connection.on('sslconnect', send)
+  if (host.startsWith('/')) connection.connect(`${host}/.s.PGSQL.${port}`)
+  else connection.connect(port, host)
+  connection.unref()
+  // Postgres closes it at once. After TLS, `stream` is another.
+  setTimeout(() => { connection.stream.destroy() }, DEADLINE).unref()
+}
+
+function createTarget (config: PostgresConfig): Target | undefined {
+  try {
+    return new pg.Client(config) as unknown as Target
+  } catch {
+    // A file of the connection string can't be read for a while, so that nothing can connect.
+  }
+}
