@@ -14,9 +14,13 @@ const PAUSE = 100
 /** Codes of Node and Postgres after which a retry may help. */
 const RETRIABLE = /^(ECONN|ENOTFOUND|ENOENT|EAI_AGAIN|ETIMEDOUT|EHOST|ENET|EPIPE|08|40|53|55P03|57)/
 
-/** With the timeouts of the role or the database, the transaction might end before it is the node's turn. */
-const NO_TIMEOUTS = `SELECT set_config(name, '0', true) FROM pg_settings
-  WHERE name IN ('statement_timeout', 'lock_timeout', 'idle_in_transaction_session_timeout', 'transaction_timeout')`
+/**
+ * With the timeouts of the role or the database, the transaction might end before it is the node's turn. The migrations
+ * have backslashes in plain strings.
+ */
+const SETTINGS = `SELECT set_config(name, CASE name WHEN 'standard_conforming_strings' THEN 'on' ELSE '0' END, true)
+  FROM pg_settings WHERE name IN ('standard_conforming_strings',
+    'statement_timeout', 'lock_timeout', 'idle_in_transaction_session_timeout', 'transaction_timeout')`
 
 interface State { encoding: string, server: string, is_migrated: string }
 
@@ -59,7 +63,7 @@ export async function bringUpToDate (
   async function apply (run: Run): Promise<void> {
     // Each statement must see what the previous node has committed.
     await run({ text: 'BEGIN ISOLATION LEVEL READ COMMITTED' })
-    await run({ text: NO_TIMEOUTS })
+    await run({ text: SETTINGS })
     await run({ text: 'SELECT pg_advisory_xact_lock(hashtext($1))::text', values: [`mmc_tokens.${schema}`] })
     const find = { text: 'SELECT (to_regnamespace($1) IS NOT NULL)::text AS exists', values: [quoted] }
     const [found] = await run(find) as [{ exists: string }]

@@ -287,31 +287,36 @@ t.test('what waits in a backup is reported after it is restored, with the same i
   ])
 })
 
-t.test('rows of the previous version are moved into the outbox, even if they are unreadable', async t => {
-  const database = await createDatabase(t)
-  const [first = '', second = ''] = migrations(database.schema)
-  await database.query(
-    `CREATE SCHEMA ${database.schema}; ${first} ${second} INSERT INTO ${database.schema}.migrations VALUES (1), (2)`
-  )
-  for (const [n, origin] of [
-    null, '{', '{"actor":"a \\"b\\" \\\\","address":null,"requestId":"r"}', '{"isPurged":true}', '\u0001'
-  ].entries()) {
+for (const strings of ['on', 'off']) {
+  t.test(`rows of the previous version are moved into the outbox, even if they are unreadable: standard_conforming_strings = ${strings}`, async t => {
+    const database = await createSeparateDatabase(t)
     await database.query(
-      "INSERT INTO ended VALUES (repeat('0', 64), $1, 'viewer', '2020-01-01Z', $2)", [String(n), origin]
+      `ALTER DATABASE ${new URL(database.url).pathname.slice(1)} SET standard_conforming_strings = ${strings}`
     )
-  }
-  const node = await createNode(t, database)
-  await node.issue()
-  const about = {
-    actor: null,
-    address: null,
-    requestId: null,
-    databaseUser: null,
-    at: '2020-01-01T00:00:00.000Z',
-    type: 'token.revoked'
-  }
-  t.match(await node.events.until(6), [
-    { ...about, name: '0' }, { ...about, name: '1' }, { ...about, name: '2', actor: 'a \\"b\\" \\\\', requestId: 'r' },
-    { ...about, name: '3', type: 'token.expired-purged' }, { ...about, name: '4' }, { type: 'token.issued' }
-  ])
-})
+    const [first = '', second = ''] = migrations(database.schema)
+    await database.query(
+      `CREATE SCHEMA ${database.schema}; ${first} ${second} INSERT INTO ${database.schema}.migrations VALUES (1), (2)`
+    )
+    for (const [n, origin] of [
+      null, '{', '{"actor":"a \\"b\\" \\\\","address":null,"requestId":"r"}', '{"isPurged":true}', '\u0001'
+    ].entries()) {
+      await database.query(
+        "INSERT INTO ended VALUES (repeat('0', 64), $1, 'viewer', '2020-01-01Z', $2)", [String(n), origin]
+      )
+    }
+    const node = await createNode(t, database)
+    await node.issue()
+    const about = {
+      actor: null,
+      address: null,
+      requestId: null,
+      databaseUser: null,
+      at: '2020-01-01T00:00:00.000Z',
+      type: 'token.revoked'
+    }
+    t.match(await node.events.until(6), [
+      { ...about, name: '0' }, { ...about, name: '1' }, { ...about, name: '2', actor: 'a \\"b\\" \\\\', requestId: 'r' },
+      { ...about, name: '3', type: 'token.expired-purged' }, { ...about, name: '4' }, { type: 'token.issued' }
+    ])
+  })
+}
