@@ -37,8 +37,10 @@ export function createPostgresStore (given: PostgresStoreOptions): Store {
   /** When the start must be complete, by the monotonic clock. */
   let startBy = -Infinity
 
+  // Within what JavaScript and ISO 8601 can express: SQL may set a time to infinity.
   const time = (column: string): string =>
-    `to_char(${column} AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.MS"Z"')::text`
+    `to_char(greatest('0001-01-01Z', least('9999-12-31 23:59:59.999Z', ${column})) AT TIME ZONE 'UTC',
+      'YYYY-MM-DD"T"HH24:MI:SS.MS"Z"')::text`
   /** The properties of the public record, in its order. */
   const columns = `name::text, hash::text, ${time('valid_until')} AS "validUntil", role::text,
     requested_by::text AS "requestedBy", ${time('issue_date')} AS "issueDate", ${time('last_used')} AS "lastUsed"`
@@ -61,8 +63,10 @@ export function createPostgresStore (given: PostgresStoreOptions): Store {
   const many = findWhere('hash = ANY ($1)')
   const findMany = statement<FindRow>('finds', many)
   const askServerId = statement<{ server_id: string }>('server', `SELECT ${serverIdSql} AS server_id`)
+  // After the row itself, since its time may be out of bounds; after its time alone if it is gone.
   const page = statement<Token>('page', `
-    SELECT ${columns} FROM ${schema}.tokens AS token WHERE (token.issue_date, token.hash) > ($1, $2)
+    SELECT ${columns} FROM ${schema}.tokens AS token WHERE (token.issue_date, token.hash) >
+      (coalesce((SELECT issue_date FROM ${schema}.tokens WHERE hash = $2), $1::timestamptz), $2)
       AND ($4::boolean IS NULL OR (token.valid_until > $5) = $4) AND ($6::timestamptz IS NULL OR token.last_used < $6)
     ORDER BY token.issue_date, token.hash LIMIT $3`)
   const countTokens = statement<{ role: string, state: 'active' | 'expired', count: string }>('count', `

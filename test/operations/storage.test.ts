@@ -64,6 +64,34 @@ t.test('the table holds what its constraints allow: no second name, no other has
   }
 })
 
+t.test('a time that SQL sets before the year 1 or after 9999 is returned as the first or the last within', async t => {
+  const { app, database, issue, login } = await buildHost(t, {
+    prepare (app) { app.get('/used', async ({ applicationToken }) => ({ ...applicationToken })) }
+  })
+  const headers = await login()
+  const { token, hash } = await issue({ name: 'first' })
+  for (const name of ['second', 'third']) await issue({ name })
+  for (const [set, bound] of [
+    ['-infinity', '0001-01-01T00:00:00.000Z'], ['0044-03-15 BC', '0001-01-01T00:00:00.000Z'],
+    ['10000-01-01Z', '9999-12-31T23:59:59.999Z'], ['infinity', '9999-12-31T23:59:59.999Z']
+  ] as const) {
+    await database.query(`UPDATE tokens SET issue_date = '${set}', last_used = '${set}'`)
+    const times = { issueDate: bound, lastUsed: bound }
+    t.match((await app.inject({ url: `/api/tokens/${hash}`, headers })).json(), times, set)
+    t.match((await app.inject({ url: '/api/tokens', headers })).json(), [times, times, times], set)
+
+    const names: unknown[] = []
+    for (let url = '/api/tokens?limit=1'; url !== '' && names.length < 9;) {
+      const answer = await app.inject({ url, headers })
+      names.push(...answer.json<Array<{ name: string }>>().map(({ name }) => name))
+      url = /^<(.*)>/.exec(String(answer.headers.link))?.[1]?.replace(/^.*\?/, '/api/tokens?') ?? ''
+    }
+    t.strictSame(names.sort(), ['first', 'second', 'third'], `${set}, page by page`)
+  }
+  const used = await app.inject({ url: '/used', headers: bearer(token) })
+  t.match(used.json(), { issueDate: '9999-12-31T23:59:59.999Z', lastUsed: '9999-12-31T23:59:59.999Z' })
+})
+
 t.test('a trigger notifies of every token that ends or changes, also by plain SQL, and of nothing else', async t => {
   // The channel is heard in the whole database.
   const { database, issue } = await buildHost(t, { database: await createSeparateDatabase(t) })
