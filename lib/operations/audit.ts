@@ -154,18 +154,22 @@ export function createAudit ({ store, onEvent, log }: Parts): Audit {
     start () { timer ??= setTimeout(look, FIRST_CLAIM).unref() },
     async close () {
       clearTimeout(timer)
-      await within(GRACE, task.close()).catch(() => {})
+      await within(GRACE, task.close(), true).catch(() => {})
       isClosed = true
     }
   }
 }
 
-/** Settles as `work` does, or rejects when time is up. */
-async function within (milliseconds: number, work: unknown): Promise<void> {
+/**
+ * Settles as `work` does, or rejects when time is up.
+ * @param isKept whether the process stays until then, since who waits has more to do
+ */
+async function within (milliseconds: number, work: unknown, isKept = false): Promise<void> {
   let timer: NodeJS.Timeout | undefined
   const late = new Promise<never>((_resolve, reject) => {
     const error = new Error(`onEvent did not finish within ${milliseconds} ms`)
-    timer = setTimeout(reject, milliseconds, error).unref()
+    timer = setTimeout(reject, milliseconds, error)
+    if (!isKept) timer.unref()
   })
   try {
     await Promise.race([work, late])

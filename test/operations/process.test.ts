@@ -67,3 +67,31 @@ t.test('a host closes even if its connections to Postgres are silent', async t =
     child.stdin?.write('close')
   }), 'held\nclosed')
 })
+
+t.test('a host closes, with all its hooks, even if onEvent hangs and Postgres is gone', async t => {
+  const { url } = await createSeparateDatabase(t)
+  const proxy = await createProxy(t, url)
+  t.equal(await run(`
+    import Fastify from 'fastify'
+    import tokensPlugin from './lib/index.ts'
+    const app = Fastify()
+    app.addHook('onClose', async () => { console.log('the last hook') })
+    await app.register(tokensPlugin, { postgres: process.env.DATABASE_URL, secret: '${SECRET}', async onEvent () {
+      console.log('reporting')
+      await new Promise(() => {})
+    } })
+    while (app.tokens.health().lease !== 'held') await new Promise(setImmediate)
+    await app.tokens.issue({ name: 'a', role: 'viewer', validUntil: '2999-01-01T00:00:00Z', requestedBy: 'b' })
+    process.stdin.once('data', async () => {
+      while (app.tokens.health().lease !== 'lost') await new Promise(setImmediate)
+      process.stdin.destroy()
+      await app.close()
+      console.log('closed')
+    })
+  `, proxy.url, async child => {
+    await once(child.stdout as NodeJS.ReadableStream, 'data')
+    proxy.set('refuse')
+    proxy.cut()
+    child.stdin?.write('close')
+  }), 'reporting\nthe last hook\nclosed')
+})
