@@ -178,8 +178,12 @@ function createPool (config: PostgresConfig): pg.Pool {
   })
 }
 
+/** An `@` behind the address: pg takes a part of the password for the port, the database or a parameter. */
+const UNENCODED = /^postgres(ql)?:\/\/[^/?#]*(\/[^?#]*@|[^?#]*\?[^=#]*@|[^#]*#.*@)/i
+
 function describe (config: PostgresConfig): string {
   try {
+    if (UNENCODED.test(config.connectionString ?? '')) throw new Error()
     const { host, port, database } = new pg.Client(config)
     return `${host}:${port}, database ${JSON.stringify(database)}`
   } catch (error) {

@@ -399,6 +399,29 @@ t.test('an invalid connection string is rejected, in every option', async t => {
   }
 })
 
+t.test('a connection string whose password is not percent-encoded is rejected without a part of it, in every option', async t => {
+  for (const password of [
+    '12/Qm9hdA', '/Qm9hdA', '12/3/Qm9hdA', '12?Qm9hdA', '?Qm9hdA', '12#Qm9hdA', '#Qm9hdA', '12/Qm9h?dA', '12/Qm9h#dA',
+    '12#Qm9h?dA', 'Qm9hdA/', 'x@12/Qm9hdA', 'x@/Qm9hdA', 'x@12?Qm9hdA', 'x@12#Qm9hdA'
+  ]) {
+    const bad = `postgres://mmc:${password}@127.0.0.1:1/db`
+    const pool = new pg.Pool()
+    pool.options.connectionString = bad
+    for (const options of [
+      { postgres: bad }, { postgres: { connectionString: bad } }, { listen: bad }, { postgres: pool },
+      { postgres: bad.replace('postgres', 'PostgreSQL') }
+    ]) {
+      const message = await complaint(t, options)
+      t.match(message, /special characters percent-encoded$/, bad)
+      t.notMatch(message, /Qm9h|mmc/)
+    }
+  }
+  for (const good of [
+    'postgres://me:12%2FQm9hdA%40@here:1/db', 'postgres://here/mmc?user=me@tenant&password=a@b',
+    'postgres:///mmc?host=/tmp&user=me@tenant', 'socket:/tmp?db=a@b', '/tmp a@b'
+  ]) t.equal(await complaint(t, { postgres: good }), '', good)
+})
+
 t.test('durations that look like milliseconds are rejected', async t => {
   for (const name of ['maxLifetime', 'purgeExpiredAfter']) {
     for (const seconds of [90 * 86_400_000, 3_155_760_001]) {
