@@ -21,8 +21,8 @@ interface Entry {
   /** When the token expires, and its claim, in milliseconds since 1970. */
   expiresAt: number
   claimExpiresAt: number
-  /** Each ends one connection; with the token as it was accepted. */
-  ends: Map<(reason: Reason) => void, Readonly<Token>>
+  /** Each ends one connection; with the token as it was accepted, after so many lookups. */
+  ends: Map<(reason: Reason) => void, { token: Readonly<Token>, after: number }>
   timer?: NodeJS.Timeout
 }
 
@@ -56,9 +56,9 @@ export function createConnections ({ isEnabled, isCurrent, isTrusted, findAll }:
   const entries = new Map<string, Entry>()
   /** Hashes of tokens to look up: a change was notified, or may have been missed. */
   const doubtful = new Set<string>()
-  let areAllDoubtful = false
+  let [areAllDoubtful, isAsking] = [false, false]
   let retry: NodeJS.Timeout | undefined
-  let isAsking = false
+  let lookups = 0
   /** The sockets to destroy; there are no more than the server has connections. */
   const due: Array<() => void> = []
 
@@ -78,7 +78,7 @@ export function createConnections ({ isEnabled, isCurrent, isTrusted, findAll }:
       end(reason)
     }
     entries.set(hash, entry)
-    entry.ends.set(once, token)
+    entry.ends.set(once, { token, after: lookups })
     closable.once('close', release)
     retry ??= setInterval(() => { if (isTrusted()) void ask(); else doubtAll() }, RETRY).unref()
     expire(entry)
@@ -131,6 +131,7 @@ export function createConnections ({ isEnabled, isCurrent, isTrusted, findAll }:
       const hashes = [...areAllDoubtful ? entries.keys() : doubtful]
       areAllDoubtful = false
       doubtful.clear()
+      lookups++
       try {
         const found = new Map((await findAll(hashes)).map(token => [token.hash, token]))
         for (const [index, hash] of hashes.entries()) {
@@ -148,8 +149,9 @@ export function createConnections ({ isEnabled, isCurrent, isTrusted, findAll }:
 
   function update (entry: Entry | undefined, token: Token | undefined): void {
     if (entry === undefined) return
-    for (const [end, { name, role }] of entry.ends) {
-      if (token?.name !== name || token.role !== role) end('revoked')
+    for (const [end, { token: { name, role }, after }] of entry.ends) {
+      // What was opened since the lookup was sent may know of a later change.
+      if (after < lookups && (token?.name !== name || token.role !== role)) end('revoked')
     }
     if (token === undefined || entry.ends.size === 0) return
     // An operator may have changed it; the claim can't be extended.

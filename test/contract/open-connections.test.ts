@@ -429,6 +429,40 @@ t.test('a role that changes ends what was opened before, also if it asks for its
   t.equal(second?.aborted, false)
 })
 
+t.test('an answer that is older than a change ends what was opened before the change, and nothing that was opened after', async t => {
+  const asked = new EventEmitter()
+  const connections = createConnections({
+    isEnabled: () => true,
+    isCurrent: () => true,
+    isTrusted: () => true,
+    findAll: async () => await new Promise(resolve => {
+      asked.emit('asked', (role: string) => { resolve([{ ...cachedToken('h').token, role }]) })
+    })
+  })
+  t.teardown(() => { connections.close() })
+  const open = (role: string): AbortSignal => {
+    const cached = cachedToken('h')
+    return connections.signal({ ...cached, token: { ...cached.token, role } }, new EventEmitter())
+  }
+  /** Resolves when the row is looked up after a change, with what answers that. */
+  const change = async (): Promise<(role: string) => void> => {
+    const asking = once(asked, 'asked')
+    connections.forget('h')
+    const [answer] = await asking as [(role: string) => void]
+    return answer
+  }
+  const [old, before] = [open('admin'), open('viewer')]
+  const answer = await change()
+  const after = open('editor')
+  const changing = change()
+  answer('viewer')
+  const answerLater = await changing
+  t.strictSame([old.aborted, before.aborted, after.aborted], [true, false, false])
+  answerLater('editor')
+  await until(() => before.aborted)
+  t.equal(after.aborted, false)
+})
+
 t.test('an expiry that SQL shortens and restores ends nothing', async t => {
   const database = await createDatabase(t)
   const node = await startNode(t, database)
