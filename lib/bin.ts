@@ -19,7 +19,7 @@ try {
 }
 
 async function run (): Promise<void> {
-  const { values, positionals: [command] } = parseArgs({
+  const { values, positionals: [command, ...surplus] } = parseArgs({
     allowPositionals: true,
     options: {
       help: { type: 'boolean' },
@@ -32,6 +32,7 @@ async function run (): Promise<void> {
   })
   if (values.help) return console.log(USAGE)
   if (command !== 'mint') throw new Error('There is one command: mint')
+  if (surplus.length > 0) throw new Error('Write each value as one argument, in quotes if it has spaces: --name "a b"')
   // Not an argument, which other users of the machine could see.
   const { TOKENS_SECRET: secret } = process.env
   if (!secret) throw new Error('Set the environment variable TOKENS_SECRET to the signing secret of the host')

@@ -51,6 +51,15 @@ t.test('it takes the secret from TOKENS_SECRET alone, and never shows it', async
   t.notMatch(weak.complaint, 'changeme-')
 })
 
+t.test('a value in several arguments is refused, instead of a token with the first of them', async t => {
+  for (const args of [
+    ['mint', '--name', 'my', 'token', ...VIEWER.slice(3)], [...VIEWER, 'mint'], ['mint', ...VIEWER], [...VIEWER, '']
+  ]) {
+    t.match(await run(t, args), { said: '', complaint: /^Write each value as one argument, .*\n\nUsage: /, code: 1 })
+  }
+  t.match(await run(t, [...VIEWER.slice(1), 'mint']), { complaint: '', code: 0 })
+})
+
 t.test('invalid arguments are named, with the usage; --help prints it', async t => {
   for (const [args, complaint] of [
     [[], /^There is one command: mint\n\nUsage: /],
