@@ -3,10 +3,13 @@ const slow = {
     'lib/http/authenticate.ts', 'lib/http/principal.ts', 'lib/http/authorize.ts', 'lib/http/credential.ts',
     'lib/http/remove-secret.ts', 'lib/http/request-state.ts', 'lib/http/host.ts', 'lib/index.ts'
   ],
-  routes: ['lib/http/routes.ts', 'lib/http/body.ts', 'lib/http/send-error.ts', 'lib/http/version.ts', 'lib/errors.ts'],
+  routes: [
+    'lib/http/routes.ts', 'lib/http/route-docs.ts', 'lib/http/body.ts', 'lib/http/send-error.ts',
+    'lib/http/send-json.ts', 'lib/http/version.ts', 'lib/errors.ts'
+  ],
   store: [
-    'lib/store/connection.ts', 'lib/store/statement.ts', 'lib/store/writes.ts', 'lib/store/migrate.ts',
-    'lib/store/migrations.ts', 'lib/store/key-check.ts', 'lib/store/postgres.ts'
+    'lib/store/connection.ts', 'lib/store/cancel.ts', 'lib/store/statement.ts', 'lib/store/writes.ts',
+    'lib/store/migrate.ts', 'lib/store/migrations.ts', 'lib/store/key-check.ts', 'lib/store/postgres.ts'
   ],
   outbox: ['lib/operations/audit.ts', 'lib/store/outbox.ts', 'lib/store/migrations.ts']
 }
