@@ -106,7 +106,7 @@ function withClient<T> (
 ): Promise<T> {
   return new Promise((resolve, reject) => {
     let client: PostgresClient | undefined
-    let isOver = false
+    let [isOver, isAnswered] = [false, false]
     function end (settle: () => void, error?: Error): void {
       if (isOver) return
       isOver = true
@@ -124,6 +124,8 @@ function withClient<T> (
 
     // By callback: a client may fail in the turn in which it arrives, before a promise would resolve.
     const onClient = (error: unknown, fresh?: PostgresClient): void => {
+      if (isAnswered) return
+      isAnswered = true
       onAnswer()
       // Without a listener, a connection that is lost would end the process.
       fresh?.on('error', ignore)
@@ -137,11 +139,12 @@ function withClient<T> (
         work(runOn(fresh)).then(result => { end(() => { resolve(result) }) }, fail)
       }
     }
-    try {
-      pool.connect(onClient)
-    } catch (error) {
-      onClient(error)
+    // A pool of the host may throw, or return a promise and ignore the callback.
+    const connect = async (): Promise<void> => {
+      const fresh = await pool.connect(onClient) as PostgresClient | undefined
+      if (fresh?.query !== undefined) onClient(undefined, fresh)
     }
+    connect().catch(onClient)
   })
 }
 

@@ -192,6 +192,30 @@ t.test('a pool whose connect throws costs a call, and nothing is left waiting', 
   t.strictSame(await one(), [{ one: '1' }])
 })
 
+type Answer = (error: unknown, client?: pg.PoolClient) => void
+
+const PROMISES: Record<string, (lent: Promise<pg.PoolClient>, answer: Answer) => Promise<pg.PoolClient>> = {
+  'instead of the callback': async lent => await lent,
+  'beside the callback' (lent, answer) {
+    lent.then(client => { answer(undefined, client) }, answer)
+    return lent
+  }
+}
+
+for (const [when, connect] of Object.entries(PROMISES)) {
+  t.test(`a pool of the host whose connect returns a promise ${when} serves as any other, and its errors are known`, async t => {
+    const pool = new pg.Pool({ connectionString: await databaseUrl(), max: 1 })
+    const lend = pool.connect.bind(pool) as () => Promise<pg.PoolClient>
+    const { withClient } = createConnection(
+      Object.assign(pool, { connect: (answer: Answer) => connect(lend(), answer) }) as PostgresPool, {} as Log
+    )
+    const one = async (): Promise<unknown> => await withClient(async run => await run({ text: 'SELECT 1::text AS one' }))
+    for (let n = 0; n < 3; n++) t.strictSame([await one(), pool.totalCount, pool.idleCount], [[{ one: '1' }], 1, 1])
+    await pool.end()
+    await t.rejects(one(), { message: /after calling end/ })
+  })
+}
+
 t.test('closing waits for the connection to end, for a second at most', async t => {
   const { pass, warnings } = create(t)
   const log = { warn: (...words: unknown[]) => { warnings.push(words) } } as unknown as Log
