@@ -30,15 +30,21 @@ export interface PostgresPool {
   off: (event: 'error', listener: (error: Error) => void) => unknown
 }
 
-/** A configuration for `pg`, such as `{ host, port, user, password, database, ssl, max }`. */
-export interface PostgresConfig {
-  connectionString?: string
-  host?: string
-  port?: number
-  database?: string
-  user?: string
-  [setting: string]: unknown
+interface PostgresSettings {
+  connectionString?: string | undefined
+  host?: string | undefined
+  port?: number | undefined
+  database?: string | undefined
+  user?: string | undefined
+  password?: string | (() => string | Promise<string>) | undefined
+  connectionTimeoutMillis?: number | undefined
 }
+
+/**
+ * A configuration for `pg`, such as `{ host, port, user, password, database, ssl, max }`; an interface, such as
+ * `PoolConfig` of `pg`, has no index signature.
+ */
+export type PostgresConfig = PostgresSettings | PostgresSettings & { [setting: string]: unknown }
 
 /** Options of the plugin: `await app.register(tokensPlugin, options)`. */
 export interface TokensPluginOptions

@@ -1,3 +1,4 @@
+import type { TSchema } from '@sinclair/typebox'
 import { Value } from '@sinclair/typebox/value'
 import type { FastifyInstance } from 'fastify'
 import { closestMatch } from 'leven'
@@ -18,6 +19,8 @@ const OTHERS_KEYS = new Set(['logLevel', 'logSerializers', 'skipOverride', 'logg
   'frameworkErrors', 'clientErrorHandler', 'allowErrorHandlerOverride', 'forceCloseConnections', 'return503OnClosing',
   'allowHTTP1'])
 const KNOWN = Object.keys(OptionsSchema.properties)
+const DEFAULTS = Object.entries<TSchema>(OptionsSchema.properties).filter(([, schema]) => 'default' in schema)
+  .map(([name, schema]): [string, unknown] => [name, schema.default])
 
 const isFunction = (value: unknown): boolean => typeof value === 'function'
 const CHECKS = {
@@ -40,7 +43,10 @@ export function checkOptions (
   const unknown = given.find(([name]) => !KNOWN.includes(name))
   if (unknown !== undefined) throw unknownOption(unknown[0])
 
-  const settings = Value.Default(OptionsSchema, Object.fromEntries(given)) as Options
+  // Not `Value.Default`: it writes into the caller's arrays, and merges an object into a default that is an array.
+  const settings = Object.fromEntries([...DEFAULTS, ...given].map(([name, value]): [string, unknown] => [
+    name, Array.isArray(value) ? [...value as unknown[]] : value
+  ])) as Options
   for (const { path } of Value.Errors(OptionsSchema, settings)) refuse(path.split('/')[1] as keyof Options)
   for (const [name, isValid] of Object.entries(CHECKS)) {
     if (name in settings && !isValid(settings[name as keyof Options])) refuse(name as keyof Options)

@@ -162,7 +162,7 @@ export function runOn (client: Pick<PostgresClient, 'query'>): Run {
 function ignore (): void {}
 
 function isPool (postgres: string | PostgresConfig | PostgresPool): postgres is PostgresPool {
-  return typeof postgres === 'object' && typeof postgres.connect === 'function'
+  return typeof postgres === 'object' && typeof (postgres as PostgresPool).connect === 'function'
 }
 
 /** How a pool connects. Its password is not enumerable. */

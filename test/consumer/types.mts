@@ -9,6 +9,9 @@ const app = Fastify()
 const options: TokensPluginOptions = { postgres: 'postgres://localhost/mmc', secret: 'secret' }
 await app.register(tokensPlugin, options)
 await app.register(tokensPlugin, { ...options, postgres: new pg.Pool(), listen: { host: 'localhost', ssl: true } })
+const config: pg.PoolConfig = { host: 'localhost', max: 2 }
+const direct: pg.ClientConfig = { host: 'localhost' }
+await app.register(tokensPlugin, { ...options, postgres: config, listen: direct })
 await app.register(tokensPlugin, { ...options, session: async request => ({ username: request.id, roles: [] }), prefix: '/mmc', logLevel: 'warn' })
 
 // @ts-expect-error the option is called prefix

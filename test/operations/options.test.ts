@@ -112,10 +112,25 @@ t.test('the plugin declares its name and the Fastify version that it supports', 
 
 t.test("the caller's options are not changed, and may be frozen", async t => {
   const options = Object.freeze({
-    postgres: Object.freeze({ host: '127.0.0.1', port: 1 }), secret: SECRET, enabled: false
+    postgres: Object.freeze({ host: '127.0.0.1', port: 1 }),
+    secret: Object.freeze([SECRET, `another ${SECRET}`]) as string[],
+    roles: Object.freeze(['admin', 'operator']) as string[],
+    versions: Object.freeze([1]) as number[],
+    enabled: false
   })
   t.equal((await refusal(options)).code, 'accepted')
-  t.strictSame(Object.keys(options), ['postgres', 'secret', 'enabled'])
+  t.strictSame(Object.keys(options), ['postgres', 'secret', 'roles', 'versions', 'enabled'])
+})
+
+t.test('a list that is no array, and a function, are refused instead of replaced by the default', async t => {
+  const good = { postgres: { port: 1 }, secret: SECRET, enabled: false }
+  const cyclic: unknown[] = []
+  cyclic.push(cyclic)
+  for (const name of ['roles', 'versions', 'secret', 'hook', 'queryParameter']) {
+    for (const value of [new Set(['admin', 'operator']), { admin: 1 }, () => {}, cyclic]) {
+      t.match((await refusal({ ...good, [name]: value })).message, new RegExp(`option "${name}" must be`))
+    }
+  }
 })
 
 t.test('session returns who is logged in, or a promise of it; an invalid user is not logged in', async t => {
