@@ -16,11 +16,16 @@ export function checkVersion (request: FastifyRequest, versions: readonly number
 
 const PARAMETER = /;\s*([^\s=;,"]+)\s*=\s*("(?:[^"\\]|\\.)*"|[^\s;,"]*)/g
 
+/** The wildcards of Negotiator that HTTP does not have: a type alone, and the value of a parameter. */
+const TYPE_WILDCARD = /(^|,)(\s*)\*\/(?!\*)/g
+const VALUE_WILDCARD = /^"?\*"?$/
+
 /** Removes the parameters that are ignored, such as `charset`. */
 function withoutOthers (accept: string): string {
   return accept.replace(PARAMETER, (_parameter, name: string, value: string) => {
-    return /^(version|q)$/i.test(name) ? `;${name}=${value}` : ''
-  })
+    if (!/^(version|q)$/i.test(name)) return ''
+    return VALUE_WILDCARD.test(value) ? ';version=' : `;${name}=${value}`
+  }).replace(TYPE_WILDCARD, '$1$2x/')
 }
 
 /** The media types that are served, newest version first. */

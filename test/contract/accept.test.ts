@@ -9,7 +9,8 @@ t.test('Accept selects a version of the representation; if none is served, it is
     'APPLICATION/JSON;VERSION=1', 'application/json;version=1;q=0.1', 'application/json;version=2, application/json;version=1', 'text/html, application/json;version=1;q=0.5, */*;q=0.1',
     'text/html, */*;q=0.8', 'application/json;version=2, */*', 'application/json;version=1, application/json;q=0']
   const refused = ['text/html', 'application/json;version=2', 'application/json;version=01', 'application/json;version=', 'application/xml', 'application/json;q=0',
-    'application/json;version=1;q=0', '*/*;q=0', '*/*, application/json;version=1;q=0', 'application/json;version=1;q=0, application/json', 'garbage']
+    'application/json;version=1;q=0', '*/*;q=0', '*/*, application/json;version=1;q=0', 'application/json;version=1;q=0, application/json', 'garbage',
+    'application/json;version=*', 'application/json;version="*"', '*/json', '*/json;version=1', 'text/html, */json']
   for (const accept of accepted) {
     t.equal((await app.inject({
       url: '/api/tokens',
