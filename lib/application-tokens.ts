@@ -30,10 +30,11 @@ export function createApplicationTokens (parts: Parts): ApplicationTokens {
     if (!lifecycle.isEnabled) throw new NotEnabledError()
   }
 
-  async function authenticate (credential: Credential): Promise<Outcome> {
+  async function authenticate (credential: Credential): Promise<Outcome | null> {
     try {
       return await tokens.authenticate(credential, Date.now())
     } catch (cause) {
+      if (!lifecycle.isEnabled) return null
       tokens.count('failed')
       throw new InternalError({ cause })
     }
@@ -59,7 +60,7 @@ export function createApplicationTokens (parts: Parts): ApplicationTokens {
       const credential = lifecycle.isEnabled && typeof secret === 'string' ? tokens.recognize(secret) : null
       if (credential === null) return null
       const outcome = await authenticate(credential)
-      if (!lifecycle.isEnabled) return null
+      if (outcome === null || !lifecycle.isEnabled) return null
       if ('refused' in outcome) {
         const { refused, reason, token } = outcome
         tokens.count(refused)

@@ -68,6 +68,19 @@ t.test('a disable() during enable() wins', async t => {
   t.equal(app.tokens.enabled, false)
 })
 
+t.test('app.tokens.authenticate resolves with null if tokens are disabled before Postgres has failed to answer', async t => {
+  const { app, issue, database } = await buildHost(t)
+  const { token } = await issue()
+  const locker = new pg.Client(database.url)
+  await locker.connect()
+  t.teardown(() => locker.end())
+  await locker.query(`BEGIN; LOCK TABLE ${database.schema}.tokens IN ACCESS EXCLUSIVE MODE`)
+  const asking = app.tokens.authenticate(token)
+  await app.tokens.disable()
+  t.equal(await asking, null)
+  t.equal((await app.tokens.metrics()).authentications.failed, 0)
+})
+
 t.test('disable() takes effect immediately: requests with a token are as without the plugin', async t => {
   const { app, issue, login } = await buildHost(t)
   const { token } = await issue({ role: 'admin' })
