@@ -192,13 +192,15 @@ t.test('/ws requires a viewer or higher: a real WebSocket with a query token ope
   }
 })
 
-t.test('a malformed URL is a 400 whose body does not repeat the token', async t => {
+t.test('a malformed URL is a 400, and one whose hash is too long a 414; their bodies do not repeat the token', async t => {
   const { app, issue } = await buildHost(t)
   const { token } = await issue()
-  const response = await app.inject(`/api/%zz?token=${token}`)
-  t.equal(response.statusCode, 400)
-  t.match(response.json(), { code: 'INVALID', message: String })
-  t.notMatch(response.body, token)
+  for (const [path, status] of [['/api/%zz', 400], [`/api/tokens/${'0'.repeat(101)}`, 414]] as const) {
+    const response = await app.inject(`${path}?token=${token}`)
+    t.equal(response.statusCode, status)
+    t.match(response.json(), { code: 'INVALID', message: String })
+    t.notMatch(response.body, token)
+  }
 })
 
 interface Socket extends EventEmitter { send: (message: string) => void, close: () => void }

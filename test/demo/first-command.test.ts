@@ -146,7 +146,8 @@ t.test('the next start removes what a kill -9 left behind, and nothing else', as
   t.strictSame((await readdir(parent)).sort(), [`${gone}-runs`, `${process.pid}-mine`, 'demo-1', `x${gone}-`].sort())
 
   await mkdir(join(DATA, `${gone}-left`))
-  await start(t, { CEDALO_MC_PROXY_PORT: String(await freePort()) }).until(READY)
+  // Compose sets what is missing to an empty string.
+  await start(t, { CEDALO_MC_PROXY_PORT: String(await freePort()), DATABASE_URL: '' }).until(READY)
   t.notOk((await readdir(DATA)).includes(`${gone}-left`))
 })
 

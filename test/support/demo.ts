@@ -9,12 +9,13 @@ import { createHost, type HostOptions } from './host.js'
 import { startPostgres } from './postgres.js'
 
 const {
-  DATABASE_URL,
   CEDALO_MC_PROXY_BASE_PATH = '',
   CEDALO_MC_USERNAME: username = 'cedalo',
   CEDALO_MC_PASSWORD: password = 'secret',
   TOKENS_ENABLED
 } = process.env
+// Compose sets what is missing to an empty string.
+const DATABASE_URL = process.env.DATABASE_URL || undefined
 
 interface Keys { secret: string, session: string }
 

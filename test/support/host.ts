@@ -2,7 +2,7 @@ import formbody from '@fastify/formbody'
 import secureSession from '@fastify/secure-session'
 import websocket from '@fastify/websocket'
 import Fastify, {
-  type FastifyInstance, type FastifyReply, type FastifyRequest, type FastifyServerOptions
+  type FastifyError, type FastifyInstance, type FastifyReply, type FastifyRequest, type FastifyServerOptions
 } from 'fastify'
 import tokensPlugin, { type TokenPrincipal, type TokensPluginOptions } from '../../lib/index.js'
 import { addMetrics } from './metrics.js'
@@ -97,8 +97,9 @@ export async function createHost ({
 }
 
 // Fastify's own answer to malformed percent-encoding repeats the whole URL, which may hold a token.
-function frameworkErrors (_error: unknown, _request: FastifyRequest, reply: FastifyReply): void {
-  refuse(reply, 400, 'The URL is malformed', 'INVALID')
+function frameworkErrors ({ statusCode }: FastifyError, _request: FastifyRequest, reply: FastifyReply): void {
+  if (statusCode === 414) refuse(reply, 414, 'The URL is too long', 'INVALID')
+  else refuse(reply, 400, 'The URL is malformed', 'INVALID')
 }
 
 function setUser (request: FastifyRequest, user: TokenPrincipal): void {

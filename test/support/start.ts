@@ -2,7 +2,7 @@ import { once } from 'node:events'
 import { createServer } from 'node:net'
 
 // Printed before the slow imports.
-const port = process.env.CEDALO_MC_PROXY_PORT ?? '8088'
+const port = process.env.CEDALO_MC_PROXY_PORT || '8088'
 console.log(`Starting the demo host on port ${port} …`)
 try {
   // First, so that a port in use leaves nothing behind.
