@@ -6,11 +6,10 @@ import type { ReportRejection } from '../types.js'
 import type { Connections } from './connections.js'
 import { findCredential, restoreCredential } from './credential.js'
 import { createGuardCheck } from './host.js'
-import { originOf } from './origin.js'
 import { becomePrincipal, withdrawPrincipal } from './principal.js'
 import { keepPrivate } from './private.js'
 import { createLogCheck } from './redact-log.js'
-import { decorateState, type RequestState, stateFor, stateOf } from './request-state.js'
+import { decorateState, originOf, type RequestState, stateFor, stateOf } from './request-state.js'
 import type { SendError } from './send-error.js'
 
 interface Parts {

@@ -1,6 +1,6 @@
 import type { FastifyInstance, FastifyRequest } from 'fastify'
 import type { CachedToken } from '../tokens/cache.js'
-import type { Closable, Credential, TokenPrincipal } from '../types.js'
+import type { Closable, Credential, Origin, TokenPrincipal } from '../types.js'
 
 /** All that the plugin remembers of a request. */
 export interface RequestState {
@@ -60,4 +60,12 @@ export function stateFor (request: FastifyRequest): RequestState {
 /** Whether a request presents a credential of the plugin's, valid or not. */
 export function presentsToken (request: FastifyRequest): boolean {
   return Boolean(stateOf(request)?.credential)
+}
+
+/**
+ * The origin of a request, for events. The address is as trustworthy as the host's `trustProxy`; Unix sockets have
+ * none. The host's `genReqId` may return any type.
+ */
+export function originOf ({ ip, id }: FastifyRequest, actor: string | null): Origin {
+  return { actor, address: ip ?? null, requestId: String(id) }
 }

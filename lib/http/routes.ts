@@ -15,11 +15,9 @@ import type { Origin, TokenPrincipal } from '../types.js'
 import { requireAdmin, type Session } from './authorize.js'
 import { checkInput, deferBodyErrors } from './body.js'
 import { createLists, linkToNext, parseListQuery } from './list.js'
-import { originOf } from './origin.js'
-import { stateFor, stateOf } from './request-state.js'
+import { originOf, stateFor, stateOf } from './request-state.js'
 import { describe, describeRoute, errorsOfEvery, swaggerTransform } from './route-docs.js'
-import type { SendError } from './send-error.js'
-import { sendJson, serializeError } from './send-json.js'
+import { sendJson, type SendError, serializeError } from './send-error.js'
 import { checkVersion, mediaTypes } from './version.js'
 
 interface Parts {

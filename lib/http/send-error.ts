@@ -1,10 +1,9 @@
 import { SerializerSelector } from '@fastify/fast-json-stringify-compiler'
-import type { FastifyReply, FastifyRequest, FastifySerializerCompiler } from 'fastify'
+import type { FastifyError, FastifyReply, FastifyRequest, FastifySerializerCompiler } from 'fastify'
 import { type ErrorBody, ErrorSchema } from '../../schemas/error.js'
 import { InternalError, TokensError } from '../errors.js'
 import type { Session } from './authorize.js'
 import { presentsToken } from './request-state.js'
-import { sendAsIs } from './send-json.js'
 
 /** Responds with an error. */
 export type SendError = (request: FastifyRequest, reply: FastifyReply, error: unknown) => Promise<void>
@@ -50,4 +49,26 @@ export function createChallenge (realm: string): Challenge {
     if (statusCode === 401) return isToken ? invalid : missing
     return statusCode === 403 && isToken ? insufficient : {}
   }
+}
+
+/** Sends JSON as a string with its own serializer: the host's hooks and serializers would change an object. */
+function sendAsIs (reply: FastifyReply, json: string): FastifyReply {
+  return reply.type('application/json; charset=utf-8').serializer(asIs).send(json)
+}
+
+/** Sends what the schema of the route's 200 allows. */
+export function sendJson (reply: FastifyReply, payload: object): FastifyReply {
+  return sendAsIs(reply, reply.serializeInput(payload as Record<string, unknown>, '200') as string)
+}
+
+/** Serializes an error body of the host, or an error, as Fastify does without a schema. */
+export function serializeError (body: unknown): string {
+  if (!(body instanceof Error)) return JSON.stringify(body)
+  const { statusCode, code, error, message } = body as FastifyError & { error?: string }
+  return JSON.stringify({ statusCode, code, error, message })
+}
+
+/** The host may send another body after all, if one of its hooks has failed. */
+function asIs (payload: unknown): string {
+  return typeof payload === 'string' ? payload : JSON.stringify(payload)
 }

@@ -5,7 +5,7 @@ const slow = {
   ],
   routes: [
     'lib/http/routes.ts', 'lib/http/route-docs.ts', 'lib/http/body.ts', 'lib/http/send-error.ts',
-    'lib/http/send-json.ts', 'lib/http/version.ts', 'lib/errors.ts'
+    'lib/http/version.ts', 'lib/errors.ts'
   ],
   store: [
     'lib/store/connection.ts', 'lib/store/cancel.ts', 'lib/store/statement.ts', 'lib/store/writes.ts',
