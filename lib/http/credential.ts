@@ -42,10 +42,8 @@ function authorizationsOf ({ raw }: FastifyRequest): readonly string[] {
     found ??= []
     found.push(rawHeaders[index + 1] as string)
   }
-  if (found === undefined) return NONE
-  const { authorization } = raw.headers
-  if (authorization === undefined) return NONE
-  return authorization === found[0] ? found : [authorization]
+  if (found === undefined || raw.headers.authorization === undefined) return NONE
+  return found[0] === raw.headers.authorization ? found : [raw.headers.authorization]
 }
 
 /** Restores the request to what it would be without the plugin. */

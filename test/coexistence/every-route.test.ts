@@ -198,9 +198,12 @@ t.test('a query parser of the host that returns null for no query changes nothin
   }
 })
 
-t.test('an Authorization that the host replaces is the one that counts', async t => {
+t.test('an Authorization that the host replaces is the one that counts, and one that it deletes does not', async t => {
   const { app, addTokens, issue } = await createBareHost(t)
-  app.addHook('onRequest', async ({ raw }) => { raw.headers.authorization = raw.headers['x-real'] as string })
+  app.addHook('onRequest', async ({ raw: { headers } }) => {
+    if (headers['x-real'] === undefined) delete headers.authorization
+    else headers.authorization = String(headers['x-real'])
+  })
   await addTokens()
   app.get('/x', async request => who(request))
   const { token } = await issue()
@@ -208,6 +211,7 @@ t.test('an Authorization that the host replaces is the one that counts', async t
     const headers = { ...bearer(given), 'x-real': `Bearer ${real}` }
     t.match((await app.inject({ url: '/x', headers })).json(), { token: name })
   }
+  t.match((await app.inject({ url: '/x', headers: bearer(token) })).json(), { token: null })
 })
 
 t.test('with hook: onRequest, a user that became read-only is 500 in the body of the MMC', async t => {
