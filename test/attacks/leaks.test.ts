@@ -959,6 +959,7 @@ t.test('a token is redacted wherever it stands, except after Bearer in a header'
     t.equal(redact(header), header, 'what a host logs of its headers')
   }
   t.equal(redact(`{"query":{"a":"Bearer ${token}"}}`), '{"query":{"a":"Bearer [Redacted]"}}', 'what was a query')
+  t.equal(redact('{"country":{"token":"x"}}'), '{"country":{"token":"x"}}', 'the member of an object that is no query')
   t.end()
 })
 
