@@ -2,6 +2,7 @@ import type { FastifyInstance, FastifyReply, FastifyRequest, RouteOptions } from
 import t from 'tap'
 import { createBareHost, FORGED, inOrder, NEW_TOKEN, ORDERS, who } from '../support/bare-host.js'
 import { bearer } from '../support/build-host.js'
+import { routing } from '../support/fastify-version.js'
 
 // Hosts that do something to every route, and so to the four of the plugin.
 
@@ -186,9 +187,9 @@ t.test('a request whose handler calls callNotFound is judged once, and its token
 
 t.test('a query parser of the host that returns null for no query changes nothing for requests without a token', async t => {
   for (const none of [null, undefined]) {
-    const { app, addTokens, issue } = await createBareHost(t, {
-      querystringParser: text => (text === '' ? none : Object.fromEntries(new URLSearchParams(text))) as Record<string, string>
-    })
+    const querystringParser = (text: string): Record<string, string> =>
+      (text === '' ? none : Object.fromEntries(new URLSearchParams(text))) as Record<string, string>
+    const { app, addTokens, issue } = await createBareHost(t, routing({ querystringParser }))
     await addTokens()
     app.get('/x', async request => ({ query: request.query ?? null, ...who(request) }))
     t.strictSame((await app.inject({ url: '/x' })).json(), { query: null, user: null, token: null })

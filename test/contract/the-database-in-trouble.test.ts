@@ -270,10 +270,11 @@ t.test('a revocation that a synchronous standby holds up is not answered, howeve
   const { app, issue } = await buildHost(t, { database })
   const { hash } = await issue()
   const operator = await openClient(t, postgres.url)
-  await holdCommits(t, operator, postgres.url)
+  const probing = await holdCommits(t, operator, postgres.url)
   for (let n = 0; n < 3; n++) await t.rejects(app.tokens.revoke(hash), { code: 'MMC_TOKENS_DEADLINE' })
   await operator.query('ALTER SYSTEM RESET synchronous_standby_names')
   await operator.query('SELECT pg_reload_conf()')
+  await probing.ended
   await until(async () => (await operator.query('SELECT FROM mmc_tokens.tokens')).rows.length === 0)
 })
 
