@@ -32,11 +32,13 @@ export type Send = <Row>(query: Required<SqlQuery>, options?: SendOptions) => Pr
 /**
  * Sends single statements, whatever the defaults of the database and of the pool are. If a prepared statement is
  * lost, it is sent again unprepared, and nothing is prepared on that pool any more.
+ * @param isDirect whether no pooler is between. Poolers may not support prepared statements. A frozen one is told of no
+ * cancellation: each takes one of its connections, and comes after its client has left.
  */
-export function createSend ({ withClient }: Connection, isPrepared: boolean): Send {
-  let isNamed = isPrepared
+export function createSend ({ withClient }: Connection, isDirect: boolean): Send {
+  let isNamed = isDirect
   return async (
-    { name, ...query }, { deadline, transient = TRANSIENT, isCancelled } = {}
+    { name, ...query }, { deadline, transient = TRANSIENT, isCancelled = true } = {}
   ) => await withClient(async run => {
     for (;;) {
       const sent = isNamed ? { name, ...query } : query
@@ -48,5 +50,5 @@ export function createSend ({ withClient }: Connection, isPrepared: boolean): Se
         else throw error
       }
     }
-  }, deadline, isCancelled)
+  }, deadline, isDirect && isCancelled)
 }

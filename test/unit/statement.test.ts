@@ -1,15 +1,16 @@
 import t from 'tap'
 import type { Connection, SqlQuery } from '../../lib/store/connection.js'
-import { createSend, type Send } from '../../lib/store/statement.js'
+import { createSend } from '../../lib/store/statement.js'
 
 const QUERY = { name: 'a name', text: 'SELECT 1', values: [] }
 
 /** A way to Postgres on which each statement meets the next of these errors. */
-function create (codes: string[], isPrepared = true): { send: Send, sent: SqlQuery[], deadlines: unknown[] } {
-  const [sent, deadlines]: [SqlQuery[], unknown[]] = [[], []]
+function create (codes: string[], isDirect = true) {
+  const [sent, deadlines, cancelled]: [SqlQuery[], unknown[], unknown[]] = [[], [], []]
   const connection = {
-    async withClient (work: Parameters<Connection['withClient']>[0], deadline?: number) {
+    async withClient (work: Parameters<Connection['withClient']>[0], deadline?: number, isCancelled?: boolean) {
       deadlines.push(deadline)
+      cancelled.push(isCancelled)
       return await work(async query => {
         sent.push(query)
         const code = codes.shift()
@@ -18,7 +19,7 @@ function create (codes: string[], isPrepared = true): { send: Send, sent: SqlQue
       })
     }
   } as unknown as Connection
-  return { send: createSend(connection, isPrepared), sent, deadlines }
+  return { send: createSend(connection, isDirect), sent, deadlines, cancelled }
 }
 
 t.test("a prepared statement that the server lost, already has or can't run is sent again unprepared, and so are all after it", async t => {
@@ -52,4 +53,13 @@ t.test('any other error is thrown, unless the caller retries it', async t => {
   const { send, deadlines } = create(['23505', '40001'])
   await t.rejects(send(QUERY, { deadline: 1234, transient: ['23505'] }), { code: '40001' })
   t.strictSame(deadlines, [1234])
+})
+
+t.test('what is given up is cancelled, unless a pooler is between, which a cancellation would cost a connection', async t => {
+  for (const isDirect of [true, false]) {
+    const { send, cancelled } = create([], isDirect)
+    await send(QUERY)
+    await send(QUERY, { isCancelled: false })
+    t.strictSame(cancelled, [isDirect, false])
+  }
 })
