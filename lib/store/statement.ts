@@ -32,8 +32,8 @@ export type Send = <Row>(query: Required<SqlQuery>, options?: SendOptions) => Pr
 /**
  * Sends single statements, whatever the defaults of the database and of the pool are. If a prepared statement is
  * lost, it is sent again unprepared, and nothing is prepared on that pool any more.
- * @param isDirect whether no pooler is between. Poolers may not support prepared statements. A frozen one is told of no
- * cancellation: each takes one of its connections, and comes after its client has left.
+ * @param isDirect whether there is no pooler in between. Poolers may not support prepared statements. A cancellation
+ * takes one of their connections, and arrives after its client has left, so there nothing is cancelled.
  */
 export function createSend ({ withClient }: Connection, isDirect: boolean): Send {
   let isNamed = isDirect
