@@ -30,8 +30,8 @@ interface Parts {
   sendError: SendError
 }
 
-/** `Prefer: return=minimal` (RFC 7240 §4.2). */
-const MINIMAL = /(^|[,;])\s*return\s*=\s*("minimal"|minimal)\s*($|[,;])/i
+/** The first `return` of `Prefer`, which counts (RFC 7240 §2 and §4.2). */
+const RETURN = /(?:^|,)\s*return\s*(?:=\s*"?(\w*)"?\s*)?(?:[,;]|$)/i
 
 /**
  * The four routes, for a child that fastify-plugin does not wrap: its parsers and error handler must not be the host's.
@@ -150,7 +150,8 @@ export function createRoutes (parts: Parts) {
     }, async (request, reply) => {
       const { tokenHash } = request.params
       const isRevoked = isHash(tokenHash) && await tokens.revoke(tokenHash, originOfAdmin(request))
-      if (!MINIMAL.test(String(request.headers.prefer))) return await lists.send(reply)
+      const preference = RETURN.exec(String(request.headers.prefer))?.[1]
+      if (preference?.toLowerCase() !== 'minimal') return await lists.send(reply)
       if (!isRevoked) throw new NotFoundError()
       return await reply.code(204).header('preference-applied', 'return=minimal').send()
     })

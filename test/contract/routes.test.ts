@@ -641,7 +641,8 @@ t.test('DELETE with Prefer: return=minimal is a 204 without the list (RFC 7240);
     return answer
   }
   for (const prefer of [
-    'return=minimal', 'return="minimal"', 'RETURN=Minimal', 'respond-async, return=minimal', 'return = minimal; foo=bar'
+    'return=minimal', 'return="minimal"', 'RETURN=Minimal', 'respond-async, return=minimal', 'return = minimal; foo=bar',
+    'return=minimal, return=representation'
   ]) {
     const { statusCode, headers, body } = await revoke(prefer)
     t.strictSame(
@@ -650,7 +651,10 @@ t.test('DELETE with Prefer: return=minimal is a 204 without the list (RFC 7240);
       prefer
     )
   }
-  for (const prefer of ['', 'return=representation', 'return=minimalist', 'x-return=minimal', 'return']) {
+  for (const prefer of [
+    '', 'return=representation', 'return=minimalist', 'x-return=minimal', 'return',
+    'return=representation, return=minimal', 'foo; return=minimal'
+  ]) {
     const { statusCode, headers, body } = await revoke(prefer)
     t.strictSame([statusCode, body, headers['preference-applied']], [200, '[]', undefined], prefer)
   }
