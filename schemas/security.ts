@@ -13,7 +13,7 @@ export const securitySchemes = {
     type: 'apiKey',
     in: 'query',
     name: 'token',
-    description: 'An application token in the URL, for clients that can not send headers'
+    description: "An application token in the URL, for clients that can't send headers"
   }
 } as const
 

@@ -13,7 +13,7 @@ export function becomePrincipal (request: FastifyRequest, { token }: CachedToken
   try {
     (request as WithUser).user = toPrincipal(token)
   } catch (cause) {
-    throw new HostError('request.user has a getter and no setter, so a token can not become the user: ' +
+    throw new HostError("request.user has a getter and no setter, so a token can't become the user: " +
       'decorate it with null, or add a setter', { cause })
   }
   state.users ??= { before, after: hostUser(request) }

@@ -25,7 +25,7 @@ export interface Connection {
    * Runs `work` with a client, for at most the deadline, whatever the settings of the pool. A client that arrives too
    * late is returned unused. One that met an error, or may still be busy, is closed, which also ends its transaction.
    * @param deadline in milliseconds
-   * @param isCancelled whether Postgres is asked to cancel what `work` does when it is given up
+   * @param isCancelled whether a statement that is given up is cancelled in Postgres, too
    * @throws DeadlineError, or what `work` throws
    */
   withClient: <T>(work: (run: Run) => Promise<T>, deadline?: number, isCancelled?: boolean) => Promise<T>
@@ -191,9 +191,11 @@ function describe (config: PostgresConfig): string {
     return `${host}:${port}, database ${JSON.stringify(database)}`
   } catch (error) {
     const { path } = error as NodeJS.ErrnoException
-    if (path !== undefined) throw new OptionError(`option "postgres" names the file ${path}, which can't be read`)
+    if (path !== undefined) {
+      throw new OptionError(`option "postgres" or "listen" names the file ${path}, which can't be read`)
+    }
     // The cause would show the password.
-    throw new OptionError('option "postgres" is not a connection string that pg can read: ' +
+    throw new OptionError('option "postgres" or "listen" is not a connection string that pg can read: ' +
       'write postgres://user:password@host:5432/database, with special characters percent-encoded')
   }
 }

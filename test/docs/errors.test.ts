@@ -124,6 +124,7 @@ const walk: Record<string, (t: Test, host: Host) => Promise<string>> = {
   },
   'no secret, or a short one': async t => await startWith(t, { secret: undefined }),
   'no postgres': async t => await startWith(t, { postgres: undefined }),
+  'a password with special characters': async t => await startWith(t, { postgres: 'postgres://me:12/secret@host/mmc' }),
   'a misspelled option': async t => await startWith(t, { secrets: SECRET }),
   'Postgres is unreachable': async t => await startWith(t, { postgres: 'postgres://me@127.0.0.1:1/mmc' }),
   async 'a role without privileges' (t) {

@@ -170,12 +170,12 @@ t.test('its place is told without its password', t => {
     'nobody says which'
   )
   t.throws(() => createConnection('postgres://db.example/mmc?sslrootcert=/nowhere/ca.pem', {} as Log), {
-    code: 'MMC_TOKENS_INVALID_OPTION', message: 'option "postgres" names the file /nowhere/ca.pem, which can\'t be read'
+    code: 'MMC_TOKENS_INVALID_OPTION', message: 'option "postgres" or "listen" names the file /nowhere/ca.pem, which can\'t be read'
   })
   t.throws(() =>
     createConnection(
       'postgres://me:a/b@db.example/mmc', {} as Log
-    ), { code: 'MMC_TOKENS_INVALID_OPTION', message: /^option "postgres" is not a connection string that pg can read: write postgres:\/\// })
+    ), { code: 'MMC_TOKENS_INVALID_OPTION', message: /^option "postgres" or "listen" is not a connection string that pg can read: write postgres:\/\// })
   t.end()
 })
 
