@@ -21,7 +21,7 @@ export interface PostgresClient {
   off: (event: 'error', listener: (error: Error) => void) => unknown
 }
 
-/** The part of a `pg` `Pool` that the plugin uses. Any copy of the package will do. */
+/** The part of a `pg` `Pool` that the plugin uses. A `Pool` of any copy of `pg` fits. */
 export interface PostgresPool {
   connect: (callback: (error: unknown, client?: PostgresClient) => void) => unknown
   end: () => Promise<void>
@@ -40,10 +40,8 @@ interface PostgresSettings {
   connectionTimeoutMillis?: number | undefined
 }
 
-/**
- * A configuration for `pg`, such as `{ host, port, user, password, database, ssl, max }`; an interface, such as
- * `PoolConfig` of `pg`, has no index signature.
- */
+// A union, since an interface, such as `PoolConfig`, has no index signature.
+/** A configuration for `pg`, such as `{ host, port, user, password, database, ssl, max }`, or a `PoolConfig` of it. */
 export type PostgresConfig = PostgresSettings | PostgresSettings & { [setting: string]: unknown }
 
 /** Options of the plugin: `await app.register(tokensPlugin, options)`. */
@@ -82,9 +80,9 @@ export interface TokenEvent extends Origin {
 
 /** Counters since the process started, and gauges, for a metrics collector. */
 export interface Metrics {
-  /** Requests with a token, by result; `failed` were answered 500. */
+  /** Requests with a token, and calls of `authenticate`, by result; `failed`: a 500, or a rejection. */
   authentications: Record<'accepted' | 'unknown' | 'expired' | 'invalid' | 'several' | 'failed', number>
-  /** Requests answered from memory. */
+  /** Tokens checked from memory. */
   cacheHits: number
   /** Lookups of tokens in Postgres. */
   lookups: number

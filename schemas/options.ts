@@ -12,8 +12,8 @@ const LONGEST = 100 * 365.25 * 24 * 60 * 60
  */
 export const OptionsSchema = Type.Object({
   /**
-   * Where tokens are stored: a connection string, a configuration for `pg`, or the host's own pool, which the host
-   * ends.
+   * Where tokens are stored: a connection string with special characters percent-encoded, a configuration for `pg`, or
+   * the host's own pool, which the host ends.
    */
   postgres: Type.Unsafe<string | PostgresConfig | PostgresPool>(Type.Any({
     description: 'a connection string such as postgres://user:password@host:5432/database, ' +
@@ -21,7 +21,7 @@ export const OptionsSchema = Type.Object({
   })),
   /**
    * A direct connection to the same database, for a host whose `postgres` goes through a pooler such as PgBouncer.
-   * Migrations and notifications use it; other statements are then not prepared. Default: `postgres` is direct.
+   * Migrations and notifications use it; other statements are then not prepared. Default: none.
    */
   listen: Type.Optional(Type.Unsafe<string | PostgresConfig>(Type.Any({
     description: 'a connection string or a configuration object for pg that reaches Postgres directly, ' +
