@@ -21,7 +21,7 @@ interface Entry {
   /** When the token expires, and its claim, in milliseconds since 1970. */
   expiresAt: number
   claimExpiresAt: number
-  /** Each ends one connection; with the token as it was accepted, after so many lookups. */
+  /** Each ends one connection. `token` is as it was accepted; `after` counts the lookups that began before. */
   ends: Map<(reason: Reason) => void, { token: Readonly<Token>, after: number }>
   timer?: NodeJS.Timeout
 }

@@ -7,8 +7,8 @@ const PRIVATE = { 'cache-control': 'no-store', 'referrer-policy': 'no-referrer' 
 type WriteHead = (...args: unknown[]) => unknown
 
 /**
- * Makes the response private if the token stays out of the URL. In `writeHead`, since hooks that run later, and the
- * headers of a `Response`, would replace earlier ones. Handlers that write the response themselves, such as after
+ * Makes the response private, unless the token is restored to the URL. In `writeHead`, since hooks that run later, and
+ * the headers of a `Response`, would replace earlier ones. Handlers that write the response themselves, such as after
  * `reply.hijack()`, keep the headers that they set.
  */
 export function keepPrivate (reply: FastifyReply, state: RequestState): void {

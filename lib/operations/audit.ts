@@ -162,7 +162,7 @@ export function createAudit ({ store, onEvent, log }: Parts): Audit {
 
 /**
  * Settles as `work` does, or rejects when time is up.
- * @param isKept whether the process stays until then, since who waits has more to do
+ * @param isKept whether this keeps Node.js running, for a caller that has more to do
  */
 async function within (milliseconds: number, work: unknown, isKept = false): Promise<void> {
   let timer: NodeJS.Timeout | undefined

@@ -13,7 +13,7 @@ interface Parts {
   log: Log
 }
 
-/** Removes tokens some time after they expired, on a schedule. A close waits for the statement under way alone. */
+/** Removes tokens some time after they expired, on a schedule. `close` only waits for the statement under way. */
 export function createPurge ({ store, seconds, onPurged, log }: Parts): Task {
   const grace = seconds === undefined ? undefined : seconds * 1000
   let isClosed = false

@@ -15,9 +15,9 @@ interface CancelConnection extends pg.Connection {
 }
 
 /**
- * Asks Postgres to cancel what a client does that is given up: Postgres does not notice that it left while a statement
- * waits for a lock, and has only so many connections. Best effort, so errors are ignored: a statement that the request
- * does not reach ends when it gets its lock. There are no more of these connections than clients are given up.
+ * Asks Postgres to cancel the statement of a client that is given up. Postgres does not notice that a client left while
+ * its statement waits for a lock, and the number of its connections is limited. Best effort: errors are ignored, and a
+ * statement that this does not reach ends when it gets its lock. One short connection per client that is given up.
  */
 export function cancel (client: PostgresClient, config: PostgresConfig): void {
   const { processID, secretKey } = client as Session
@@ -42,6 +42,6 @@ function createTarget (config: PostgresConfig): Target | undefined {
   try {
     return new pg.Client(config) as unknown as Target
   } catch {
-    // A file of the connection string can't be read for a while, so that nothing can connect.
+    // A file of the connection string can't be read at the moment, so nothing can connect.
   }
 }

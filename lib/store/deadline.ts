@@ -14,7 +14,7 @@ export const DEADLINE = 900
 export async function inTime<T> (answer: Promise<T>, deadline: number): Promise<T> {
   let timer: NodeJS.Timeout | undefined
   const late = new Promise<never>((_resolve, reject) => {
-    // Not unref'ed: the caller waits, and a silent connection may not keep the process alive.
+    // Not unref'ed: the caller waits, and a silent connection might not keep Node.js running.
     timer = setTimeout(setImmediate, deadline, () => { reject(new DeadlineError(deadline)) })
   })
   return await Promise.race([answer, late]).finally(() => { clearTimeout(timer) })

@@ -63,7 +63,7 @@ export function createPostgresStore (given: PostgresStoreOptions): Store {
   const many = findWhere('hash = ANY ($1)')
   const findMany = statement<FindRow>('finds', many)
   const askServerId = statement<{ server_id: string }>('server', `SELECT ${serverIdSql} AS server_id`)
-  // After the row itself, since its time may be out of bounds; after its time alone if it is gone.
+  // After the row itself, since its time may be out of bounds; after the time in the cursor if the row is gone.
   const page = statement<Token>('page', `
     SELECT ${columns} FROM ${schema}.tokens AS token WHERE (token.issue_date, token.hash) >
       (coalesce((SELECT issue_date FROM ${schema}.tokens WHERE hash = $2), $1::timestamptz), $2)

@@ -32,8 +32,8 @@ export type Send = <Row>(query: Required<SqlQuery>, options?: SendOptions) => Pr
 /**
  * Sends single statements, whatever the defaults of the database and of the pool are. If a prepared statement is
  * lost, it is sent again unprepared, and nothing is prepared on that pool any more.
- * @param isDirect whether there is no pooler in between. Poolers may not support prepared statements. A cancellation
- * takes one of their connections, and arrives after its client has left, so there nothing is cancelled.
+ * @param isDirect whether no pooler is in between. Poolers may not support prepared statements. A cancellation would
+ * take one of their connections, and arrive after its client has left, so nothing is cancelled there.
  */
 export function createSend ({ withClient }: Connection, isDirect: boolean): Send {
   let isNamed = isDirect

@@ -74,8 +74,8 @@ export function createWrites (
   const removeToken = statement('remove', `
     DELETE FROM ${schema}.tokens WHERE hash = $1 AND ${LOCK_TIMEOUT} RETURNING hash::text, ${setOrigin('$2')}`,
   () => ({ isCancelled: false }))
-  // Not later than now: the clock of a node may be ahead. A row that is locked may be in the batch of another node, and
-  // is left to a later purge otherwise.
+  // Not later than now: the clock of a node may be ahead. A locked row is in the batch of another node, or left to a
+  // later purge.
   const purgeTokens = statement('purge', `
     DELETE FROM ${schema}.tokens WHERE ${LOCK_TIMEOUT}
       AND hash = ANY (ARRAY(SELECT hash FROM ${schema}.tokens WHERE valid_until < least($1::timestamptz, now())

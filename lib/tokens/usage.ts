@@ -20,12 +20,12 @@ export interface Usage {
   close: () => Promise<void>
 }
 
-/** `lastUsed`: collected in memory, written within 5 s in one statement for all, never backwards in time. */
+/** `lastUsed`: collected in memory, written within 5 s in batches, never backwards in time. */
 export function createUsage (store: Pick<Store, 'touch'>, log: Log): Usage {
   const waiting = new Map<string, number>()
   /**
-   * What flushes wrote, and when by the monotonic clock: a row that was read before that may still be on its way. Each
-   * flush removes what is older, so there are no more than two of them left here.
+   * What flushes wrote, and when by the monotonic clock: a row that was read before may still be on its way. Only the
+   * last two flushes are in it: each removes what is older than `READ`.
    */
   const written = new Map<string, { at: number, since: number }>()
   /** When the oldest was recorded, by the monotonic clock. */
