@@ -22,26 +22,21 @@ interface CancelConnection extends pg.Connection {
 export function cancel (client: PostgresClient, config: PostgresConfig): void {
   const { processID, secretKey } = client as Session
   if (processID == null || secretKey == null) return
-  const target = createTarget(config)
-  if (target === undefined) return
-  const { connection, host, port, ssl, sslNegotiation } = target
-  const send = (): void => { connection.cancel(processID, secretKey) }
-  connection.on('error', () => {})
-  // Encrypted as the client's own connection: the key is a secret. With "direct", pg begins with TLS by itself.
-  if (!ssl) connection.on('connect', send)
-  else if (sslNegotiation !== 'direct') connection.on('connect', () => { connection.requestSsl() })
-  connection.on('sslconnect', send)
-  if (host.startsWith('/')) connection.connect(`${host}/.s.PGSQL.${port}`)
-  else connection.connect(port, host)
-  connection.unref()
-  // Postgres closes it at once. After TLS, `stream` is another.
-  setTimeout(() => { connection.stream.destroy() }, DEADLINE).unref()
-}
-
-function createTarget (config: PostgresConfig): Target | undefined {
   try {
-    return new pg.Client(config) as unknown as Target
+    const { connection, host, port, ssl, sslNegotiation } = new pg.Client(config) as unknown as Target
+    const send = (): void => { connection.cancel(processID, secretKey) }
+    connection.on('error', () => {})
+    // Encrypted as the client's own connection: the key is a secret. With "direct", pg begins with TLS by itself.
+    if (!ssl) connection.on('connect', send)
+    else if (sslNegotiation !== 'direct') connection.on('connect', () => { connection.requestSsl() })
+    connection.on('sslconnect', send)
+    // Postgres closes it at once. After TLS, `stream` is another.
+    setTimeout(() => { connection.stream.destroy() }, DEADLINE).unref()
+    if (host.startsWith('/')) connection.connect(`${host}/.s.PGSQL.${port}`)
+    else connection.connect(port, host)
+    connection.unref()
   } catch {
-    // A file of the connection string can't be read at the moment, so nothing can connect.
+    // A file of the connection string can't be read at the moment, so nothing can connect. Or the option `stream` of
+    // the host's pool makes streams that are no sockets, and have no `unref`.
   }
 }

@@ -1,5 +1,6 @@
 import { once } from 'node:events'
 import { type AddressInfo, createServer, type Socket } from 'node:net'
+import { Duplex } from 'node:stream'
 import t, { type Test } from 'tap'
 import { cancel } from '../../lib/store/cancel.js'
 import type { PostgresClient, PostgresConfig } from '../../lib/types.js'
@@ -42,6 +43,13 @@ t.test('a session that can not be cancelled costs nothing', t => {
   for (const session of [{}, { processID: null, secretKey: null }, { processID: 5 }]) cancel(client(session), {})
   cancel(BUSY, { connectionString: 'postgres://127.0.0.1:1/mmc?sslrootcert=/nowhere/ca.pem' })
   cancel(BUSY, { host: '127.0.0.1', port: 1 })
+  t.pass('nothing is thrown')
+  t.end()
+})
+
+t.test('a stream of the host that is no socket, and has no unref, is no exception', t => {
+  const stream = (): Duplex => Object.assign(new Duplex(), { setNoDelay () {}, connect () {} })
+  cancel(BUSY, { stream })
   t.pass('nothing is thrown')
   t.end()
 })
