@@ -57,6 +57,12 @@ export function stateFor (request: FastifyRequest): RequestState {
   return decorated[STATE]
 }
 
+/** Notes that Fastify sends the response. */
+export function noteSent (request: FastifyRequest): void {
+  const state = stateOf(request)
+  if (state !== null) state.isSent = true
+}
+
 /** Whether a request presents a credential of the plugin's, valid or not. */
 export function presentsToken (request: FastifyRequest): boolean {
   return Boolean(stateOf(request)?.credential)

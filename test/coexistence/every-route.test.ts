@@ -128,7 +128,7 @@ t.test('an onSend hook of the host replaces neither no-store nor no-referrer, wh
         reply.headers({ 'cache-control': 'public, max-age=60', 'referrer-policy': 'unsafe-url' })
       }
       await inOrder(order, async () => app.addHook('onSend', onSend), addTokens)
-      app.get('/x', async () => 'x')
+      app.get('/x', async (_request, reply) => await reply.header('cache-control', 'public').send('x'))
       app.get('/stream', async () => new Response('x').body)
       app.get('/response', async () => new Response('x', { headers: { 'cache-control': 'public' } }))
       const { token } = await issue({ role: 'admin' })
