@@ -1,7 +1,6 @@
-import { SerializerSelector } from '@fastify/fast-json-stringify-compiler'
 import { type TypeBoxTypeProvider, TypeBoxValidatorCompiler } from '@fastify/type-provider-typebox'
 import { Kind, type TSchema } from '@sinclair/typebox'
-import type { FastifyError, FastifyInstance, FastifyReply, FastifyRequest, FastifySerializerCompiler } from 'fastify'
+import type { FastifyError, FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
 import {
   createTokenSchema, IssuedTokenSchema, ListQuerySchema, TokenParamsSchema, TokenSchema, TokensSchema
 } from '../../schemas/token.js'
@@ -17,7 +16,7 @@ import { checkInput, deferBodyErrors } from './body.js'
 import { createLists, linkToNext, parseListQuery } from './list.js'
 import { originOf, stateFor, stateOf } from './request-state.js'
 import { describe, describeRoute, errorsOfEvery, swaggerTransform } from './route-docs.js'
-import { sendJson, type SendError, serializeError } from './send-error.js'
+import { createSendJson, type SendError, serializeAny } from './send-error.js'
 import { checkVersion, mediaTypes } from './version.js'
 
 interface Parts {
@@ -42,6 +41,9 @@ export function createRoutes (parts: Parts) {
   const createToken = createTokenSchema(roles)
   const served = mediaTypes(versions)
   const every = errorsOfEvery(served)
+  const sendIssued = createSendJson(IssuedTokenSchema)
+  const sendToken = createSendJson(TokenSchema)
+  const sendTokens = createSendJson(TokensSchema)
 
   /** Checks all but the body, in the order of the contract, once the host has restored its session. */
   async function checkRequest (request: FastifyRequest): Promise<void> {
@@ -59,9 +61,8 @@ export function createRoutes (parts: Parts) {
     const app = host.withTypeProvider<TypeBoxTypeProvider>()
     // The host's compilers may be for schemas of another kind, such as zod. It may add schemas to every route.
     app.setValidatorCompiler<TSchema>(route => Kind in route.schema ? TypeBoxValidatorCompiler(route) : acceptAny)
-    const compile = SerializerSelector()() as FastifySerializerCompiler<unknown>
-    // The plugin's errors are strings. Those of the host, of any shape, would not fit the schemas.
-    app.setSerializerCompiler(route => Number(route.httpStatus) < 400 ? compile(route) : serializeError)
+    // The plugin sends strings. Bodies of the host, of any shape, would not fit the schemas.
+    app.setSerializerCompiler(() => serializeAny)
     // The host's formatter may be for the errors of another validator. The message is made later.
     app.setSchemaErrorFormatter(() => new Error())
     deferBodyErrors(host)
@@ -88,7 +89,7 @@ export function createRoutes (parts: Parts) {
       if (query.limit === undefined) return await lists.send(reply, filter)
       const { page, last } = await lists.takePage(Number(query.limit), filter)
       if (last !== undefined) reply.header('link', linkToNext(query, last))
-      return sendJson(reply, page)
+      return sendTokens(reply, page)
     })
 
     app.post('/api/tokens', {
@@ -112,7 +113,7 @@ export function createRoutes (parts: Parts) {
       const { name, role, validUntil } = request.body
       const origin = originOfAdmin(request)
       const issued = await tokens.issue({ name, role, validUntil, requestedBy: origin.actor }, Date.now(), origin)
-      return sendJson(reply, issued)
+      return sendIssued(reply, issued)
     })
 
     app.get('/api/tokens/:tokenHash', {
@@ -129,7 +130,7 @@ export function createRoutes (parts: Parts) {
       const { tokenHash } = request.params
       const token = isHash(tokenHash) ? await tokens.get(tokenHash) : null
       if (token === null) throw new NotFoundError()
-      return sendJson(reply, token)
+      return sendToken(reply, token)
     })
 
     app.delete('/api/tokens/:tokenHash', {

@@ -1,4 +1,5 @@
 import { SerializerSelector } from '@fastify/fast-json-stringify-compiler'
+import type { TSchema } from '@sinclair/typebox'
 import type { FastifyError, FastifyReply, FastifyRequest, FastifySerializerCompiler } from 'fastify'
 import { type ErrorBody, ErrorSchema } from '../../schemas/error.js'
 import { InternalError, TokensError } from '../errors.js'
@@ -13,8 +14,7 @@ export type SendError = (request: FastifyRequest, reply: FastifyReply, error: un
  * and serializers would each change it. An unexpected error is logged, and the client gets a 500.
  */
 export function createSendError (realm: string, session: Session): SendError {
-  const compile = SerializerSelector()() as FastifySerializerCompiler<unknown>
-  const serialize = compile({ schema: ErrorSchema, method: '', url: '' })
+  const serialize = createSerialize(ErrorSchema)
   const challenge = createChallenge(realm)
 
   return async (request, reply, error) => {
@@ -56,13 +56,19 @@ function sendAsIs (reply: FastifyReply, json: string): FastifyReply {
   return reply.type('application/json; charset=utf-8').serializer(asIs).send(json)
 }
 
-/** Sends what the schema of the route's 200 allows. */
-export function sendJson (reply: FastifyReply, payload: object): FastifyReply {
-  return sendAsIs(reply, reply.serializeInput(payload as Record<string, unknown>, '200') as string)
+/** Sends what this schema allows, whatever schemas the host gives to the route. */
+export function createSendJson (schema: TSchema): (reply: FastifyReply, payload: object) => FastifyReply {
+  const serialize = createSerialize(schema)
+  return (reply, payload) => sendAsIs(reply, serialize(payload))
 }
 
-/** Serializes an error body of the host, or an error, as Fastify does without a schema. */
-export function serializeError (body: unknown): string {
+function createSerialize (schema: TSchema): (payload: unknown) => string {
+  const compile = SerializerSelector()() as FastifySerializerCompiler<unknown>
+  return compile({ schema, method: '', url: '' })
+}
+
+/** Serializes a body of the host, or an error, as Fastify does without a schema. */
+export function serializeAny (body: unknown): string {
   if (!(body instanceof Error)) return JSON.stringify(body)
   const { statusCode, code, error, message } = body as FastifyError & { error?: string }
   return JSON.stringify({ statusCode, code, error, message })

@@ -83,6 +83,27 @@ t.test('a host may add schemas of its own, and references to them, to every rout
   t.equal(await post({}), 400)
 })
 
+t.test('a host that changes or removes the response schemas of every route changes no answer of the four routes', async t => {
+  const changes: Array<(responses: Record<string, unknown>) => object | undefined> = [
+    () => undefined,
+    ({ 200: schema, ...others }) => ({ '2xx': schema, ...others }),
+    ({ 200: schema, ...others }) => ({ 200: { content: { 'application/json': { schema } } }, ...others })
+  ]
+  for (const change of changes) {
+    const { app, addTokens, issue } = await createBareHost(t)
+    app.addHook('onRoute', ({ schema }) => {
+      if (schema?.response) schema.response = change(schema.response as Record<string, unknown>)
+    })
+    await addTokens()
+    const { token, hash } = await issue({ role: 'admin' })
+    const headers = bearer(token)
+    const created = await app.inject({ method: 'POST', url: '/api/tokens', headers, payload: NEW_TOKEN })
+    t.strictSame(Object.keys(created.json<object>()), ['token', ...MEMBERS])
+    t.match((await app.inject({ url: `/api/tokens/${hash}`, headers })).json(), { hash })
+    t.match((await app.inject({ url: '/api/tokens?limit=1', headers })).json(), [{ hash }])
+  }
+})
+
 t.test('what a host changes in the options of one route changes no other, in this host and the next', async t => {
   const seen = async (prepare: (route: RouteOptions) => void): Promise<string[]> => {
     const { app, addTokens } = await createBareHost(t)
