@@ -1,4 +1,5 @@
 import { isUtf8 } from 'node:buffer'
+import { TypeBoxValidatorCompiler } from '@fastify/type-provider-typebox'
 import type { TObject } from '@sinclair/typebox'
 import type { FastifyInstance, FastifyRequest } from 'fastify'
 import { InvalidError, mustBe, type TokensError, UnsupportedMediaTypeError } from '../errors.js'
@@ -50,15 +51,24 @@ function isJson (contentType: string): boolean {
     [...contentType.matchAll(CHARSETS)].every(([, , charset = '']) => /^(utf-?8|us-ascii)$/i.test(charset))
 }
 
+type Validate = (value: unknown) => { value?: unknown, error?: Array<{ instancePath: string }> }
+
 /**
- * Throws the error that parsing or validation left for later.
- * @throws UnsupportedMediaTypeError, InvalidError, which names the property and what it must be
+ * Makes a hook that checks the body or the query, and throws the error that parsing left for later: InvalidError, which
+ * names the property and what it must be, or UnsupportedMediaTypeError. Fastify's own validation runs before the other
+ * checks, by whatever schema the host gives to the route.
  */
-export function checkInput ({ body, validationError }: FastifyRequest, schema: TObject): void {
-  if (body instanceof Unreadable) throw body.reason
-  if (validationError === undefined) return
-  const [error] = validationError.validation as [{ instancePath: string }]
-  const property = error.instancePath.slice(1)
-  const properties: Record<string, { description?: string }> = schema.properties
-  throw mustBe(property === '' ? 'The body' : property, properties[property] ?? schema)
+export function createInputCheck (part: 'body' | 'query', schema: TObject) {
+  const validate = TypeBoxValidatorCompiler({ schema, method: '', url: '', httpPart: part }) as Validate
+  return async (request: FastifyRequest): Promise<void> => {
+    const given = request[part]
+    if (given instanceof Unreadable) throw given.reason
+    const { value, error: [error] = [] } = validate(given)
+    if (error !== undefined) {
+      const property = error.instancePath.slice(1)
+      const properties: Record<string, { description?: string }> = schema.properties
+      throw mustBe(property === '' ? 'The body' : property, properties[property] ?? schema)
+    }
+    request[part] = value
+  }
 }
