@@ -103,7 +103,7 @@ export function createPostgresStore (given: PostgresStoreOptions): Store {
     async start (cache, onEventsWaiting, others = []) {
       startBy = performance.now() + START_TIMEOUT
       await bringUpToDate(direct, options, startBy)
-      if (direct !== connection) await bringUpToDate(connection, { ...options, migrate: false }, startBy)
+      if (direct !== connection) await bringUpToDate(connection, { ...options, migrate: false }, startBy, false)
       listener ??= createListener({
         connection: direct,
         beats,

@@ -382,7 +382,9 @@ t.test('the kernel probes the connections to Postgres, so that one whose other e
  * Stands before the server at `url` and takes each connection at once, but hands it on when `wait` resolves, which is
  * given its number; `false` ends it.
  */
-async function createDoor (t: Test, url: string, wait: (number: number) => Promise<boolean>): Promise<string> {
+async function createDoor (
+  t: Test, url: string, wait: (number: number) => Promise<boolean>, onData = (_bytes: Buffer): void => {}
+): Promise<string> {
   const { user, password, database, host, port } = new pg.Client(url)
   const sockets = new Set<Socket>()
   let count = 0
@@ -395,7 +397,7 @@ async function createDoor (t: Test, url: string, wait: (number: number) => Promi
       }
       const upstream = host.startsWith('/') ? connect(`${host}/.s.PGSQL.${port}`) : connect(port, host)
       sockets.add(upstream.on('error', () => {}))
-      client.pipe(upstream).pipe(client)
+      client.on('data', onData).pipe(upstream).pipe(client)
     }, () => {})
   }).listen(0, '127.0.0.1')
   await once(server, 'listening')
@@ -475,6 +477,24 @@ t.test('two connections, a pooler and a direct one, have 5 s together', async t 
     })
   })
   t.ok(took < 7500, `${took} ms, where one after the other would take 8 s`)
+})
+
+t.test('no request to cancel passes a pooler, where it may hit the statement of another client, at the start either', async t => {
+  const database = await createDatabase(t)
+  const { url, schema } = database
+  await buildHost(t, { database })
+  const other = new pg.Client(url)
+  await other.connect()
+  t.teardown(() => other.end())
+  let [connections, requests] = [0, 0]
+  const pooler = await createDoor(t, url, async number => {
+    connections = number
+    if (number < 3) await other.query(number === 1 ? `BEGIN; LOCK TABLE ${schema}.migrations` : 'ROLLBACK')
+    return true
+  }, bytes => { if (bytes.length === 16 && bytes.readInt32BE(4) === 80877102) requests++ })
+  await buildHost(t, { tokens: { postgres: pooler, listen: url, schema } })
+  t.ok(connections > 1, 'the first was given up')
+  t.equal(requests, 0)
 })
 
 function createPool (t: Test, config: pg.PoolConfig): { pool: pg.Pool, ended: () => number } {
