@@ -11,6 +11,8 @@ import type { Usage } from './usage.js'
 
 /** Digests whose signature was verified. */
 const VERIFIED_SIZE = 10_000
+/** How long an answer of Postgres may take to be read, in milliseconds: the bound of every promise about revocation. */
+const LONGEST_LOOKUP = 2000
 
 /** Why a credential is refused. Clients see one answer for all; the reason is for the log. */
 export interface Refusal {
@@ -102,9 +104,16 @@ export function createTokens (parts: Parts): Tokens {
   }
 
   async function find (hash: string, claimExpiresAt: number): Promise<CachedToken | null> {
-    counts.lookups++
-    const token = await store.find(hash)
-    return token && toCachedToken(usage.apply(token), claimExpiresAt)
+    for (;;) {
+      counts.lookups++
+      const [asked, askedDate] = [performance.now(), Date.now()]
+      const token = await store.find(hash)
+      if (token === null) return null
+      // Otherwise the process was stopped before it read the answer, and the token may have been revoked since.
+      if (performance.now() - asked < LONGEST_LOOKUP && Date.now() - askedDate < LONGEST_LOOKUP) {
+        return toCachedToken(usage.apply(token), claimExpiresAt)
+      }
+    }
   }
 
   function mint ({ name, role, validUntil }: CreateToken, now: number): ReturnType<Tokens['mint']> {

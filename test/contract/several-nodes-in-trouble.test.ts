@@ -320,5 +320,25 @@ t.test('a node process that is stopped while a token is revoked refuses it when 
   t.equal(status, 401)
 })
 
+t.test('a node process that is stopped while it looks a token up refuses it if it was revoked meanwhile', { buffered: true }, async t => {
+  const { url } = await createSeparateDatabase(t)
+  const proxy = await createProxy(t, url)
+  const [other, node] = await Promise.all([startNode(t, url), startNode(t, proxy.url)])
+  const { token, hash } = await other.issue('stopped')
+  proxy.delay(500)
+  const using = node.use(token)
+  // The row is read by then, and arrives while the process is stopped.
+  await sleep(200)
+  node.kill('SIGSTOP')
+  await other.revoke(hash)
+  await sleep(2000)
+  proxy.delay(0)
+  node.kill('SIGCONT')
+  t.not((await using).status, 200)
+  let status = 500
+  while (status === 500) status = (await node.use(token)).status
+  t.equal(status, 401)
+})
+
 // At the end of the file, so that those that say "buffered" run beside each other, and all others alone.
 t.jobs = 3

@@ -10,6 +10,8 @@ interface Rules {
   calls: string[]
   trust: (yes: boolean) => void
   fail: (yes: boolean) => void
+  /** What happens, one after the other, between a row being read and its arrival. */
+  meanwhile: Array<() => unknown>
 }
 
 const encode = (text: string): string => Buffer.from(text).toString('base64url')
@@ -18,6 +20,7 @@ const encode = (text: string): string => Buffer.from(text).toString('base64url')
 function createRules (): Rules {
   const rows = new Map<string, Token>()
   const calls: string[] = []
+  const meanwhile: Rules['meanwhile'] = []
   let [isTrusted, isFailing] = [true, false]
   const ask = (what: string): void => {
     calls.push(what)
@@ -32,7 +35,9 @@ function createRules (): Rules {
     },
     async find (hash: string) {
       ask('find')
-      return rows.get(hash) ?? null
+      const row = rows.get(hash) ?? null
+      await meanwhile.shift()?.()
+      return row
     },
     async * list () { yield [...rows.values()] },
     async remove (hash: string) {
@@ -67,7 +72,14 @@ function createRules (): Rules {
     issuer: 'cedalo',
     roles: ['viewer']
   })
-  return { tokens, rows, calls, trust: yes => { isTrusted = yes }, fail: yes => { isFailing = yes } }
+  return {
+    tokens,
+    rows,
+    calls,
+    trust: yes => { isTrusted = yes },
+    fail: yes => { isFailing = yes },
+    meanwhile
+  }
 }
 
 /** A token that is good from 10.25 s to 20 s. */
@@ -196,6 +208,24 @@ t.test('a token is refused from its revocation on, even if the store could not c
   t.equal(await tokens.revoke(credential.hash), false)
   t.strictSame(calls, ['remove', 'report', 'remove'], 'of what was not there nobody is told')
 })
+
+for (const [what, clock] of [['clock', performance], ['wall clock', Date]] as const) {
+  t.test(`a row that took two seconds to arrive, by the ${what}, is read again: the process was stopped, and the token may be gone`, async t => {
+    const rules = createRules()
+    const { tokens, rows, calls, meanwhile } = rules
+    const credential = await issueOne(rules)
+    const now = clock.now.bind(clock)
+    let passed = 0
+    t.intercept(clock, 'now', { value: () => now() + passed })
+    calls.length = 0
+    meanwhile.push(() => { passed += 2000 }, () => {
+      passed += 2000
+      rows.clear()
+    })
+    t.equal(reasonOf(await tokens.authenticate(credential, 11_000)), 'unknown or revoked')
+    t.strictSame(calls, ['verify', 'find', 'find', 'find'])
+  })
+}
 
 t.test('a record and the list have the latest use; an invalid hash never reaches the store', async t => {
   const rules = createRules()
