@@ -11,6 +11,8 @@ import type { Usage } from './usage.js'
 
 /** Digests whose signature was verified. */
 const VERIFIED_SIZE = 10_000
+/** Hashes that this node revoked last: more than it can revoke while a lookup is under way. */
+const REVOKED_SIZE = 10_000
 /** How long an answer of Postgres may take to be read, in milliseconds: the bound of every promise about revocation. */
 const LONGEST_LOOKUP = 2000
 
@@ -82,6 +84,8 @@ export function createTokens (parts: Parts): Tokens {
   const counts: Counts = { authentications, cacheHits: 0, lookups: 0 }
   /** When the claims of a verified credential expire, by its digest. No change of its row affects them. */
   const verified = new LruMap<number>(VERIFIED_SIZE)
+  /** When a revocation by this node was answered, by the monotonic clock. */
+  const revoked = new LruMap<number>(REVOKED_SIZE)
 
   function decide (known: CachedToken | null, now: number, isAgain: boolean): Outcome {
     if (known === null) return UNKNOWN
@@ -108,8 +112,9 @@ export function createTokens (parts: Parts): Tokens {
       counts.lookups++
       const [asked, askedDate] = [performance.now(), Date.now()]
       const token = await store.find(hash)
-      if (token === null) return null
-      // Otherwise the process was stopped before it read the answer, and the token may have been revoked since.
+      // The row may have been read before this node revoked it.
+      if (token === null || asked <= (revoked.get(hash) ?? -Infinity)) return null
+      // Otherwise the process was stopped before it read the answer, and others may have revoked the token since.
       if (performance.now() - asked < LONGEST_LOOKUP && Date.now() - askedDate < LONGEST_LOOKUP) {
         return toCachedToken(usage.apply(token), claimExpiresAt)
       }
@@ -176,6 +181,7 @@ export function createTokens (parts: Parts): Tokens {
       const hash = parseHash(given)
       try {
         const wasRemoved = await store.remove(hash, origin)
+        revoked.set(hash, performance.now())
         cache.forget(hash)
         connections.end(hash)
         if (wasRemoved) audit.report()

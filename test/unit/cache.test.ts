@@ -400,8 +400,9 @@ t.test(`in ${RACES} races of lookups and revocations a token is never accepted a
   const database = await createSeparateDatabase(t)
   t.strictSame(await violations(t, database, store =>
     createCache(store.isTrusted, () => performance.now()), races => races >= RACES), [0, 0])
-  await violations(t, database, createNaiveCache, (_races, there, elsewhere) => there > 0 && elsewhere > 0)
-  t.pass('a naive cache does so where it was revoked, and elsewhere')
+  // Where it was revoked, the rules know that.
+  await violations(t, database, createNaiveCache, (_races, _there, elsewhere) => elsewhere > 0)
+  t.pass('a naive cache does so elsewhere')
 })
 
 /** How long after a token died elsewhere a node may still accept it, in milliseconds. */

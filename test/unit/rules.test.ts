@@ -12,6 +12,8 @@ interface Rules {
   fail: (yes: boolean) => void
   /** What happens, one after the other, between a row being read and its arrival. */
   meanwhile: Array<() => unknown>
+  /** A change was notified. */
+  forget: (hash: string) => void
 }
 
 const encode = (text: string): string => Buffer.from(text).toString('base64url')
@@ -78,7 +80,8 @@ function createRules (): Rules {
     calls,
     trust: yes => { isTrusted = yes },
     fail: yes => { isFailing = yes },
-    meanwhile
+    meanwhile,
+    forget: cache.forget
   }
 }
 
@@ -226,6 +229,14 @@ for (const [what, clock] of [['clock', performance], ['wall clock', Date]] as co
     t.strictSame(calls, ['verify', 'find', 'find', 'find'])
   })
 }
+
+t.test('a row that was read before this node revoked the token is refused, however often it was read before', async t => {
+  const rules = createRules()
+  const { tokens, meanwhile, forget } = rules
+  const credential = await issueOne(rules)
+  meanwhile.push(() => { forget(credential.hash) }, async () => { await tokens.revoke(credential.hash) })
+  t.equal(reasonOf(await tokens.authenticate(credential, 11_000)), 'unknown or revoked')
+})
 
 t.test('a record and the list have the latest use; an invalid hash never reaches the store', async t => {
   const rules = createRules()
