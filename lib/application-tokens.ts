@@ -1,5 +1,5 @@
 import type { FastifyRequest } from 'fastify'
-import { InternalError, NotEnabledError, SignalError } from './errors.js'
+import { InternalError, NotEnabledError, SignalError, TokensDisabledError } from './errors.js'
 import { toPrincipal } from './http/authorize.js'
 import type { Connections } from './http/connections.js'
 import { stateOf } from './http/request-state.js'
@@ -8,7 +8,7 @@ import type { Audit } from './operations/audit.js'
 import type { CachedToken } from './tokens/cache.js'
 import { parseActor } from './tokens/new-token.js'
 import { type Outcome, type Tokens, UNKNOWN_ORIGIN } from './tokens/tokens.js'
-import type { ApplicationTokens, Credential, Metrics, Store, Token } from './types.js'
+import type { ApplicationTokens, Closable, Credential, Metrics, Store, Token } from './types.js'
 
 interface Parts {
   tokens: Tokens
@@ -23,8 +23,8 @@ interface Parts {
 /** Builds `app.tokens`. */
 export function createApplicationTokens (parts: Parts): ApplicationTokens {
   const { tokens, connections, audit, lifecycle, store, usage, requireRole } = parts
-  /** The results of `authenticate`. */
-  const results = new WeakMap<object, CachedToken>()
+  /** The results of `authenticate`, and how often tokens were disabled before. */
+  const results = new WeakMap<object, { cached: CachedToken, disables: number }>()
 
   function requireEnabled (): void {
     if (!lifecycle.isEnabled) throw new NotEnabledError()
@@ -43,8 +43,14 @@ export function createApplicationTokens (parts: Parts): ApplicationTokens {
   function signalOf (request: FastifyRequest): AbortSignal | null {
     const state = stateOf(request)
     if (!state?.accepted) return null
-    state.signal ??= connections.signal(state.accepted.cached, state.accepted.response)
+    state.signal ??= open(state.accepted, state.accepted.response)
     return state.signal
+  }
+
+  function open ({ cached, disables }: { cached: CachedToken, disables: number }, closable: Closable): AbortSignal {
+    // Tokens may have been enabled again since.
+    if (disables !== lifecycle.disables) return AbortSignal.abort(new TokensDisabledError())
+    return connections.signal(cached, closable)
   }
 
   return {
@@ -70,13 +76,13 @@ export function createApplicationTokens (parts: Parts): ApplicationTokens {
       tokens.count('accepted')
       const { token } = outcome
       const result = { user: toPrincipal(token), token }
-      results.set(result, outcome)
+      results.set(result, { cached: outcome, disables: lifecycle.disables })
       return result
     },
     signal (of, closable) {
-      const cached = results.get(of)
-      if (cached === undefined) return signalOf(of as FastifyRequest)
-      if (closable !== undefined) return connections.signal(cached, closable)
+      const accepted = results.get(of)
+      if (accepted === undefined) return signalOf(of as FastifyRequest)
+      if (closable !== undefined) return open(accepted, closable)
       throw new SignalError('signal(result, closable) requires an object that emits "close", such as the socket, ' +
         'to release the signal')
     },

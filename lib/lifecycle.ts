@@ -10,6 +10,8 @@ interface Steps {
 /** Whether tokens work in this process. */
 export interface Lifecycle {
   readonly isEnabled: boolean
+  /** How often tokens were disabled. */
+  readonly disables: number
   /**
    * Concurrent calls share one start. Stays disabled if it fails.
    * @throws NotEnabledError once the host closes
@@ -23,11 +25,13 @@ export interface Lifecycle {
 export function createLifecycle ({ start, stop }: Steps): Lifecycle {
   let isWanted = false
   let isEnabled = false
+  let disables = 0
   let starting: Promise<void> | undefined
   let closing: Promise<void> | undefined
 
   function disable (): void {
     isWanted = isEnabled = false
+    disables++
   }
 
   async function close (): Promise<void> {
@@ -39,6 +43,7 @@ export function createLifecycle ({ start, stop }: Steps): Lifecycle {
 
   return {
     get isEnabled () { return isEnabled },
+    get disables () { return disables },
     async enable () {
       if (closing !== undefined) throw new NotEnabledError()
       isWanted = true

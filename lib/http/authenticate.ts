@@ -15,6 +15,8 @@ import type { SendError } from './send-error.js'
 interface Parts {
   tokens: Pick<Tokens, 'authenticate' | 'count' | 'recognize'>
   isEnabled: () => boolean
+  /** How often tokens were disabled. */
+  disables: () => number
   hook: 'preHandler' | 'onRequest'
   queryParameter: string | false
   audit: { reportRejection: ReportRejection }
@@ -46,7 +48,8 @@ const CHANGED: Refusal = { refused: 'invalid', reason: 'its name or role changed
  * if the request also has a valid session. A request without a credential is not changed.
  */
 export function addAuthentication (app: FastifyInstance, parts: Parts): void {
-  const { tokens, isEnabled, hook, queryParameter, audit, expiryHeader, sendError, connections, prefix = '' } = parts
+  const { tokens, isEnabled, disables, audit, connections, sendError } = parts
+  const { hook, queryParameter, expiryHeader, prefix = '' } = parts
   const fourRoutes = [`${prefix}/api/tokens`, `${prefix}/api/tokens/:tokenHash`]
   const find = (request: FastifyRequest): void => { findCredential(request, queryParameter, tokens.recognize) }
   const checkLog = createLogCheck(app.log, queryParameter)
@@ -152,7 +155,7 @@ export function addAuthentication (app: FastifyInstance, parts: Parts): void {
     const { token, httpDate } = cached
     const state = stateOf(request) as RequestState
     request.applicationToken = token
-    state.accepted = { cached, response: reply.raw }
+    state.accepted = { cached, response: reply.raw, disables: disables() }
     if (expiryHeader) {
       reply.header(EXPIRY_HEADER, httpDate)
       // For a response that a handler writes itself, such as after `reply.hijack()`.

@@ -16,8 +16,8 @@ export interface RequestState {
   isSent: boolean
   /** `request.user` before it became the token's principal, and after. */
   users: { before: unknown, after: unknown } | null
-  /** The token that was accepted, and the response, whose `close` ends the request. */
-  accepted: { cached: CachedToken, response: Closable } | null
+  /** The token that was accepted; the response, whose `close` ends the request; how often tokens were disabled then. */
+  accepted: { cached: CachedToken, response: Closable, disables: number } | null
   /** The signal that the host asked for. */
   signal: AbortSignal | null
   /** The admin who calls one of the four routes. */

@@ -453,6 +453,7 @@ async function createHooked (
   })
   const recognize = (secret: string) => secret.startsWith('our') ? { secret, hash: secret } : null
   addAuthentication(app, {
+    disables: () => 0,
     tokens: { recognize, authenticate: () => decide(), count (result) { counts[result]++ } },
     isEnabled: () => isEnabled,
     hook,
@@ -667,6 +668,7 @@ t.test("a guard in onRequest, before the plugin's hook, is reported as well", as
   t.teardown(() => early.close())
   early.addHook('onRequest', async (_request, reply) => { await reply.code(401).send('the guard') })
   addAuthentication(early, {
+    disables: () => 0,
     tokens: { recognize: (secret: string) => ({ secret, hash: secret }) } as unknown as Tokens,
     isEnabled: () => true,
     hook: 'preHandler',
@@ -690,6 +692,7 @@ t.test('the plugin adds one preHandler hook, and with hook: onRequest another on
     const app = Fastify()
     const added = t.capture(app, 'addHook')
     addAuthentication(app, {
+      disables: () => 0,
       tokens: {} as unknown as Tokens,
       isEnabled: () => true,
       hook,

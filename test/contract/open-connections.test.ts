@@ -50,6 +50,11 @@ async function startNode (t: Test, { url, schema }: Database, options = {}): Pro
     return await reply.send(stream)
   })
   app.get('/ask', async request => ask(request) === app.tokens.signal(request))
+  app.get('/toggle', async request => {
+    await app.tokens.disable()
+    await app.tokens.enable()
+    return codeOf(ask(request) as AbortSignal)
+  })
   app.get('/plain', async () => 'plain')
   app.get('/hijacked', (request, reply) => {
     ask(request)
@@ -189,6 +194,15 @@ t.test('disable() aborts all signals and cuts all upgraded connections of tokens
   await node.app.tokens.disable()
   t.strictSame(open.map(({ signal }) => codeOf(signal)), ['MMC_TOKENS_DISABLED', 'MMC_TOKENS_DISABLED'])
   await Promise.all([...open.map(async ({ ended }) => await ended), once(socket, 'close')])
+})
+
+t.test('a signal that is asked for after disable() has aborted, even if tokens were enabled again', async t => {
+  const node = await startNode(t, await createDatabase(t))
+  const { token } = await issue(node)
+  const { tokens } = node.app
+  const answer = await tokens.authenticate(token)
+  t.equal((await node.app.inject({ url: '/toggle', headers: bearer(token) })).body, 'MMC_TOKENS_DISABLED')
+  t.equal(codeOf(tokens.signal(answer as never, new EventEmitter()) as AbortSignal), 'MMC_TOKENS_DISABLED')
 })
 
 t.test('a request has one signal, and none without a token', async t => {
