@@ -63,9 +63,8 @@ export async function bringUpToDate (
   }
 
   async function apply (run: Run): Promise<void> {
-    // Each statement must see what the previous node has committed.
-    await run({ text: 'BEGIN ISOLATION LEVEL READ COMMITTED' })
-    await run({ text: SETTINGS })
+    // Each statement must see what the previous node has committed. In one message, or a timeout may end it in between.
+    await run({ text: `BEGIN ISOLATION LEVEL READ COMMITTED; ${SETTINGS}` })
     await run({ text: 'SELECT pg_advisory_xact_lock(hashtext($1))::text', values: [`mmc_tokens.${schema}`] })
     const find = { text: 'SELECT (to_regnamespace($1) IS NOT NULL)::text AS exists', values: [quoted] }
     const [found] = await run(find) as [{ exists: string }]

@@ -752,6 +752,13 @@ t.test('a node waits its turn to migrate, however short the timeouts of its role
   t.ok((await booting).app.tokens.enabled)
 })
 
+t.test('a node far from Postgres migrates, however short the timeouts of its role', async t => {
+  const database = await createWith(t, { idle_in_transaction_session_timeout: '50ms' })
+  const proxy = await createProxy(t, database.url)
+  proxy.delay(100)
+  t.ok((await buildHost(t, { database, tokens: { postgres: proxy.url } })).app.tokens.enabled)
+})
+
 t.test('a row that is locked for longer than the timeouts of the role is waited for within the deadline', { skip }, async t => {
   for (const setting of ['lock_timeout', 'statement_timeout']) {
     const database = await createWith(t, { [setting]: '40ms' })
