@@ -1,7 +1,7 @@
 import { Readable } from 'node:stream'
 import type { FastifyReply } from 'fastify'
 import { type ListQuery, ListQuerySchema } from '../../schemas/token.js'
-import { mustBe } from '../errors.js'
+import { mustBe, rethrow } from '../errors.js'
 import { parseTime } from '../tokens/new-token.js'
 import type { Tokens } from '../tokens/tokens.js'
 import type { Filter, Token } from '../types.js'
@@ -52,7 +52,7 @@ export function createLists ({ list }: Pick<Tokens, 'list'>) {
      */
     async send (reply: FastifyReply, filter: Filter = {}): Promise<FastifyReply> {
       const pages = list(filter, Date.now())[Symbol.asyncIterator]()
-      const first = await pages.next()
+      const first = await pages.next().catch(rethrow)
       return reply.type('application/json; charset=utf-8').send(Readable.from(toJson(first, pages)))
     },
 

@@ -4,7 +4,7 @@ import {
   createTokenSchema, IssuedTokenSchema, ListQuerySchema, TokenParamsSchema, TokenSchema, TokensSchema
 } from '../../schemas/token.js'
 import {
-  ConflictError, InvalidError, mustBe, NotEnabledError, NotFoundError, TokensError, TooLargeError,
+  ConflictError, InvalidError, mustBe, NotEnabledError, NotFoundError, rethrow, TokensError, TooLargeError,
   UnsupportedMediaTypeError
 } from '../errors.js'
 import { isHash } from '../tokens/jwt.js'
@@ -83,7 +83,7 @@ export function createRoutes (parts: Parts) {
     }, async ({ query }, reply) => {
       const filter = parseListQuery(query)
       if (query.limit === undefined) return await lists.send(reply, filter)
-      const { page, last } = await lists.takePage(Number(query.limit), filter)
+      const { page, last } = await lists.takePage(Number(query.limit), filter).catch(rethrow)
       if (last !== undefined) reply.header('link', linkToNext(query, last))
       return sendTokens(reply, page)
     })
@@ -107,7 +107,8 @@ export function createRoutes (parts: Parts) {
     }, async (request, reply) => {
       const { name, role, validUntil } = request.body
       const origin = originOfAdmin(request)
-      const issued = await tokens.issue({ name, role, validUntil, requestedBy: origin.actor }, Date.now(), origin)
+      const token = { name, role, validUntil, requestedBy: origin.actor }
+      const issued = await tokens.issue(token, Date.now(), origin).catch(rethrow)
       return sendIssued(reply, issued)
     })
 
@@ -123,7 +124,7 @@ export function createRoutes (parts: Parts) {
       }
     }, async (request, reply) => {
       const { tokenHash } = request.params
-      const token = isHash(tokenHash) ? await tokens.get(tokenHash) : null
+      const token = isHash(tokenHash) ? await tokens.get(tokenHash).catch(rethrow) : null
       if (token === null) throw new NotFoundError()
       return sendToken(reply, token)
     })
@@ -145,7 +146,7 @@ export function createRoutes (parts: Parts) {
       }
     }, async (request, reply) => {
       const { tokenHash } = request.params
-      const isRevoked = isHash(tokenHash) && await tokens.revoke(tokenHash, originOfAdmin(request))
+      const isRevoked = isHash(tokenHash) && await tokens.revoke(tokenHash, originOfAdmin(request)).catch(rethrow)
       const preference = RETURN.exec(String(request.headers.prefer))?.[1]
       if (preference?.toLowerCase() !== 'minimal') return await lists.send(reply)
       if (!isRevoked) throw new NotFoundError()

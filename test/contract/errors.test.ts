@@ -2,6 +2,7 @@ import { once } from 'node:events'
 import { mkdir, rm } from 'node:fs/promises'
 import { request } from 'node:http'
 import Fastify from 'fastify'
+import pg from 'pg'
 import t from 'tap'
 import { OptionError, UnauthorizedError } from '../../lib/errors.js'
 import tokensPlugin from '../../lib/index.js'
@@ -96,6 +97,35 @@ t.test("an unexpected error of a host's hook on the four routes is a 500 with th
   t.strictSame([answer.statusCode, answer.json()], [500, { code: 'INTERNAL_ERROR', message: 'Internal error' }])
   const told = lines.filter(line => line.includes('internal detail')).map(line => JSON.parse(line) as { msg: string })
   t.strictSame(told.map(({ msg }) => msg), ['application tokens: unexpected error'])
+})
+
+t.test("an error of the host's pool with a status of its own is a 500 with the MMC body, and only the log has its cause", async t => {
+  const database = await createDatabase(t)
+  const pool = new pg.Pool({ connectionString: database.url })
+  t.teardown(() => pool.end())
+  const lines: string[] = []
+  const { app, login } = await buildHost(t, {
+    database,
+    tokens: { postgres: pool },
+    fastify: { logger: { level: 'error', stream: { write (line: string) { lines.push(line) } } } }
+  })
+  const headers = await login()
+  // Such as a client of a cloud that a pool asks for its password.
+  t.intercept(pool, 'connect', {
+    value: (done: (error: Error) => void) => {
+      done(Object.assign(new Error('internal detail'), { statusCode: 403, code: 'AccessDenied' }))
+    }
+  })
+  const hash = 'a'.repeat(64)
+  for (const request of [
+    { url: '/api/tokens' }, { url: '/api/tokens?limit=1' }, { method: 'POST', url: '/api/tokens', payload: GOOD },
+    { url: `/api/tokens/${hash}` }, { method: 'DELETE', url: `/api/tokens/${hash}` }
+  ] as const) {
+    lines.length = 0
+    const answer = await app.inject({ ...request, headers })
+    t.strictSame([answer.statusCode, answer.json()], [500, { code: 'INTERNAL_ERROR', message: 'Internal error' }])
+    t.match(lines, [/internal detail.*application tokens: unexpected error/])
+  }
 })
 
 t.test('errors of the hot path have no stack, those for the operator have one', t => {
