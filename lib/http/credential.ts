@@ -129,7 +129,11 @@ function setUrls (request: FastifyRequest, url: string, originalUrl: string | un
   raw.url = url
   if (originalUrl !== undefined) raw.originalUrl = originalUrl
   // HTTP/2 has the URL as a header, too. For HTTP/1.1, reading `headers` would make Node.js build the whole object.
-  if (request.raw.httpVersionMajor === 2) request.raw.headers[':path'] = url
+  if (request.raw.httpVersionMajor === 2) {
+    const { headers, rawHeaders } = request.raw
+    headers[':path'] = url
+    rawHeaders[rawHeaders.findIndex((name, index) => index % 2 === 0 && name === ':path') + 1] = url
+  }
   // Fastify caches `originalUrl` once a hook has read it.
   const value = originalUrl ?? url
   if (request.originalUrl === value) return

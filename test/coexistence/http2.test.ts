@@ -61,6 +61,24 @@ t.test('over HTTP/2, tokens in the header and the query are accepted, refused an
   t.match(lines.join(''), '/missing?token=[Redacted]', 'this test would notice')
 })
 
+t.test('over HTTP/2, the URL without the token is also the one in the headers, parsed and raw', async t => {
+  const { url: postgres, schema } = await createDatabase(t)
+  const app = Fastify({ http2: true })
+  t.teardown(() => app.close())
+  await app.register(tokensPlugin, { postgres, schema, secret: SECRET })
+  app.get('/', async ({ raw: { url, headers, rawHeaders } }) => ({ url, headers, rawHeaders }))
+  await app.listen({ port: 0, host: '127.0.0.1' })
+  const client = connect(`http://127.0.0.1:${(app.server.address() as AddressInfo).port}`)
+  t.teardown(() => { client.close() })
+  const { token } = await app.tokens.issue({
+    name: 't1', role: 'admin', validUntil: '2999-01-01T00:00:00Z', requestedBy: 'test'
+  })
+  const { body } = await ask(client, { 'x-first': ':path', ':path': `/?a=1&token=${token}`, 'x-last': ':path' })
+  t.match(body, { url: '/?a=1', headers: { ':path': '/?a=1', 'x-first': ':path', 'x-last': ':path' } })
+  t.match(JSON.stringify(body), '":path","/?a=1"')
+  t.notMatch(JSON.stringify(body), token)
+})
+
 t.test('an HTTP/2 session that an ended token used is not cut: its stream gets the signal, and other requests go on', async t => {
   const { url: postgres, schema } = await createDatabase(t)
   const app = Fastify({ http2: true })
