@@ -32,7 +32,7 @@ export function createApplicationTokens (parts: Parts): ApplicationTokens {
 
   async function authenticate (credential: Credential): Promise<Outcome | null> {
     try {
-      return await tokens.authenticate(credential, Date.now())
+      return await tokens.authenticate(credential, Date.now)
     } catch (cause) {
       if (!lifecycle.isEnabled) return null
       tokens.count('failed')

@@ -77,7 +77,7 @@ export function addAuthentication (app: FastifyInstance, parts: Parts): void {
     }
     state.judged = 1
     const { credential } = state
-    const outcome = credential === 'several' ? SEVERAL : tokens.authenticate(credential, Date.now())
+    const outcome = credential === 'several' ? SEVERAL : tokens.authenticate(credential, Date.now)
     settleOrFail(outcome, verdict => { settle(request, reply, verdict, done) }, done)
   })
 
@@ -91,7 +91,7 @@ export function addAuthentication (app: FastifyInstance, parts: Parts): void {
         return
       }
       state.judged = 2
-      const outcome = isEnabled() ? tokens.authenticate(credential, Date.now(), true) : DISABLED
+      const outcome = isEnabled() ? tokens.authenticate(credential, Date.now, true) : DISABLED
       settleOrFail(outcome, verdict => { settleAgain(request, reply, verdict, done) }, done)
     })
   }

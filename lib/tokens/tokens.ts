@@ -45,9 +45,10 @@ export interface Tokens {
   /**
    * The token of a credential, or why it is refused; synchronous if that is cached. Rejects if Postgres can't be
    * queried.
+   * @param clock asked again after a lookup, during which the token may expire
    * @param isAgain whether this use was checked and recorded before
    */
-  authenticate: (credential: Credential, now: number, isAgain?: boolean) => Outcome | Promise<Outcome>
+  authenticate: (credential: Credential, clock: () => number, isAgain?: boolean) => Outcome | Promise<Outcome>
   /** @throws InvalidError, ConflictError */
   issue: (token: CreateToken & { requestedBy: string }, now: number, origin?: Origin) => Promise<IssuedToken>
   /**
@@ -139,7 +140,8 @@ export function createTokens (parts: Parts): Tokens {
       return verified.get(hash) !== undefined || isOurs(secret, issuer) ? { secret, hash } : null
     },
 
-    authenticate ({ secret, hash }, now, isAgain = false) {
+    authenticate ({ secret, hash }, clock, isAgain = false) {
+      const now = clock()
       const known = cache.get(hash, now)
       if (known !== undefined) {
         if (!isAgain) counts.cacheHits++
@@ -149,7 +151,8 @@ export function createTokens (parts: Parts): Tokens {
       if (typeof claimExpiresAt === 'string') return { refused: 'invalid', reason: claimExpiresAt }
       // Also refuses NaN.
       if (!(now < claimExpiresAt)) return EXPIRED
-      return cache.load(hash, async () => await find(hash, claimExpiresAt)).then(loaded => decide(loaded, now, isAgain))
+      const loading = cache.load(hash, async () => await find(hash, claimExpiresAt))
+      return loading.then(loaded => decide(loaded, clock(), isAgain))
     },
 
     async issue ({ requestedBy, ...input }, now, origin = { ...UNKNOWN_ORIGIN, actor: requestedBy }) {

@@ -92,7 +92,7 @@ async function attack (t: Test, count: number, plant: Plant = {}): Promise<Outco
       await turn()
       for (presented of tokens) {
         if ('refused' in await rules.authenticate(
-          { secret: presented, hash: digest(presented) }, Date.now()
+          { secret: presented, hash: digest(presented) }, Date.now
         )) throw new Error('refused')
       }
     }
@@ -100,7 +100,7 @@ async function attack (t: Test, count: number, plant: Plant = {}): Promise<Outco
     presented = credential
     outcome.kinds.add(kind)
     const before = outcome.lookedUp
-    const judged = rules.authenticate({ secret: credential, hash: digest(credential) }, Date.now())
+    const judged = rules.authenticate({ secret: credential, hash: digest(credential) }, Date.now)
     if (!('refused' in (judged instanceof Promise
       ? await judged
       : judged))) outcome.accepted.push(`${kind}: ${credential}`)

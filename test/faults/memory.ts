@@ -88,7 +88,7 @@ for (let done = 0; done < TOKENS; done += TURN) {
     })
     leak?.push(...secrets)
     await Promise.all(secrets.map(async secret => {
-      const outcome = await tokens.authenticate({ secret, hash: digest(secret) }, Date.now())
+      const outcome = await tokens.authenticate({ secret, hash: digest(secret) }, Date.now)
       if ('refused' in outcome) refused++
       else accepted++
     }))

@@ -370,7 +370,7 @@ async function violations (t: Test, database: Database, create: (store: Store) =
     async function use (node: 0 | 1): Promise<void> {
       const begunDead = isDead[node]()
       const outcome = await Promise.resolve(
-        nodes[node].tokens.authenticate({ secret: token, hash }, Date.now())
+        nodes[node].tokens.authenticate({ secret: token, hash }, Date.now)
       ).catch((error: unknown) => error)
       if (!(outcome instanceof Error) && !('refused' in (outcome as object)) && begunDead) violated[node].add(number)
     }

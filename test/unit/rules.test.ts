@@ -120,25 +120,25 @@ t.test('a token is looked up once; later it is accepted synchronously, without v
   const { tokens, calls } = rules
   const credential = await issueOne(rules)
   calls.length = 0
-  const looking = tokens.authenticate(credential, 11_000)
+  const looking = tokens.authenticate(credential, () => 11_000)
   t.ok(looking instanceof Promise)
   t.match(await looking, {
     token: { name: 'a', role: 'viewer', requestedBy: 'me, applied', lastUsed: '1970-01-01T00:00:11.000Z' },
     httpDate: 'Thu, 01 Jan 1970 00:00:20 GMT'
   })
   t.equal(Object.isFrozen((await looking as CachedToken).token), true, 'many requests share it')
-  const known = tokens.authenticate(credential, 12_000)
+  const known = tokens.authenticate(credential, () => 12_000)
   t.notOk(known instanceof Promise)
   t.match(known, { token: { name: 'a', lastUsed: '1970-01-01T00:00:12.000Z' } })
   t.match(
-    tokens.authenticate(credential, 11_500), { token: { lastUsed: '1970-01-01T00:00:12.000Z' } }, 'never backwards'
+    tokens.authenticate(credential, () => 11_500), { token: { lastUsed: '1970-01-01T00:00:12.000Z' } }, 'never backwards'
   )
   const short = credential.hash.slice(0, 2)
   t.strictSame(calls, ['verify', 'find', `note ${short} 11000`, `note ${short} 12000`, `note ${short} 11500`])
 
   rules.trust(false)
   calls.length = 0
-  await tokens.authenticate(credential, 13_000)
+  await tokens.authenticate(credential, () => 13_000)
   t.strictSame(calls, ['find', `note ${short} 13000`], 'its signature held once')
 })
 
@@ -152,14 +152,24 @@ t.test('a token expires by its row or its claim, whichever is earlier, to the mi
       rules.trust(isTrusted)
       const credential = await issueOne(rules)
       Object.assign(rows.get(credential.hash) as Token, { validUntil: row })
-      t.match(await tokens.authenticate(credential, end - 1), { token: { name: 'a' } })
+      t.match(await tokens.authenticate(credential, () => end - 1), { token: { name: 'a' } })
       calls.length = 0
-      t.equal(reasonOf(await tokens.authenticate(credential, end)), 'expired')
-      t.equal(reasonOf(await tokens.authenticate(credential, end + 1)), 'expired')
+      t.equal(reasonOf(await tokens.authenticate(credential, () => end)), 'expired')
+      t.equal(reasonOf(await tokens.authenticate(credential, () => end + 1)), 'expired')
       t.notMatch(calls.join(), 'note')
       if (end === 20_000 && !isTrusted) t.strictSame(calls, [], 'the claim alone says so')
     }
   }
+})
+
+t.test('a token that expires while it is looked up is refused, and its use is not recorded', async t => {
+  const rules = createRules()
+  const { tokens, calls } = rules
+  rules.trust(false)
+  const credential = await issueOne(rules)
+  const times = [19_999, 20_000]
+  t.equal(reasonOf(await tokens.authenticate(credential, () => Number(times.shift()))), 'expired')
+  t.notMatch(calls.join(), 'note')
 })
 
 t.test('a token that is unsigned, unknown, revoked or without expiry is refused, with a reason for the log', async t => {
@@ -168,24 +178,24 @@ t.test('a token that is unsigned, unknown, revoked or without expiry is refused,
   const credential = await issueOne(rules)
   const forge = (secret: string): Credential => tokens.recognize(secret) as Credential
   calls.length = 0
-  t.equal(reasonOf(tokens.authenticate(forge(credential.secret.replace(/x$/, 'bad')), 11_000)), 'another key')
+  t.equal(reasonOf(tokens.authenticate(forge(credential.secret.replace(/x$/, 'bad')), () => 11_000)), 'another key')
   t.strictSame(calls, ['verify'], 'a forgery does not reach the store')
   t.equal(
-    reasonOf(tokens.authenticate(forge(`${encode('{}')}.${encode('{"iss":"cedalo"}')}.x`), 11_000)), 'foreign header'
+    reasonOf(tokens.authenticate(forge(`${encode('{}')}.${encode('{"iss":"cedalo"}')}.x`), () => 11_000)), 'foreign header'
   )
   t.equal(reasonOf(tokens.authenticate(
-    forge(`${encode('{"alg":"HS256","typ":"JWT"}')}.${encode('{"iss":"cedalo","exp":"never"}')}.x`), 11_000
+    forge(`${encode('{"alg":"HS256","typ":"JWT"}')}.${encode('{"iss":"cedalo","exp":"never"}')}.x`), () => 11_000
   )), 'expired')
-  t.equal(reasonOf(await tokens.authenticate(forge(`${credential.secret}y`), 11_000)), 'unknown or revoked')
+  t.equal(reasonOf(await tokens.authenticate(forge(`${credential.secret}y`), () => 11_000)), 'unknown or revoked')
   t.equal(await tokens.revoke(credential.hash), true)
-  t.equal(reasonOf(await tokens.authenticate(credential, 11_000)), 'unknown or revoked')
+  t.equal(reasonOf(await tokens.authenticate(credential, () => 11_000)), 'unknown or revoked')
 })
 
 t.test("the plugin's tokens are recognized by their issuer", async t => {
   const rules = createRules()
   const credential = await issueOne(rules)
   t.match(credential, { hash: /^[0-9a-f]{64}$/, secret: /\.x$/ })
-  await rules.tokens.authenticate(credential, 11_000)
+  await rules.tokens.authenticate(credential, () => 11_000)
   t.strictSame(rules.tokens.recognize(credential.secret), credential, 'also once it was verified')
   t.equal(rules.tokens.recognize('opaque'), null)
   t.equal(rules.tokens.recognize(`${encode('{}')}.${encode('{"iss":"other"}')}.x`), null)
@@ -195,12 +205,12 @@ t.test('a token is refused from its revocation on, even if the store could not c
   const rules = createRules()
   const { tokens, calls } = rules
   const credential = await issueOne(rules)
-  await tokens.authenticate(credential, 11_000)
+  await tokens.authenticate(credential, () => 11_000)
   rules.fail(true)
   await t.rejects(tokens.revoke(credential.hash), { message: 'out of reach' })
   calls.length = 0
   await t.rejects(
-    tokens.authenticate(credential, 11_000) as Promise<unknown>,
+    tokens.authenticate(credential, () => 11_000) as Promise<unknown>,
     { message: 'out of reach' },
     'asked again, not believed'
   )
