@@ -56,14 +56,6 @@ export const UnsupportedMediaTypeError = clientError(
 /** 500: anything unexpected. */
 export const InternalError = clientError(500, 'INTERNAL_ERROR', 'Internal error')
 
-/**
- * For what an operation rejects with. What is not for the client is a 500, also if it has a status of its own, such as
- * an error of the host's pool.
- */
-export function rethrow (cause: unknown): never {
-  throw cause instanceof TokensError ? cause : new InternalError({ cause })
-}
-
 // For the host's developer at startup, and for the operator in the log. They never reach a client, so they have no
 // status.
 function operatorError<Arg extends unknown[] = [message: string, options?: ErrorOptions]> (

@@ -9,7 +9,7 @@ import { createGuardCheck } from './host.js'
 import { becomePrincipal, withdrawPrincipal } from './principal.js'
 import { keepPrivate } from './private.js'
 import { createLogCheck } from './redact-log.js'
-import { decorateState, noteSent, originOf, type RequestState, stateFor, stateOf } from './request-state.js'
+import { decorateState, originOf, type RequestState, stateFor, stateOf } from './request-state.js'
 import type { SendError } from './send-error.js'
 
 interface Parts {
@@ -98,15 +98,8 @@ export function addAuthentication (app: FastifyInstance, parts: Parts): void {
 
   app.addHook('onSend', (request, reply, payload, done) => {
     checkLog(request) // again: a middleware may have added its logger since
-    noteSent(request)
     if (isEnabled()) checkGuard(request, reply)
     done(null, payload)
-  })
-
-  // Fastify sends the error of an earlier `onSend` hook without running the one above.
-  app.addHook('onError', (request, _reply, _error, done) => {
-    noteSent(request)
-    done()
   })
 
   function settle (request: FastifyRequest, reply: FastifyReply, outcome: Verdict, done: Done): void {

@@ -1,10 +1,11 @@
 import { Readable } from 'node:stream'
 import type { FastifyReply } from 'fastify'
 import { type ListQuery, ListQuerySchema } from '../../schemas/token.js'
-import { mustBe, rethrow } from '../errors.js'
+import { mustBe } from '../errors.js'
 import { parseTime } from '../tokens/new-token.js'
 import type { Tokens } from '../tokens/tokens.js'
 import type { Filter, Token } from '../types.js'
+import { rethrow } from './send-error.js'
 
 // Postgres has no year 0.
 const CURSOR = /^(?<issueDate>(?!0000)\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z)(?<hash>[0-9a-f]{64})$/

@@ -8,7 +8,7 @@ type WriteHead = (...args: unknown[]) => unknown
 
 /**
  * Makes the response private, unless the token is restored to the URL. In `writeHead`, since hooks that run later, and
- * the headers of a `Response`, would replace earlier ones. Handlers that write the response themselves, such as after
+ * the headers of a `Response`, would replace earlier ones. Handlers that write the response themselves, after
  * `reply.hijack()`, keep the headers that they set.
  */
 export function keepPrivate (reply: FastifyReply, state: RequestState): void {
@@ -20,9 +20,9 @@ export function keepPrivate (reply: FastifyReply, state: RequestState): void {
       const given = args.at(-1)
       const headers = typeof given === 'object' && given !== null ? given : {}
       // Those that Fastify passes are the reply's. `setHeader` beside them would double the cost of a response.
-      if (state.isSent && headers === given) Object.assign(headers, PRIVATE)
-      else if (state.isSent) for (const [name, value] of Object.entries(PRIVATE)) response.setHeader(name, value)
-      else setMissing(response, headers)
+      if (reply.sent) setMissing(response, headers)
+      else if (headers === given) Object.assign(headers, PRIVATE)
+      else for (const [name, value] of Object.entries(PRIVATE)) response.setHeader(name, value)
     }
     return writeHead.apply(response, args)
   }

@@ -12,8 +12,6 @@ export interface RequestState {
   original: { members: Record<string, unknown>, url: string, originalUrl: string | undefined } | null
   /** How often its credential was judged; 0 if a guard that runs earlier has answered. */
   judged: number
-  /** Whether Fastify sends the response, and no handler of the host. */
-  isSent: boolean
   /** `request.user` before it became the token's principal, and after. */
   users: { before: unknown, after: unknown } | null
   /** The token that was accepted; the response, whose `close` ends the request; how often tokens were disabled then. */
@@ -29,7 +27,6 @@ const NOTHING: RequestState = {
   credential: null,
   original: null,
   judged: 0,
-  isSent: false,
   users: null,
   accepted: null,
   signal: null,
@@ -55,12 +52,6 @@ export function stateFor (request: FastifyRequest): RequestState {
   const decorated = request as Decorated
   decorated[STATE] ??= { ...NOTHING }
   return decorated[STATE]
-}
-
-/** Notes that Fastify sends the response. */
-export function noteSent (request: FastifyRequest): void {
-  const state = stateOf(request)
-  if (state !== null) state.isSent = true
 }
 
 /** Whether a request presents a credential of the plugin's, valid or not. */

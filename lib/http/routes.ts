@@ -4,7 +4,7 @@ import {
   createTokenSchema, IssuedTokenSchema, ListQuerySchema, TokenParamsSchema, TokenSchema, TokensSchema
 } from '../../schemas/token.js'
 import {
-  ConflictError, InvalidError, mustBe, NotEnabledError, NotFoundError, rethrow, TokensError, TooLargeError,
+  ConflictError, InvalidError, mustBe, NotEnabledError, NotFoundError, TokensError, TooLargeError,
   UnsupportedMediaTypeError
 } from '../errors.js'
 import { isHash } from '../tokens/jwt.js'
@@ -15,7 +15,7 @@ import { createInputCheck, deferBodyErrors } from './body.js'
 import { createLists, linkToNext, parseListQuery } from './list.js'
 import { originOf, stateFor, stateOf } from './request-state.js'
 import { describe, describeRoute, errorsOfEvery, swaggerTransform } from './route-docs.js'
-import { createSendJson, type SendError, serializeAny } from './send-error.js'
+import { createSendJson, rethrow, type SendError, serializeAny } from './send-error.js'
 import { checkVersion, mediaTypes } from './version.js'
 
 interface Parts {

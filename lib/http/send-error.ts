@@ -36,6 +36,14 @@ export function createSendError (realm: string, session: Session): SendError {
   }
 }
 
+/**
+ * For what an operation rejects with. What is not for the client is a 500, also if it has a status of its own, such as
+ * an error of the host's pool.
+ */
+export function rethrow (cause: unknown): never {
+  throw cause instanceof TokensError ? cause : new InternalError({ cause })
+}
+
 /** @param isToken whether the request presents a credential of the plugin's */
 type Challenge = (statusCode: number, isToken: boolean) => { readonly 'www-authenticate'?: string }
 

@@ -21,11 +21,14 @@ export type Run = <Row>(query: SqlQuery) => Promise<Row[]>
 export interface Connection {
   /** Host, port and database, for messages; no password. */
   target: string
+  /** Whether no pooler is in between. */
+  isDirect: boolean
   /**
    * Runs `work` with a client, for at most the deadline, whatever the settings of the pool. A client that arrives too
    * late is returned unused. One that met an error, or may still be busy, is closed, which also ends its transaction.
    * @param deadline in milliseconds
-   * @param isCancelled whether a statement that is given up is cancelled in Postgres, too
+   * @param isCancelled whether a statement that is given up is cancelled. Behind a pooler none is: it would take one of
+   * its connections, and arrive after the client has left
    * @throws DeadlineError, or what `work` throws
    */
   withClient: <T>(work: (run: Run) => Promise<T>, deadline?: number, isCancelled?: boolean) => Promise<T>
@@ -36,7 +39,9 @@ export interface Connection {
 }
 
 /** @throws OptionError for a connection string that can't be read */
-export function createConnection (postgres: string | PostgresConfig | PostgresPool, log: Log): Connection {
+export function createConnection (
+  postgres: string | PostgresConfig | PostgresPool, log: Log, isDirect = true
+): Connection {
   const given = typeof postgres === 'string' ? { connectionString: postgres } : postgres
   const configure = (): PostgresConfig => isPool(given) ? configOf(given) : given
   const config = configure()
@@ -55,13 +60,14 @@ export function createConnection (postgres: string | PostgresConfig | PostgresPo
 
   return {
     target,
+    isDirect,
     get config () { return configure() },
     async withClient (work, deadline = DEADLINE, isCancelled = true) {
       // A connection that takes longer than the deadline would keep others from connecting.
       if (own && config.connectionTimeoutMillis === undefined) own.options.connectionTimeoutMillis = deadline
       if (waiting >= MAX_WAITING) throw new OverloadError()
       waiting++
-      const giveUp = (client: PostgresClient): void => { if (isCancelled) cancel(client, configure()) }
+      const giveUp = (client: PostgresClient): void => { if (isDirect && isCancelled) cancel(client, configure()) }
       return await withClient(pool, work, deadline, () => { waiting-- }, giveUp)
     },
     async close () {
@@ -172,13 +178,8 @@ function configOf (pool: PostgresPool): PostgresConfig {
 }
 
 function createPool (config: PostgresConfig): pg.Pool {
-  return new pg.Pool({
-    application_name: 'fastify-mmc-tokens',
-    connectionTimeoutMillis: DEADLINE,
-    keepAlive: true,
-    allowExitOnIdle: true,
-    ...config
-  })
+  const defaults = { application_name: 'fastify-mmc-tokens', keepAlive: true, allowExitOnIdle: true }
+  return new pg.Pool({ ...defaults, connectionTimeoutMillis: DEADLINE, ...config })
 }
 
 /** An `@` behind the address: pg takes a part of the password for the port, the database or a parameter. */

@@ -34,16 +34,14 @@ export interface MigrateOptions {
 /**
  * Brings the tables up to date. Any number of nodes may do so at once: they take turns.
  * @param until when to stop retrying, by the monotonic clock
- * @param isDirect whether there is no pooler in between, where nothing is cancelled; see `createSend`
  * @throws DatabaseError that names the target
  */
 export async function bringUpToDate (
-  { target, withClient }: Connection, { schema, migrate }: MigrateOptions, until: number, isDirect = true
+  { target, withClient }: Connection, { schema, migrate }: MigrateOptions, until: number
 ): Promise<void> {
   const quoted = pg.escapeIdentifier(schema)
   const steps = migrations(quoted)
   const timeLeft = (): number => Math.min(TRY, until - performance.now())
-  const call = async <T>(work: (run: Run) => Promise<T>): Promise<T> => await withClient(work, timeLeft(), isDirect)
 
   async function version (run: Run): Promise<number> {
     const [{ encoding, server, is_migrated: isMigrated }] = await run({
@@ -90,16 +88,16 @@ export async function bringUpToDate (
   }
 
   async function attempt (): Promise<void> {
-    const done = await call(version)
+    const done = await withClient(version, timeLeft())
     if (done < steps.length) {
       const state = `schema "${schema}" is at migration ${done} of ${steps.length}`
       if (!migrate) {
         const advice = 'migrate it as the role that may (see "Migrations by hand" in docs/postgres.md)'
         throw new Error(`${state}; ${advice}, or leave the option "migrate" on`)
       }
-      await call(apply)
+      await withClient(apply, timeLeft())
     }
-    await call(checkRights)
+    await withClient(checkRights, timeLeft())
   }
 
   // Keeps the last informative error: the last attempt may be too short to reach the same one.

@@ -29,7 +29,7 @@ export interface PostgresStoreOptions extends MigrateOptions {
 /** The store on Postgres. Nothing connects before the first call. */
 export function createPostgresStore (given: PostgresStoreOptions): Store {
   const { postgres, listen, fingerprints, beats, log, ...options } = given
-  const connection = createConnection(postgres, log)
+  const connection = createConnection(postgres, log, listen === undefined)
   const direct = listen === undefined ? connection : createConnection(listen, log)
   let listener: Listener | undefined
   const schema = pg.escapeIdentifier(options.schema)
@@ -51,7 +51,7 @@ export function createPostgresStore (given: PostgresStoreOptions): Store {
 
   // The name prepares the statement once per connection, which poolers may not support. It contains the schema, since
   // two plugins may share a pool. Postgres takes 63 bytes, so six are left for the name of the statement.
-  const send = createSend(connection, listen === undefined)
+  const send = createSend(connection)
   const statement: Statement = (name, text, more) => async (...values) =>
     await send({ name: `mmc_tokens.${options.schema}.${name}`, text, values }, more?.())
 
@@ -103,7 +103,7 @@ export function createPostgresStore (given: PostgresStoreOptions): Store {
     async start (cache, onEventsWaiting, others = []) {
       startBy = performance.now() + START_TIMEOUT
       await bringUpToDate(direct, options, startBy)
-      if (direct !== connection) await bringUpToDate(connection, { ...options, migrate: false }, startBy, false)
+      if (direct !== connection) await bringUpToDate(connection, { ...options, migrate: false }, startBy)
       listener ??= createListener({
         connection: direct,
         beats,

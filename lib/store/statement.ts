@@ -31,14 +31,13 @@ export type Send = <Row>(query: Required<SqlQuery>, options?: SendOptions) => Pr
 
 /**
  * Sends single statements, whatever the defaults of the database and of the pool are. If a prepared statement is
- * lost, it is sent again unprepared, and nothing is prepared on that pool any more.
- * @param isDirect whether no pooler is in between. Poolers may not support prepared statements. A cancellation would
- * take one of their connections, and arrive after its client has left, so nothing is cancelled there.
+ * lost, it is sent again unprepared, and nothing is prepared on that pool any more. Poolers may not support prepared
+ * statements.
  */
-export function createSend ({ withClient }: Connection, isDirect: boolean): Send {
+export function createSend ({ withClient, isDirect }: Connection): Send {
   let isNamed = isDirect
   return async (
-    { name, ...query }, { deadline, transient = TRANSIENT, isCancelled = true } = {}
+    { name, ...query }, { deadline, transient = TRANSIENT, isCancelled } = {}
   ) => await withClient(async run => {
     for (;;) {
       const sent = isNamed ? { name, ...query } : query
@@ -50,5 +49,5 @@ export function createSend ({ withClient }: Connection, isDirect: boolean): Send
         else throw error
       }
     }
-  }, deadline, isDirect && isCancelled)
+  }, deadline, isCancelled)
 }
