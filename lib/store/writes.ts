@@ -10,6 +10,13 @@ const PURGE_BATCH = 500
 /** Postgres's code for a violated unique constraint. */
 const UNIQUE_VIOLATION = '23505'
 
+/**
+ * A condition that makes the commit durable if the default is `off`, and is always true. A crash of Postgres must not
+ * undo what was answered.
+ */
+const DURABLE = `(SELECT pg_catalog.set_config('synchronous_commit', 'local', true)
+  WHERE pg_catalog.current_setting('synchronous_commit') = 'off') IS DISTINCT FROM ''`
+
 /** The maximum length of each part of an origin, in characters. */
 const LONGEST_PART = 1000
 
@@ -41,7 +48,8 @@ export function createWrites (
 ): Writes {
   const insertToken = statement('insert', `
     INSERT INTO ${schema}.tokens (${COLUMNS})
-    SELECT $1, $2, $3, $4, $5::timestamptz, $6::timestamptz, $7::timestamptz WHERE ${LOCK_TIMEOUT}
+    SELECT $1, $2, $3, $4, $5::timestamptz, $6::timestamptz, $7::timestamptz
+    WHERE ${LOCK_TIMEOUT} AND ${DURABLE}
     ON CONFLICT DO NOTHING RETURNING hash::text, ${setOrigin('$8')}`)
   // The node that records a hash first stores its token, in the order of the hashes, as other nodes do. A name that is
   // taken meanwhile fails the whole statement; the retry sees it.
@@ -72,7 +80,8 @@ export function createWrites (
   // Not cancelled: a commit that waits for a synchronous standby would end without it, and a second DELETE, which finds
   // nothing, would be answered before the standby has the first.
   const removeToken = statement('remove', `
-    DELETE FROM ${schema}.tokens WHERE hash = $1 AND ${LOCK_TIMEOUT} RETURNING hash::text, ${setOrigin('$2')}`,
+    DELETE FROM ${schema}.tokens WHERE hash = $1 AND ${LOCK_TIMEOUT} AND ${DURABLE}
+    RETURNING hash::text, ${setOrigin('$2')}`,
   () => ({ isCancelled: false }))
   // Not later than now: the clock of a node may be ahead. A locked row is in the batch of another node, or left to a
   // later purge.

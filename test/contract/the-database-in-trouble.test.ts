@@ -115,6 +115,26 @@ t.test('one that leaves while running: 500 with the cause in the log, the rest u
   }
 })
 
+t.test('a crash of Postgres undoes no revocation and loses no token, also if synchronous_commit is off', async t => {
+  const postgres = await startPostgres({ settings: ['synchronous_commit=off', 'wal_writer_delay=10s'] })
+  t.teardown(() => postgres.end())
+  const { app, issue } = await buildHost(t, {
+    database: { url: postgres.url, schema: 'mmc_tokens', query: async () => [] }
+  })
+  const revoked = await issue()
+  const client = await openClient(t, postgres.url)
+  client.on('error', () => {})
+  await client.query('CHECKPOINT')
+  const { token } = await issue()
+  await app.tokens.revoke(revoked.hash)
+  await postgres.stop('SIGQUIT')
+  await postgres.start()
+  const statusOf = async (token: string): Promise<number> =>
+    (await app.inject({ url: '/api/viewer', headers: bearer(token) })).statusCode
+  await until(async () => await statusOf(token) !== 500)
+  t.strictSame([await statusOf(token), await statusOf(revoked.token)], [200, 401])
+})
+
 t.test('every call ends within a second: a pool of the host that is busy, a locked table, a locked row', async t => {
   const { app: reference, database, issue } = await buildHost(t)
   const { token, hash } = await issue({ role: 'admin' })
