@@ -67,8 +67,8 @@ export function createRoutes (parts: Parts) {
       await sendError(request, reply, translate(error))
       return reply
     })
-    // Early, in case a hook of the host fails before `onSend`.
-    app.addHook('onRequest', async (_request, reply) => { forbidCaching(reply) })
+    // Early, in case a hook of the host calls `reply.callNotFound()`.
+    app.addHook('onRequest', forbidCaching)
 
     app.get('/api/tokens', {
       ...createOptions(),
@@ -158,11 +158,12 @@ export function createRoutes (parts: Parts) {
 /** Options of one route: a host may change each. */
 const createOptions = () => ({
   config: { swaggerTransform } as object,
-  // A hook of the route runs after all hooks of the host.
-  onSend: async (_request: FastifyRequest, reply: FastifyReply) => { forbidCaching(reply) }
+  // A hook of the route runs after all hooks of the host. If one of those fails, `onSend` may not run.
+  onSend: forbidCaching,
+  onError: forbidCaching
 })
 
-function forbidCaching (reply: FastifyReply): void {
+async function forbidCaching (_request: FastifyRequest, reply: FastifyReply): Promise<void> {
   reply.header('cache-control', 'no-store')
 }
 

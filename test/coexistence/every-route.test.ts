@@ -1,6 +1,6 @@
 import type { FastifyInstance, FastifyReply, FastifyRequest, RouteOptions } from 'fastify'
 import t from 'tap'
-import { createBareHost, FORGED, inOrder, NEW_TOKEN, ORDERS, who } from '../support/bare-host.js'
+import { type BareHost, createBareHost, FORGED, inOrder, NEW_TOKEN, ORDERS, who } from '../support/bare-host.js'
 import { bearer } from '../support/build-host.js'
 import { routing } from '../support/fastify-version.js'
 
@@ -179,6 +179,30 @@ t.test('an onSend hook of the host replaces neither no-store nor no-referrer, wh
         t.match(answer.headers, { 'cache-control': 'no-store' }, `without a query, ${what} ${order}`)
       }
     }
+  }
+})
+
+t.test('whatever hooks of the host do before and after those of the four routes, no-store stays', async t => {
+  const hosts: Array<(app: FastifyInstance, addTokens: BareHost['addTokens']) => Promise<void>> = [
+    async (_app, addTokens) => { await addTokens({ hook: 'onRequest' }) },
+    async (app, addTokens) => {
+      app.addHook('onRequest', async () => { throw httpError(429) })
+      await addTokens()
+    },
+    async (app, addTokens) => {
+      await addTokens()
+      app.addHook('preValidation', async (_request, reply) => {
+        reply.callNotFound()
+        return await reply
+      })
+    }
+  ]
+  for (const [index, prepare] of hosts.entries()) {
+    const { app, addTokens } = await createBareHost(t)
+    await prepare(app, addTokens)
+    app.addHook('onSend', async () => { throw new Error('session store down') })
+    const { headers } = await app.inject({ url: '/api/tokens', headers: bearer(FORGED) })
+    t.equal(headers['cache-control'], 'no-store', String(index))
   }
 })
 
