@@ -5,10 +5,8 @@ import type { ChangeListener, Closable, Token } from '../types.js'
 
 /** How long after the signal a connection is cut, in milliseconds, so that the host can close it cleanly. */
 const GRACE = 900
-/** The interval between lookups while changes are not received, in milliseconds. */
-const RETRY = 1000
-/** The longest timer, in milliseconds: the system clock may change. */
-const LONGEST_TIMER = 60_000
+/** Milliseconds from one check of all to the next, which is a lookup while changes are not received. */
+const CHECK = 1000
 /** Tokens that are checked, and sockets that are destroyed, in one turn of the event loop. */
 const BATCH = 20
 
@@ -56,9 +54,8 @@ export function createConnections ({ isEnabled, isCurrent, isTrusted, findAll }:
   const entries = new Map<string, Entry>()
   /** Hashes of tokens to look up: a change was notified, or may have been missed. */
   const doubtful = new Set<string>()
-  let [areAllDoubtful, isAsking] = [false, false]
-  let retry: NodeJS.Timeout | undefined
-  let lookups = 0
+  let [areAllDoubtful, isAsking, lookups] = [false, false, 0]
+  let checking: NodeJS.Timeout | undefined
   /** The sockets to destroy; there are no more than the server has connections. */
   const due: Array<() => void> = []
 
@@ -80,7 +77,7 @@ export function createConnections ({ isEnabled, isCurrent, isTrusted, findAll }:
     entries.set(hash, entry)
     entry.ends.set(once, { token, after: lookups })
     closable.once('close', release)
-    retry ??= setInterval(() => { if (isTrusted()) void ask(); else doubtAll() }, RETRY).unref()
+    checking ??= setInterval(check, CHECK).unref()
     expire(entry)
     // Added before the lookup, so that no change is missed.
     if (!isTrusted() || !isCurrent(accepted)) doubt(hash)
@@ -93,11 +90,12 @@ export function createConnections ({ isEnabled, isCurrent, isTrusted, findAll }:
     doubtful.delete(entry.hash)
     if (entries.size > 0) return
     areAllDoubtful = false
-    clearInterval(retry)
-    retry = undefined
+    clearInterval(checking)
+    checking = undefined
   }
 
-  function endEntry (entry: Entry, reason: Reason): void {
+  function endEntry (entry: Entry | undefined, reason: Reason): void {
+    if (entry === undefined) return
     remove(entry)
     for (const end of entry.ends.keys()) end(reason)
   }
@@ -106,7 +104,14 @@ export function createConnections ({ isEnabled, isCurrent, isTrusted, findAll }:
     clearTimeout(entry.timer)
     const left = entry.expiresAt - Date.now()
     if (left <= 0) endEntry(entry, 'expired')
-    else entry.timer = setTimeout(expire, Math.min(left, LONGEST_TIMER), entry).unref()
+    else if (left < 2 * CHECK) entry.timer = setTimeout(expire, left, entry).unref()
+  }
+
+  function check (): void {
+    // A long timer would not notice that the clock was set, or that the machine slept.
+    for (const entry of entries.values()) expire(entry)
+    if (isTrusted()) void ask()
+    else doubtAll()
   }
 
   function doubt (hash: string): void {
@@ -118,7 +123,7 @@ export function createConnections ({ isEnabled, isCurrent, isTrusted, findAll }:
   /** In constant time: any user of the database can notify of it in a loop. */
   function doubtAll (): void {
     areAllDoubtful = entries.size > 0
-    if (areAllDoubtful) void ask()
+    void ask()
   }
 
   /** Looks up all in one statement, and those that change meanwhile in another. */
@@ -177,18 +182,13 @@ export function createConnections ({ isEnabled, isCurrent, isTrusted, findAll }:
         closable.once('close', () => { clearTimeout(timer) })
       })
     },
-    end (hash) {
-      const entry = entries.get(hash)
-      if (entry !== undefined) endEntry(entry, 'revoked')
-    },
+    end (hash) { endEntry(entries.get(hash), 'revoked') },
     endAll () {
       for (const entry of entries.values()) endEntry(entry, 'disabled')
     },
     forget: doubt,
     clear: doubtAll,
-    close () {
-      for (const entry of entries.values()) remove(entry)
-    }
+    close () { for (const entry of entries.values()) remove(entry) }
   }
 }
 

@@ -383,6 +383,20 @@ t.test('a lookup that fails, while changes are received, is repeated until it su
   t.equal(codeOf(signal), 'MMC_TOKENS_REVOKED')
 })
 
+t.test('a token that expires because the clock is set ends within a second, also while changes are received', async t => {
+  const connections = createConnections({
+    isEnabled: () => true, isCurrent: () => true, isTrusted: () => true, findAll: async () => []
+  })
+  const now = Date.now.bind(Date)
+  const signal = connections.signal({ ...cachedToken('h'), expiresAt: now() + 3_600_000 }, new EventEmitter())
+  t.intercept(Date, 'now', { value: () => now() + 3_600_000 })
+  const begun = performance.now()
+  // Its timer keeps the process alive, as those of the plugin do not.
+  await until(() => signal.aborted)
+  t.ok(performance.now() - begun < 10_000, 'a busy machine may take longer')
+  t.equal(codeOf(signal), 'MMC_TOKENS_EXPIRED')
+})
+
 t.test('a change in the turn in which a lookup ends is looked up at once', async t => {
   const lookups: string[][] = []
   const connections = createConnections({
