@@ -13,6 +13,11 @@ const IDLE_SESSION_TIMEOUT = '57P05'
 /** Every column is text, also if the host's pool has `binary: true` or parsers of its own. */
 const AS_TEXT = { getTypeParser: () => String }
 
+/** How the plugin's own pool differs from the defaults of pg. */
+const POOL = {
+  application_name: 'fastify-mmc-tokens', connectionTimeoutMillis: DEADLINE, keepAlive: true, allowExitOnIdle: true
+}
+
 export interface SqlQuery { text: string, values?: unknown[], name?: string }
 
 export type Run = <Row>(query: SqlQuery) => Promise<Row[]>
@@ -46,7 +51,7 @@ export function createConnection (
   const configure = (): PostgresConfig => isPool(given) ? configOf(given) : given
   const config = configure()
   const target = describe(config)
-  const own = isPool(given) ? undefined : createPool(config)
+  const own = isPool(given) ? undefined : new pg.Pool({ ...POOL, ...config })
   const pool = own ?? given as PostgresPool
   let waiting = 0
 
@@ -83,6 +88,7 @@ const ADVICE: Record<string, string> = {
   '28P01': 'check the user and the password',
   42501: 'grant the role what it lacks: CREATE ON DATABASE to migrate, otherwise the GRANTs of "Migrations by hand" ' +
     'in docs/postgres.md',
+  'no password': 'the user needs a password: postgres://user:password@…, or PGPASSWORD',
   '3D000': 'create the database, or correct its name'
 }
 
@@ -98,9 +104,7 @@ export function codeOf (error: unknown): string {
 export function explain (target: string, cause: unknown): Error {
   const { message } = cause as Error
   const code = codeOf(cause)
-  const advice = NO_PASSWORD.test(message)
-    ? 'the user needs a password: postgres://user:password@…, or PGPASSWORD'
-    : ADVICE[code]
+  const advice = ADVICE[NO_PASSWORD.test(message) ? 'no password' : code]
   // Node refuses `localhost` with an AggregateError, whose own message is empty.
   const reason = [message === '' ? code : message, advice].filter(Boolean).join('; ')
   return new DatabaseError(`Postgres at ${target} can't be used: ${reason}`, { cause })
@@ -177,13 +181,10 @@ function configOf (pool: PostgresPool): PostgresConfig {
   return { ...options, password: options.password }
 }
 
-function createPool (config: PostgresConfig): pg.Pool {
-  const defaults = { application_name: 'fastify-mmc-tokens', keepAlive: true, allowExitOnIdle: true }
-  return new pg.Pool({ ...defaults, connectionTimeoutMillis: DEADLINE, ...config })
-}
-
 /** An `@` behind the address: pg takes a part of the password for the port, the database or a parameter. */
 const UNENCODED = /^postgres(ql)?:\/\/[^/?#]*(\/[^?#]*@|[^?#]*\?[^=#]*@|[^#]*#.*@)/i
+const UNREADABLE = 'is not a connection string that pg can read: write postgres://user:password@host:5432/database, ' +
+  'with special characters percent-encoded'
 
 function describe (config: PostgresConfig): string {
   try {
@@ -192,11 +193,8 @@ function describe (config: PostgresConfig): string {
     return `${host}:${port}, database ${JSON.stringify(database)}`
   } catch (error) {
     const { path } = error as NodeJS.ErrnoException
-    if (path !== undefined) {
-      throw new OptionError(`option "postgres" or "listen" names the file ${path}, which can't be read`)
-    }
+    const reason = path === undefined ? UNREADABLE : `names the file ${path}, which can't be read`
     // The cause would show the password.
-    throw new OptionError('option "postgres" or "listen" is not a connection string that pg can read: ' +
-      'write postgres://user:password@host:5432/database, with special characters percent-encoded')
+    throw new OptionError(`option "postgres" or "listen" ${reason}`)
   }
 }

@@ -9,10 +9,8 @@ import { digest, isOurs, parseHash, verify } from './jwt.js'
 import { parseActor, parseName, parseRole, parseValidUntil } from './new-token.js'
 import type { Usage } from './usage.js'
 
-/** Digests whose signature was verified. */
-const VERIFIED_SIZE = 10_000
-/** Hashes that this node revoked last: more than it can revoke while a lookup is under way. */
-const REVOKED_SIZE = 10_000
+/** Digests whose signature was verified; and those that this node revoked, more than it can while a lookup lasts. */
+const SIZE = 10_000
 /** How long an answer of Postgres may take to be read, in milliseconds: the bound of every promise about revocation. */
 const LONGEST_LOOKUP = 2000
 
@@ -84,9 +82,9 @@ export function createTokens (parts: Parts): Tokens {
   const authentications = { accepted: 0, unknown: 0, expired: 0, invalid: 0, several: 0, failed: 0 }
   const counts: Counts = { authentications, cacheHits: 0, lookups: 0 }
   /** When the claims of a verified credential expire, by its digest. No change of its row affects them. */
-  const verified = new LruMap<number>(VERIFIED_SIZE)
+  const verified = new LruMap<number>(SIZE)
   /** When a revocation by this node was answered, by the monotonic clock. */
-  const revoked = new LruMap<number>(REVOKED_SIZE)
+  const revoked = new LruMap<number>(SIZE)
 
   function decide (known: CachedToken | null, now: number, isAgain: boolean): Outcome {
     if (known === null) return UNKNOWN
