@@ -65,8 +65,9 @@ const register: FastifyPluginAsync<TokensPluginOptions> = async (app, options) =
   const sendError = createSendError(issuer, session)
   app.decorate('tokens', createApplicationTokens({ tokens, connections, audit, lifecycle, store, usage, requireRole }))
   if (queryParameter !== false) redactParameter(log, queryParameter, issuer)
-  const disables = (): number => lifecycle.disables
-  addAuthentication(app, { ...settings, tokens, isEnabled, disables, audit, connections, sendError })
+  addAuthentication(app, {
+    ...settings, tokens, isEnabled, disables: () => lifecycle.disables, audit, connections, sendError
+  })
   try {
     await app.register(createRoutes({ ...settings, tokens, isEnabled, session, sendError }), { prefix })
   } catch (cause) {
