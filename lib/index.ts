@@ -41,7 +41,7 @@ const register: FastifyPluginAsync<TokensPluginOptions> = async (app, options) =
   const signers = await createSigners(app, secrets.map(deriveKey), issuer)
   const isEnabled = (): boolean => lifecycle.isEnabled
   const isCurrent = (cached: CachedToken): boolean => cache.get(cached.token.hash) === cached
-  const connections = createConnections({ isEnabled, isCurrent, isTrusted: store.isTrusted, findAll: store.findAll })
+  const connections = createConnections({ isCurrent, isTrusted: store.isTrusted, findAll: store.findAll })
   const tokens = createTokens({ ...settings, store, cache, signers, usage, audit, connections })
 
   const lifecycle = createLifecycle({

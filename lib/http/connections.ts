@@ -37,7 +37,6 @@ export interface Connections extends ChangeListener {
 }
 
 interface Parts {
-  isEnabled: () => boolean
   /** Whether the cache holds this record, so that its changes are received. */
   isCurrent: (accepted: CachedToken) => boolean
   /** Whether the lease is held, so that changes are received. */
@@ -50,7 +49,7 @@ interface Parts {
  * Ends the connections of a token when it is revoked, changes its name or role, or expires: with a signal if one was
  * requested, and by destroying the socket of an upgraded connection. Other requests cost nothing.
  */
-export function createConnections ({ isEnabled, isCurrent, isTrusted, findAll }: Parts): Connections {
+export function createConnections ({ isCurrent, isTrusted, findAll }: Parts): Connections {
   const entries = new Map<string, Entry>()
   /** Hashes of tokens to look up: a change was notified, or may have been missed. */
   const doubtful = new Set<string>()
@@ -62,7 +61,6 @@ export function createConnections ({ isEnabled, isCurrent, isTrusted, findAll }:
   function open (accepted: CachedToken, closable: Closable, end: (reason: Reason) => void): void {
     // Its entry would never be released.
     if (isClosed(closable)) return
-    if (!isEnabled()) return end('disabled')
     const { token, token: { hash }, expiresAt, claimExpiresAt } = accepted
     const entry: Entry = entries.get(hash) ?? { hash, expiresAt, claimExpiresAt, ends: new Map() }
     const release = (): void => {

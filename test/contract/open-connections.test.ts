@@ -364,7 +364,6 @@ t.test('a lookup that fails, while changes are received, is repeated until it su
   // A real one fails under a lease only for as long as a lock lasts.
   let lookups = 0
   const connections = createConnections({
-    isEnabled: () => true,
     isCurrent: () => true,
     isTrusted: () => true,
     async findAll () {
@@ -385,7 +384,7 @@ t.test('a lookup that fails, while changes are received, is repeated until it su
 
 t.test('a token that expires because the clock is set ends within a second, also while changes are received', async t => {
   const connections = createConnections({
-    isEnabled: () => true, isCurrent: () => true, isTrusted: () => true, findAll: async () => []
+    isCurrent: () => true, isTrusted: () => true, findAll: async () => []
   })
   const now = Date.now.bind(Date)
   const signal = connections.signal({ ...cachedToken('h'), expiresAt: now() + 3_600_000 }, new EventEmitter())
@@ -400,7 +399,6 @@ t.test('a token that expires because the clock is set ends within a second, also
 t.test('a change in the turn in which a lookup ends is looked up at once', async t => {
   const lookups: string[][] = []
   const connections = createConnections({
-    isEnabled: () => true,
     isCurrent: () => true,
     isTrusted: () => true,
     async findAll (hashes) {
@@ -420,7 +418,6 @@ t.test('a change in the turn in which a lookup ends is looked up at once', async
 t.test('a flood of notifications that all tokens may have changed does not hold up a node with open connections', async t => {
   const lookups: number[] = []
   const connections = createConnections({
-    isEnabled: () => true,
     isCurrent: () => true,
     isTrusted: () => true,
     async findAll (hashes) {
@@ -460,7 +457,6 @@ t.test('a role that changes ends what was opened before, also if it asks for its
 t.test('an answer that is older than a change ends what was opened before the change, and nothing that was opened after', async t => {
   const asked = new EventEmitter()
   const connections = createConnections({
-    isEnabled: () => true,
     isCurrent: () => true,
     isTrusted: () => true,
     findAll: async () => await new Promise(resolve => {
