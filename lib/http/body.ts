@@ -55,8 +55,8 @@ type Validate = (value: unknown) => { value?: unknown, error?: Array<{ instanceP
 
 /**
  * Makes a hook that checks the body or the query, and throws the error that parsing left for later: InvalidError, which
- * names the property and what it must be, or UnsupportedMediaTypeError. Fastify's own validation runs before the other
- * checks, by whatever schema the host gives to the route.
+ * names the property and what it must be, or UnsupportedMediaTypeError. Fastify's own validation would run before the
+ * other checks, and by whatever schema the host gives to the route.
  */
 export function createInputCheck (part: 'body' | 'query', schema: TObject) {
   const validate = TypeBoxValidatorCompiler({ schema, method: '', url: '', httpPart: part }) as Validate
