@@ -105,8 +105,11 @@ t.test('one that leaves while running: 500 with the cause in the log, the rest u
       t.strictSame(answer.json(), INTERNAL)
       t.ok(took < 1000, `${took} ms`)
     }
-    t.ok(lines.filter(line => /application tokens: unexpected error.*/.test(line) &&
-      /ENOENT|ECONNREFUSED|terminated|shutting down/.test(line)).length >= 7, 'each with its cause')
+    const errors = lines.filter(line => line.includes('application tokens: unexpected error'))
+    t.ok(errors.length >= 7)
+    // A connection whose end has not arrived yet fails when it is written to.
+    const cause = /ENOENT|ECONNREFUSED|ECONNRESET|EPIPE|terminated|shutting down|not queryable/
+    t.strictSame(errors.filter(line => !cause.test(line)), [], 'each with its cause')
     t.equal((await app.inject({ url: '/api/viewer', headers: session })).statusCode, 200)
     t.equal((await app.inject({ url: '/login' })).statusCode, 200)
 
