@@ -67,10 +67,15 @@ async function observe (t: Test, bug?: BugName): Promise<Seen> {
 
   for (const [what, strike] of Object.entries(STRIKES)) {
     await until(allHeld).catch(() => {})
-    const { rows } = await client.query<{ usename: string }>(
-      'SELECT usename FROM pg_stat_activity WHERE pid = $1', [beats.at(-1)?.pid]
-    )
-    const name = rows[0]?.usename ?? ''
+    let name = ''
+    // The connection that beat last may have been replaced since.
+    await until(async () => {
+      const { rows } = await client.query<{ usename: string }>(
+        'SELECT usename FROM pg_stat_activity WHERE pid = $1', [beats.at(-1)?.pid]
+      )
+      name = rows[0]?.usename ?? ''
+      return members.has(name)
+    })
     const struck = members.get(name) as Member
     members.delete(name)
     beats.length = 0
