@@ -99,7 +99,8 @@ for (const [page, language, file] of [
     let [address, curl] = ['', '']
     for await (const line of createInterface(host.stdout)) {
       address ||= /Server listening at (http:\/\/127\.0\.0\.1:\d+)/.exec(line)?.[1] ?? ''
-      curl = /^curl -H 'authorization: Bearer ([^']*)' .*\/hello$/.exec(line)?.[1] ?? ''
+      // pino writes asynchronously: what it logged before may come after this.
+      curl ||= /^curl -H 'authorization: Bearer ([^']*)' .*\/hello$/.exec(line)?.[1] ?? ''
       if (address !== '' && (curl !== '' || !code.includes('curl'))) break
     }
     const app = Fastify()
