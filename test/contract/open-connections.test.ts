@@ -15,6 +15,7 @@ import type { CachedToken } from '../../lib/tokens/cache.js'
 import { bearer, issueInOrder, SECRET } from '../support/build-host.js'
 import { createDatabase, type Database } from '../support/database.js'
 import { createProxy } from '../support/proxy.js'
+import { holdTimers } from '../support/timers.js'
 import { until } from '../support/until.js'
 
 // They wait more than they work.
@@ -382,17 +383,17 @@ t.test('a lookup that fails, while changes are received, is repeated until it su
   t.equal(codeOf(signal), 'MMC_TOKENS_REVOKED')
 })
 
-t.test('a token that expires because the clock is set ends within a second, also while changes are received', async t => {
+// Alone: the clock and the timers are those of all tests.
+t.test('a token that expires because the clock is set ends within a second, also while changes are received', { buffered: false }, async t => {
+  const pass = holdTimers(t, 'setInterval')
   const connections = createConnections({
     isCurrent: () => true, isTrusted: () => true, findAll: async () => []
   })
   const now = Date.now.bind(Date)
   const signal = connections.signal({ ...cachedToken('h'), expiresAt: now() + 3_600_000 }, new EventEmitter())
   t.intercept(Date, 'now', { value: () => now() + 3_600_000 })
-  const begun = performance.now()
-  // Its timer keeps the process alive, as those of the plugin do not.
-  await until(() => signal.aborted)
-  t.ok(performance.now() - begun < 10_000, 'a busy machine may take longer')
+  t.notOk(signal.aborted)
+  pass(1000)
   t.equal(codeOf(signal), 'MMC_TOKENS_EXPIRED')
 })
 
@@ -427,10 +428,10 @@ t.test('a flood of notifications that all tokens may have changed does not hold 
   })
   t.teardown(() => { connections.close() })
   for (let n = 0; n < 5000; n++) connections.signal(cachedToken(String(n)), new EventEmitter())
-  const begun = performance.now()
+  const before = process.cpuUsage()
   for (let n = 0; n < 50_000; n++) connections.clear()
-  // One by one, the connections would take many seconds.
-  t.ok(performance.now() - begun < 1000)
+  const { user } = process.cpuUsage(before)
+  t.ok(user < 1_000_000, 'one by one, the connections would take many seconds')
   await until(() => lookups.length > 0)
   t.strictSame(lookups, [5000])
 })
