@@ -13,7 +13,7 @@ type WriteHead = (...args: unknown[]) => unknown
  */
 export function keepPrivate (reply: FastifyReply, state: RequestState): void {
   const response = reply.raw
-  const raw = response as unknown as { writeHead: WriteHead }
+  const raw = response as { writeHead: WriteHead }
   const { writeHead } = raw
   raw.writeHead = (...args) => {
     if (state.original !== null) {
